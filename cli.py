@@ -1,0 +1,3 @@
+from funcrobust.cli import main
+
+main()

@@ -1,0 +1,27 @@
+"""The one exception type for mistakes a person can mend."""
+
+from __future__ import annotations
+
+import math
+
+
+class FuncrobustError(ValueError):
+    """Bad input. The message says in one line what was wrong and what to do.
+
+    The command line prints the message and exits with code 2; Python callers may catch it
+    as a ``ValueError``.
+    """
+
+
+def require_finite(name: str, value: float, *, minimum: float = 0.0) -> float:
+    """Return ``value`` if it is a finite number of at least ``minimum``, else raise."""
+    if not math.isfinite(value) or value < minimum:
+        raise FuncrobustError(f"{name} must be a finite number >= {minimum:g}, got {value}")
+    return value
+
+
+def require_count(name: str, value: int, *, minimum: int = 0) -> int:
+    """Return ``value`` if it is a whole number of at least ``minimum``, else raise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise FuncrobustError(f"{name} must be a whole number >= {minimum}, got {value!r}")
+    return value
