@@ -1,0 +1,160 @@
+"""Threat models: where a perturbation may go, and which way is steepest there.
+
+Images are (B, C, H, W) with values inside ``bounds``; norms are taken per example over C·H·W.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from funcrobust.errors import FuncrobustError
+
+Bounds = tuple[float, float]
+
+
+@runtime_checkable
+class Ball(Protocol):
+    """A threat model. Write your own: these three functions and one honest flag."""
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether `steepest` has a useful derivative (``sign`` has none, anywhere)."""
+        ...
+
+    def project(self, x: Tensor, center: Tensor) -> Tensor:
+        """Bring x (B, C, H, W) into the ball around ``center`` and into the data bounds."""
+        ...
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Return the unit-size direction that ascends ``gradient`` fastest in the ball's norm."""
+        ...
+
+    def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw a random start around ``center``, inside the ball and the data bounds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Linf:
+    """See `linf`."""
+
+    radius: float
+    bounds: Bounds = (0.0, 1.0)
+    differentiable: bool = False
+
+    def project(self, x: Tensor, center: Tensor) -> Tensor:
+        return (center + (x - center).clamp(-self.radius, self.radius)).clamp(*self.bounds)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
+        if math.isinf(self.radius):
+            return _uniform(center, generator) * (self.bounds[1] - self.bounds[0]) + self.bounds[0]
+        u = 2.0 * _uniform(center, generator) - 1.0
+        return self.project(center + self.radius * u, center)
+
+
+@dataclass(frozen=True)
+class L2:
+    """See `l2`."""
+
+    radius: float
+    bounds: Bounds = (0.0, 1.0)
+    differentiable: bool = True
+
+    def project(self, x: Tensor, center: Tensor) -> Tensor:
+        if math.isinf(self.radius):
+            return x.clamp(*self.bounds)
+        delta = x - center
+        squared = _sum_of_squares(delta)
+        outside = squared > self.radius**2
+        # The inner where keeps sqrt'(0) = inf out of the derivative at the ball's centre.
+        norm = torch.where(outside, squared, 1.0).sqrt()
+        shrunk = torch.where(outside, delta * (self.radius / norm), delta)
+        return (center + shrunk).clamp(*self.bounds)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return gradient / _sum_of_squares(gradient).clamp_min(1e-20).sqrt()
+
+    def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
+        if math.isinf(self.radius):
+            raise FuncrobustError("an L2 ball of infinite radius has no uniform start: give one")
+        direction = self.steepest(_normal(center, generator))
+        u = torch.rand(center.shape[0], generator=generator, device=center.device)
+        # A uniform point of a d-ball has its radius distributed as u^(1/d).
+        radius = self.radius * u.to(center.dtype) ** (1.0 / center[0].numel())
+        return self.project(center + _per_example(radius, center) * direction, center)
+
+
+@dataclass(frozen=True)
+class Unconstrained:
+    """See `unconstrained`."""
+
+    bounds: Bounds = (0.0, 1.0)
+    differentiable: bool = True
+
+    def project(self, x: Tensor, center: Tensor) -> Tensor:  # noqa: ARG002 (the contract's)
+        return x.clamp(*self.bounds)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return gradient
+
+    def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
+        low, high = self.bounds
+        return low + (high - low) * _uniform(center, generator)
+
+
+def linf(radius: float, *, bounds: Bounds = (0.0, 1.0)) -> Ball:
+    """Build the L∞ ball {x : ‖x − center‖_∞ ≤ radius}; its steepest direction is sign(∇).
+
+    ``radius`` is in units of the data (8/255 is CIFAR-10's usual one), ``inf`` leaves only the
+    bounds. ``sign`` has derivative zero, so `psi` refuses this ball. Samples are uniform.
+    """
+    return Linf(_radius(radius), bounds)
+
+
+def l2(radius: float, *, bounds: Bounds = (0.0, 1.0)) -> Ball:
+    """Build the L2 ball {x : ‖x − center‖₂ ≤ radius}; its steepest direction is ∇/‖∇‖₂.
+
+    ``radius`` is in units of the data over the whole image (0.5 is CIFAR-10's usual one), ``inf``
+    leaves only the bounds. Samples are uniform in the ball, then clamped to the bounds.
+    """
+    return L2(_radius(radius), bounds)
+
+
+def unconstrained(*, bounds: Bounds = (0.0, 1.0)) -> Ball:
+    """Build the data bounds alone; the steepest direction is the gradient itself, unnormalised.
+
+    Gradients are per example, so a step size here equals one of a batch-mean loss (as in
+    ``robustness``) divided by the batch size. Samples are uniform in the bounds.
+    """
+    return Unconstrained(bounds)
+
+
+def _radius(radius: float) -> float:
+    if math.isnan(radius) or radius < 0:
+        raise FuncrobustError(f"a ball's radius must be >= 0, got {radius}")
+    return float(radius)
+
+
+def _sum_of_squares(x: Tensor) -> Tensor:
+    """Per-example ‖x‖², shaped (B, 1, …, 1) to broadcast over x."""
+    return _per_example(x.square().flatten(1).sum(1), x)
+
+
+def _per_example(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)

@@ -1,0 +1,73 @@
+"""Losses, and distances between images: all per example, never reduced early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from funcrobust.functional import Params, Predict
+
+Loss = Callable[[Params, Tensor, Tensor], Tensor]
+"""``(params, x, y) -> (B,)``: x (B, C, H, W) in [0, 1], y (B,) int64."""
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""``(a, b) -> (B,)``: both (B, C, H, W)."""
+
+
+def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
+    """Build the cross-entropy, −log softmax(z)_y, z = predict(θ, x), in nats.
+
+    With ``label_smoothing`` s the target is (1 − s)·onehot(y) + s/classes (Szegedy et al. 2016).
+    """
+
+    def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(
+            predict(params, x), y, reduction="none", label_smoothing=label_smoothing
+        )
+
+    return loss
+
+
+def margin(predict: Predict) -> Loss:
+    """Build the margin, max_{j≠y} z_j − z_y (Carlini & Wagner 2017, the f₆ of table 1, unclipped).
+
+    Positive exactly where x is misclassified. Ascending it fools the network away from y; with
+    ``targeted=True`` a perturbation descends it, toward y.
+    """
+
+    def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        logits = predict(params, x)
+        true = F.one_hot(y, logits.shape[-1]).bool()
+        others = logits.masked_fill(true, -torch.inf).amax(-1)
+        return others - (logits * true).sum(-1)
+
+    return loss
+
+
+def squared_l2(a: Tensor, b: Tensor) -> Tensor:
+    """‖a − b‖², summed over an image: the ψ document's distance."""
+    return (a - b).square().flatten(1).sum(1)
+
+
+def l1(a: Tensor, b: Tensor) -> Tensor:
+    """‖a − b‖₁, summed over an image."""
+    return (a - b).abs().flatten(1).sum(1)
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """1 − SSIM(a, b), in [0, 2], for images in [0, 1] of at least 6×6 pixels.
+
+    Wang et al. 2004 with the 11×11 Gaussian window of σ = 1.5, as torchmetrics computes it.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    similarity = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
+    assert isinstance(similarity, Tensor)
+    return 1.0 - similarity
+
+
+DISTANCES: dict[str, Distance] = {"mse": squared_l2, "l1": l1, "ssim": ssim}
+"""The ψ document family's distances by the names its code gives them."""

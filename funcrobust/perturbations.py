@@ -1,0 +1,149 @@
+r"""Perturbations: FGSM, PGD and ψ are one step function, iterated.
+
+    x_{t+1} = Π_{B(c)} ( x_t ± α · steepest_B( ∇ₓ ℓ(θ, x_t, y) ) )
+
+ascending the loss ℓ (+), or descending it toward the label y when targeted (−).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+from torch.func import grad
+
+from funcrobust.adjoint import Step, iterate, iterate_adjoint
+from funcrobust.balls import Ball
+from funcrobust.errors import FuncrobustError, require_count, require_finite
+from funcrobust.functional import Params
+from funcrobust.losses import Loss
+
+
+class Perturbation(Protocol):
+    """``(params, start, y, *, center=None) -> x``; images (B, C, H, W), y (B,), as in `Loss`.
+
+    ``center`` is where the ball lies, and defaults to ``start``; it should be inside the data
+    bounds. Random starts are explicit: ``attack(params, ball.sample(x, generator), y, center=x)``.
+    """
+
+    def __call__(
+        self, params: Params, start: Tensor, y: Tensor, *, center: Tensor | None = None
+    ) -> Tensor:
+        """Perturb ``start``."""
+        ...
+
+
+def input_gradient(loss: Loss) -> Callable[[Params, Tensor, Tensor], Tensor]:
+    """``(params, x, y) -> ∇ₓ ℓ(θ, x, y)`` per example, shaped like x.
+
+    Examples must not see one another (evaluation-mode batch norm): then the gradient of the sum
+    is the stack of the per-example gradients.
+    """
+
+    def total(x: Tensor, params: Params, y: Tensor) -> Tensor:
+        return loss(params, x, y).sum()
+
+    gradient = grad(total)
+    return lambda params, x, y: gradient(x, params, y)
+
+
+def gradient_step(loss: Loss, ball: Ball, *, step_size: float, targeted: bool = False) -> Step:
+    """Build one step ``(params, x, y, center) -> x`` of the formula above."""
+    gradient = input_gradient(loss)
+    signed = -step_size if targeted else step_size
+
+    def step(params: Params, x: Tensor, y: Tensor, center: Tensor) -> Tensor:
+        return ball.project(x + signed * ball.steepest(gradient(params, x, y)), center)
+
+    return step
+
+
+def fgsm(loss: Loss, ball: Ball, *, step_size: float, targeted: bool = False) -> Perturbation:
+    """Build the fast gradient sign method: one projected step.
+
+    From ``start = x`` it is FGSM (Goodfellow et al. 2015, arXiv:1412.6572); from
+    ``ball.sample(x, generator)`` with ``center=x`` it is the random-start RS-FGSM of fast
+    adversarial training (Wong et al. 2020, arXiv:2001.03994, α = 10/255 for ε = 8/255).
+    """
+    return pgd(loss, ball, step_size=step_size, steps=1, targeted=targeted)
+
+
+def pgd(
+    loss: Loss, ball: Ball, *, step_size: float, steps: int, targeted: bool = False
+) -> Perturbation:
+    """Build projected gradient descent (Madry et al. 2018, arXiv:1706.06083).
+
+    ``step_size`` is in units of the data. Raises `FuncrobustError` for a negative or non-finite
+    step size or negative steps.
+    """
+    return _iterated(loss, ball, step_size, steps, targeted, "unroll")
+
+
+def psi(
+    loss: Loss,
+    ball: Ball,
+    *,
+    step_size: float,
+    steps: int,
+    targeted: bool = False,
+    backward: str = "adjoint",
+) -> Perturbation:
+    """Build ψ(x; θ): PGD from x on the classifier θ, meant to be differentiated in θ and in x.
+
+    ``backward`` chooses how, never what ψ is:
+
+    - ``"adjoint"``: exact first derivatives, memory flat in ``steps`` (see `funcrobust.adjoint`);
+    - ``"unroll"``: plain reverse mode through every step: exact to any order, memory grows;
+    - ``"truncated:k"``: the adjoint of the last k steps, the earlier ones held constant: biased,
+      but k/steps of the backward cost (Shaban et al. 2019, arXiv:1810.10667). The start then has
+      a derivative only if k ≥ steps.
+
+    Raises `FuncrobustError` for a ball whose steepest direction has zero derivative (L∞).
+    """
+    if not ball.differentiable:
+        raise FuncrobustError(
+            f"psi over {type(ball).__name__} has a zero derivative: sign() is flat. "
+            "Use an L2 ball, fr.l2(radius), or fr.unconstrained()"
+        )
+    return _iterated(loss, ball, step_size, steps, targeted, backward)
+
+
+def _iterated(
+    loss: Loss, ball: Ball, step_size: float, steps: int, targeted: bool, backward: str
+) -> Perturbation:
+    require_finite("step_size", step_size)
+    require_count("steps", steps)
+    differentiable_from = _first_differentiated(backward, steps)
+    step = gradient_step(loss, ball, step_size=step_size, targeted=targeted)
+    rest = iterate if backward == "unroll" else iterate_adjoint
+
+    def perturb(
+        params: Params, start: Tensor, y: Tensor, *, center: Tensor | None = None
+    ) -> Tensor:
+        center = start if center is None else center
+        x = start
+        if differentiable_from:
+            x = iterate(
+                step, differentiable_from, constant(params), x.detach(), y, center.detach()
+            ).detach()
+        return rest(step, steps - differentiable_from, params, x, y, center)
+
+    return perturb
+
+
+def _first_differentiated(backward: str, steps: int) -> int:
+    """Return the step from which the derivative is taken."""
+    if backward in ("adjoint", "unroll"):
+        return 0
+    kind, _, k = backward.partition(":")
+    if kind == "truncated" and k.isdecimal():
+        return max(0, steps - int(k))
+    raise FuncrobustError(
+        f'backward must be "adjoint", "unroll" or "truncated:k" with a number k, got {backward!r}'
+    )
+
+
+def constant(params: Params) -> Params:
+    """Return the same tensors, cut from every derivative."""
+    return {name: p.detach() for name, p in params.items()}
