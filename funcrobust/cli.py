@@ -1,0 +1,359 @@
+"""The command line: flags in, recipes out. Nothing is computed here.
+
+Every flag left out is None, so that a preset can fill it; the defaults live in
+`funcrobust.recipes.options` and nowhere else. Heavy imports wait until a command runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from funcrobust.errors import FuncrobustError
+
+app = typer.Typer(
+    name="funcrobust",
+    help="Adversarial robustness as pure functions: train, transfer, measure and look.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def number(text: str | float) -> float:
+    """Read "8/255" or "0.031" as a number."""
+    top, slash, bottom = str(text).partition("/")
+    try:
+        return float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        raise typer.BadParameter(f"{text!r} is not a number like 0.031 or 8/255") from None
+
+
+def option(*flags: str, help: str, panel: str = "", numeric: bool = False) -> Any:
+    """Make one flag; ``numeric`` reads fractions."""
+    parser = number if numeric else None
+    return typer.Option(
+        *flags, help=help, parser=parser, metavar="NUMBER" if numeric else None,
+        rich_help_panel=panel or None, show_default=False,
+    )  # fmt: skip
+
+
+Dataset = Annotated[
+    str | None,
+    option("--dataset", help="cifar10, cifar100, svhn, fashion_mnist, digits, FILE.npz, FOLDER"),
+]
+DataDir = Annotated[Path | None, option("--data-dir", help="a local folder that holds the data")]
+Out = Annotated[Path | None, option("--out", help="where run folders go [runs]")]
+Name = Annotated[str | None, option("--name", help="the run folder's name [date-command]")]
+Device = Annotated[str | None, option("--device", help="auto, cpu, cuda or cuda:N [auto]")]
+Seed = Annotated[int | None, option("--seed", help="every random number follows from it [0]")]
+Precision = Annotated[
+    str | None, option("--precision", help="fp32, or bf16 for autocast [fp32; cuda preset: bf16]")
+]
+TrainExamples = Annotated[
+    int | None, option("--train-examples", help="use so many training images [all]")
+]
+TestExamples = Annotated[int | None, option("--test-examples", help="use so many test images")]
+EvaluateExamples = Annotated[
+    int | None, option("--evaluate-examples", help="test images behind the final figures [1000]")
+]
+EvaluateSteps = Annotated[
+    int | None, option("--evaluate-steps", help="PGD steps behind the final figures [20]")
+]
+Momentum = Annotated[float | None, option("--momentum", help="SGD's momentum [0.9]")]
+WeightDecay = Annotated[float | None, option("--weight-decay", help="L2 regularisation")]
+Opt = Annotated[str | None, option("--opt", help="SGD or Adam [SGD]")]
+BatchSize = Annotated[int | None, option("--batch-size", help="images an update sees")]
+LrSchedule = Annotated[
+    str | None,
+    option(
+        "--lr-schedule",
+        help="piecewise, linear, cyclic, cosine, onedrop, multipledecay, superconverge, constant",
+    ),
+]
+LrMax = Annotated[float | None, option("--lr-max", help="highest learning rate")]
+LrMin = Annotated[float | None, option("--lr-min", help="floor of the learning rate [0]")]
+
+
+def given(arguments: dict[str, Any], *, leave: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Keep what was given on the command line, and the command line itself."""
+    kept = {k: v for k, v in arguments.items() if v is not None and k not in leave}
+    return kept | {"argv": tuple(sys.argv[1:])}
+
+
+@app.command("cure-train")
+def cure_train(
+    preset: Annotated[str, option("--preset", help="auto, cpu, cuda or digits [auto]")] = "auto",
+    model: Annotated[
+        str | None, option("--model", help="a network's name, or package.module:factory")
+    ] = None,
+    epochs: Annotated[int | None, option("--epochs", help="passes over the training set")] = None,
+    batch_size: BatchSize = None,
+    delta: Annotated[
+        str | None, option("--delta", help="CURE's direction: classic, random, fgsm or none")
+    ] = None,
+    h: Annotated[float | None, option("--h", help="CURE's finite-difference length [3]")] = None,
+    lam: Annotated[float | None, option("--lambda", help="weight of CURE [1]")] = None,
+    units: Annotated[
+        str | None,
+        option("--units", help="of h and lambda: normalized (the document's code) or pixel"),
+    ] = None,
+    cure_fraction: Annotated[
+        float | None, option("--cure-fraction", help="share of each batch that carries CURE")
+    ] = None,
+    attack: Annotated[
+        str | None, option("--attack", help="train on fgsm, pgd or none [fgsm]")
+    ] = None,
+    attack_steps: Annotated[
+        int | None, option("--attack-steps", help="of --attack pgd [10]")
+    ] = None,
+    attack_statistics: Annotated[
+        str | None, option("--attack-statistics", help="batch norm in the attack: running or batch")
+    ] = None,
+    constraint: Annotated[str | None, option("--constraint", help="linf or l2 [linf]")] = None,
+    epsilon: Annotated[
+        float | None, option("--epsilon", "--eps", help="the ball's radius [8/255]", numeric=True)
+    ] = None,
+    alpha: Annotated[
+        float | None, option("--alpha", help="FGSM's step size [10/255]", numeric=True)
+    ] = None,
+    delta_init: Annotated[
+        str | None, option("--delta-init", help="the attack's start: random or zero [random]")
+    ] = None,
+    lr_schedule: LrSchedule = None,
+    lr_max: LrMax = None,
+    lr_min: LrMin = None,
+    opt: Opt = None,
+    momentum: Momentum = None,
+    weight_decay: WeightDecay = None,
+    label_smoothing: Annotated[float | None, option("--label-smoothing", help="in [0, 1)")] = None,
+    precision: Precision = None,
+    dataset: Dataset = None,
+    data_dir: DataDir = None,
+    train_examples: TrainExamples = None,
+    test_examples: TestExamples = None,
+    evaluate_examples: EvaluateExamples = None,
+    evaluate_steps: EvaluateSteps = None,
+    robust_examples: Annotated[
+        int | None, option("--robust-examples", help="attacked after every epoch [256]")
+    ] = None,
+    seed: Seed = None,
+    device: Device = None,
+    out: Out = None,
+    name: Name = None,
+    resume: Annotated[
+        Path | None, option("--resume", help="a run folder to continue, with its own options")
+    ] = None,
+) -> None:
+    """Train a robust classifier: fast adversarial training with CURE."""
+    arguments = given(locals(), leave=("preset", "resume"))
+    from funcrobust.recipes import common, cure_train, presets
+
+    with reporter() as report:
+        if resume is not None:
+            options = cure_train.resumed_options(resume)
+        else:
+            where = common.pick_device(arguments.get("device", "auto"))
+            options = presets.cure_options(arguments, preset, where)
+        finish(cure_train.cure_train(options, report, resume=resume).status)
+
+
+@app.command("psi-train")
+def psi_train(
+    checkpoint: Annotated[
+        str | None,
+        option("--checkpoint", help="file, run folder or shipped name [the shipped classifier]"),
+    ] = None,
+    updates: Annotated[int | None, option("--updates", help="SGD updates [100]")] = None,
+    batch_size: BatchSize = None,
+    distance: Annotated[
+        str | None, option("--distance", help="between x and psi(x): mse, l1 or ssim [mse]")
+    ] = None,
+    targeted: Annotated[
+        bool | None, option("--targeted/--untargeted", help="toward the label, or away from it")
+    ] = None,
+    label: Annotated[
+        str | None, option("--label", help="own, random, or a class number [own]")
+    ] = None,
+    steps: Annotated[int | None, option("--steps", help="steps of psi [5]")] = None,
+    step_size: Annotated[
+        float | None, option("--step-size", help="of psi [0.5]", numeric=True)
+    ] = None,
+    eps: Annotated[
+        float | None, option("--eps", help="radius of psi's ball [30]", numeric=True)
+    ] = None,
+    constraint: Annotated[
+        str | None, option("--constraint", help="of psi: l2 or unconstrained [l2]")
+    ] = None,
+    backward: Annotated[
+        str | None, option("--backward", help="adjoint, unroll or truncated:k [adjoint]")
+    ] = None,
+    anchor: Annotated[
+        float | None, option("--anchor", help="weight of cross-entropy; 0: the drift alone")
+    ] = None,
+    lr_max: Annotated[float | None, option("--lr-max", "--lr", help="learning rate")] = None,
+    lr_min: LrMin = None,
+    lr_schedule: LrSchedule = None,
+    opt: Opt = None,
+    momentum: Momentum = None,
+    weight_decay: WeightDecay = None,
+    clip_norm: Annotated[
+        float | None, option("--clip-norm", help="largest gradient norm; 0: unclipped [1]")
+    ] = None,
+    precision: Precision = None,
+    dataset: Dataset = None,
+    data_dir: DataDir = None,
+    train_examples: TrainExamples = None,
+    test_examples: TestExamples = None,
+    heldout_examples: Annotated[
+        int | None, option("--heldout-examples", help="test images behind the drift [512]")
+    ] = None,
+    evaluate_examples: EvaluateExamples = None,
+    evaluate_steps: EvaluateSteps = None,
+    epsilon: Annotated[
+        float | None,
+        option("--epsilon", help="L-inf radius of the robust accuracy [8/255]", numeric=True),
+    ] = None,
+    seed: Seed = None,
+    device: Device = None,
+    out: Out = None,
+    name: Name = None,
+) -> None:
+    """Transfer a robust classifier: minimise how far psi moves images, by its exact derivative."""
+    arguments = given(locals())
+    from funcrobust.recipes import presets
+    from funcrobust.recipes.options import PsiOptions
+    from funcrobust.recipes.psi_train import psi_train
+
+    with reporter() as report:
+        finish(psi_train(presets.fill(PsiOptions(), arguments), report).status)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="file, run folder or shipped name")
+    ] = None,
+    dataset: Dataset = None,
+    data_dir: DataDir = None,
+    examples: Annotated[int, option("--examples", help="test images [1000]")] = 1000,
+    steps: Annotated[int, option("--steps", help="PGD steps [20]")] = 20,
+    restarts: Annotated[int, option("--restarts", help="random starts, the worst counts [1]")] = 1,
+    constraint: Annotated[str, option("--constraint", help="linf or l2 [linf]")] = "linf",
+    epsilon: Annotated[float, option("--epsilon", "--eps", help="radius [8/255]", numeric=True)] = 8
+    / 255,
+    step_size: Annotated[
+        float | None, option("--step-size", help="[radius / 4]", numeric=True)
+    ] = None,
+    model: Annotated[
+        str | None, option("--model", help="architecture of a foreign .pt file")
+    ] = None,
+    precision: Precision = None,
+    seed: Annotated[int, option("--seed", help="of the random starts [0]")] = 0,
+    device: Annotated[str, option("--device", help="auto, cpu, cuda or cuda:N [auto]")] = "auto",
+    json_file: Annotated[
+        Path | None, option("--json", help="write the figures there; - prints them alone")
+    ] = None,
+) -> None:
+    """Measure clean accuracy and accuracy under PGD-steps with restarts."""
+    from funcrobust.recipes import measure
+
+    with reporter(silent=str(json_file) == "-") as report:
+        measure.evaluate(
+            checkpoint, report, dataset=dataset, data_dir=data_dir, examples=examples, steps=steps,
+            restarts=restarts, constraint=constraint, epsilon=epsilon, step_size=step_size,
+            model=model, precision=precision or "fp32", seed=seed, device=device,
+            json_file=json_file,
+        )  # fmt: skip
+
+
+@app.command()
+def generate(
+    checkpoints: Annotated[
+        list[str] | None, typer.Argument(help="files, run folders or shipped names, side by side")
+    ] = None,
+    png: Annotated[Path, option("--png", help="the picture to write")] = Path("generated.png"),
+    per_class: Annotated[int, option("--per-class", help="images of each class [1]")] = 1,
+    steps: Annotated[int, option("--steps", help="steps of psi [60]")] = 60,
+    step_size: Annotated[float, option("--step-size", help="[0.5]", numeric=True)] = 0.5,
+    eps: Annotated[float, option("--eps", help="radius of the L2 ball [30]", numeric=True)] = 30.0,
+    constraint: Annotated[str, option("--constraint", help="l2 or unconstrained [l2]")] = "l2",
+    dataset: Dataset = None,
+    data_dir: DataDir = None,
+    seed: Annotated[int, option("--seed", help="of the start images [0]")] = 0,
+    device: Annotated[str, option("--device", help="auto, cpu, cuda or cuda:N [auto]")] = "auto",
+) -> None:
+    """Generate images: class-conditional Gaussian noise, moved toward its class by psi."""
+    from funcrobust.recipes import generation
+
+    with reporter() as report:
+        generation.generate(
+            checkpoints or [], report, png=png, per_class=per_class, steps=steps,
+            step_size=step_size, eps=eps, constraint=constraint, dataset=dataset,
+            data_dir=data_dir, seed=seed, device=device,
+        )  # fmt: skip
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="the dataset to fetch and verify")] = "cifar10",
+    data_dir: DataDir = None,
+) -> None:
+    """Fetch a dataset into the cache, verify it, and say what it holds."""
+    from funcrobust.recipes import measure
+
+    with reporter() as report:
+        measure.describe_data(name, data_dir, report)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, option("--out", help="where its run folders go [runs]")] = Path("runs"),
+    seed: Annotated[int, option("--seed", help="[0]")] = 0,
+) -> None:
+    """Everything once: get CIFAR-10, cure-train, psi-train, evaluate, and draw."""
+    from funcrobust.recipes.demo import demo as run
+
+    with reporter() as report:
+        finish(run(out, seed, report))
+
+
+def reporter(*, silent: bool = False) -> Any:
+    """Open what the commands talk through."""
+    from funcrobust.report.console import Reporter
+
+    return Reporter.silent() if silent else Reporter()
+
+
+def finish(status: str) -> None:
+    """Turn how a training ended into an exit code: 0, 2 for a loss of NaN, 130 for Ctrl-C."""
+    codes = {"diverged": 2, "interrupted": 130}
+    if status in codes:
+        raise typer.Exit(codes[status])
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one line on stderr and exit code 2."""
+    try:
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except FuncrobustError as error:
+        code = fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except typer.TyperException as error:  # a flag that does not exist, a word for a number
+        code = fail(f"{error.format_message()} (see --help)")
+    except BrokenPipeError:  # the reader of our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str) -> int:
+    """Print one line and return exit code 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2

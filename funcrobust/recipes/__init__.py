@@ -1,0 +1,1 @@
+"""The two commands' recipes: the imperative shell around the pure updates."""

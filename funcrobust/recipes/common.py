@@ -1,0 +1,125 @@
+"""What both recipes do before and after training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from funcrobust import data, evaluation
+from funcrobust.balls import Ball, l2, linf, unconstrained
+from funcrobust.checkpoints import Card, save
+from funcrobust.errors import FuncrobustError
+from funcrobust.functional import Buffers, Functional, Params, Predict, autocast
+from funcrobust.recipes.options import CommonOptions
+from funcrobust.report.console import Reporter
+from funcrobust.report.runs import RunFolder
+
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+CHECKPOINT_FILE = "checkpoint.safetensors"
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device that is there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise FuncrobustError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise FuncrobustError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise FuncrobustError("CUDA was asked for, but no CUDA device is here: use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise FuncrobustError(f"{name} is not here: there are {torch.cuda.device_count()} devices")
+    return device
+
+
+def pick_dtype(precision: str) -> torch.dtype | None:
+    """Turn "fp32" or "bf16" into autocast's dtype."""
+    if precision not in PRECISIONS:
+        raise FuncrobustError(f"unknown precision {precision!r}: use {' or '.join(PRECISIONS)}")
+    return PRECISIONS[precision]
+
+
+def pick_ball(constraint: str, radius: float) -> Ball:
+    """Build the named threat model; robustness's names "2" and "inf" are known too."""
+    if not 0 <= radius < float("inf"):
+        raise FuncrobustError(f"eps must be a finite number >= 0, got {radius}")
+    if constraint in ("linf", "inf"):
+        if radius > 1:
+            raise FuncrobustError(
+                f"eps = {radius:g} exceeds the data range [0, 1]: write 8/255 for eight gray levels"
+            )
+        return linf(radius)
+    if constraint in ("l2", "2"):
+        return l2(radius)
+    if constraint == "unconstrained":
+        return unconstrained()
+    raise FuncrobustError(f"unknown constraint {constraint!r}: use linf, l2 or unconstrained")
+
+
+def load_data(options: CommonOptions, device: torch.device, reporter: Reporter) -> data.Dataset:
+    """Load, cut to size and move to the device."""
+    dataset = data.load(
+        options.dataset, folder=options.data_dir, progress=reporter.progress_callback()
+    )
+    reporter.say(
+        f"{dataset.name}: {len(dataset.y_train)} training and {len(dataset.y_test)} test images "
+        f"of {'x'.join(map(str, dataset.image_shape))} ({dataset.source})"
+    )
+    return dataset.subset(options.train_examples, options.test_examples, options.seed).to(device)
+
+
+def to_device(model: Functional, device: torch.device) -> Functional:
+    """Move, in the memory layout that convolutions are fastest in."""
+    return model.to(device, torch.channels_last)
+
+
+def measure(
+    predict: Predict,
+    params: Params,
+    x: Tensor,
+    y: Tensor,
+    reporter: Reporter,
+    *,
+    ball: Ball,
+    steps: int,
+    seed: int,
+    title: str,
+    restarts: int = 1,
+    step_size: float | None = None,
+    batch_size: int = 250,
+) -> dict[str, float]:
+    """Measure clean and PGD accuracy with a bar; the default step is radius/4 (2/255 of 8/255)."""
+    if step_size is None:
+        step_size = getattr(ball, "radius", 1.0) / 4
+    clean = evaluation.correct(predict, params, x, y)
+    with reporter.track(title, total=len(x) * restarts, unit="img") as bar:
+        robust = evaluation.robust(
+            predict, params, x, y, ball, step_size=step_size, steps=steps, restarts=restarts,
+            seed=seed, batch_size=batch_size, advance=bar.advance,
+        )  # fmt: skip
+    return {"clean": float(clean.float().mean()), "robust": float(robust.float().mean())}
+
+
+def save_checkpoint(
+    run: RunFolder, params: Params, buffers: Buffers, card: Card, name: str = CHECKPOINT_FILE
+) -> None:
+    """Write parameters, buffers and card into the run folder."""
+    save(run.file(name), {**params, **buffers}, card)
+
+
+def config(options: CommonOptions) -> dict[str, Any]:
+    """Return the options as JSON can hold them."""
+    plain = asdict(options) | {"argv": list(options.argv)}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in plain.items()}
+
+
+def evaluating(model: Functional, buffers: Buffers, dtype: torch.dtype | None) -> Predict:
+    """Evaluation-mode prediction with the given statistics and precision."""
+    return autocast(model.with_buffers(buffers), dtype)

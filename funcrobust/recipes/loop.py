@@ -1,0 +1,200 @@
+"""Drive a pure update over a run: progress, records, safe stops, exact resumption.
+
+A batch is a function of the step number alone (counted randomness), so a run continued from any
+saved state goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchopt import pytree
+
+from funcrobust import checkpoints
+from funcrobust.errors import FuncrobustError
+from funcrobust.report.console import Reporter
+from funcrobust.report.runs import RunFolder
+from funcrobust.updates import State, Update
+
+STATE_FILE = "state.safetensors"
+Record = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run. ``batch(step)`` gives the update's batch; ``examine(epoch, state)`` measures."""
+
+    update: Update
+    batch: Callable[[int], tuple[Tensor, ...]]
+    steps_per_epoch: int
+    epochs: int
+    batch_size: int
+    examine: Callable[[int, State], Record]
+    robustness: str | None = None
+    """The record's name whose sudden fall is a collapse; None watches nothing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, and the state worth keeping."""
+
+    state: State
+    status: str
+    """ "finished", "interrupted", "collapsed" or "diverged"."""
+
+
+COLLAPSE = 0.10
+"""A fall of robust accuracy by this much below its best in the run is catastrophic overfitting:
+several times what the noise of a 256-example slice (σ ≈ 3 points) explains, far below the fall
+to zero that the name stands for (Wong et al. 2020, section 5.4)."""
+
+
+def drive(plan: Plan, state: State, run: RunFolder, reporter: Reporter) -> Outcome:
+    """Run ``plan`` from ``state`` (any step) to its end, or to the first reason to stop.
+
+    After every epoch: a line in metrics.jsonl and the full state in state.safetensors. Ctrl-C
+    and SIGTERM stop after saving; a loss that is not finite, or a collapse of robustness, stops
+    with the last good state.
+    """
+    kept, best = state, _best_so_far(run, plan)
+    done = int(state.step)
+    try:
+        with _sigterm_as_interrupt():
+            for epoch in range(done // plan.steps_per_epoch, plan.epochs):
+                state, record = _epoch(plan, epoch, state, reporter)
+                record |= plan.examine(epoch, state)
+                run.log({"epoch": epoch + 1, "step": int(state.step), **record})
+                reporter.say(_line(epoch, plan.epochs, record))
+                if plan.robustness is not None:
+                    now = record[plan.robustness]
+                    if now < best - COLLAPSE:
+                        reporter.warn(
+                            f"catastrophic overfitting: {plan.robustness} fell from {best:.1%} to "
+                            f"{now:.1%} in epoch {epoch + 1}; keeping the last good parameters"
+                        )
+                        return Outcome(kept, "collapsed")
+                    best = max(best, now)
+                kept = state
+                save_state(run, state)
+    except _DivergedError as stop:
+        reporter.warn(f"{stop}; training stopped, keeping the last good parameters")
+        return Outcome(kept if int(kept.step) > done else stop.good, "diverged")
+    except _InterruptedRunError as stop:
+        save_state(run, stop.state)
+        return Outcome(stop.state, "interrupted")
+    return Outcome(state, "finished")
+
+
+class _DivergedError(Exception):
+    def __init__(self, name: str, step: int, good: State) -> None:
+        super().__init__(f"{name} became NaN or infinite at step {step}")
+        self.good = good
+
+
+class _InterruptedRunError(Exception):
+    def __init__(self, state: State) -> None:
+        super().__init__("interrupted")
+        self.state = state
+
+
+def _epoch(plan: Plan, epoch: int, state: State, reporter: Reporter) -> tuple[State, Record]:
+    """Update through one epoch (or what is left of it); the record holds the metrics' means."""
+    first = int(state.step)
+    end = (epoch + 1) * plan.steps_per_epoch
+    # Reading a number off a GPU waits for it: there, look at the metrics only now and then.
+    every = 1 if _device(state).type == "cpu" else 50
+    sums: dict[str, Tensor] = {}
+    good = state
+    title = f"epoch {epoch + 1}/{plan.epochs}"
+    try:
+        with reporter.track(title, total=(end - first) * plan.batch_size, unit="img") as bar:
+            for step in range(first, end):
+                after, metrics = plan.update(state, *plan.batch(step))
+                sums = {name: sums.get(name, 0.0) + m for name, m in metrics.items()}
+                shown = {}
+                if (step + 1) % every == 0 or step + 1 == end:
+                    shown = {name: float(m) for name, m in metrics.items()}
+                    for name, value in shown.items():
+                        if not math.isfinite(value):
+                            raise _DivergedError(name, step, good)
+                    good = state
+                state = after
+                bar.advance(plan.batch_size, **shown)
+    except KeyboardInterrupt:
+        raise _InterruptedRunError(state) from None
+    return state, {name: float(total) / (end - first) for name, total in sums.items()}
+
+
+def _device(state: State) -> torch.device:
+    return next(iter(state.params.values())).device
+
+
+def _line(epoch: int, epochs: int, record: Record) -> str:
+    shares = ("accuracy", "clean", "robust")
+    facts = "  ".join(
+        f"{name} {value:.1%}" if any(s in name for s in shares) else f"{name} {value:.4g}"
+        for name, value in record.items()
+    )
+    return f"epoch {epoch + 1}/{epochs}  {facts}"
+
+
+def _best_so_far(run: RunFolder, plan: Plan) -> float:
+    if plan.robustness is None:
+        return 0.0
+    return max((r[plan.robustness] for r in run.metrics() if plan.robustness in r), default=0.0)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not in the main thread: there is no handler to set
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def save_state(run: RunFolder, state: State) -> None:
+    """Write the full state, atomically, into the run folder."""
+    tensors = {f"params/{name}": p for name, p in state.params.items()}
+    tensors |= {f"buffers/{name}": b for name, b in state.buffers.items()}
+    leaves: list[Any] = pytree.tree_leaves(state.optimizer_state)
+    tensors |= {f"optimizer/{i:04d}": leaf for i, leaf in enumerate(leaves)}
+    tensors["step"] = state.step
+    checkpoints.save_state(run.file(STATE_FILE), tensors, {"step": int(state.step)})
+
+
+def load_state(run: RunFolder, template: State) -> State:
+    """Read the state back; ``template`` (a fresh initial state) gives its structure and device."""
+    path = run.file(STATE_FILE)
+    if not path.exists():
+        raise FuncrobustError(f"{path} is missing: this run has not saved a state to resume from")
+    tensors, _ = checkpoints.load_state(path)
+
+    def saved(key: str, like: Tensor) -> Tensor:
+        if key not in tensors or tensors[key].shape != like.shape:
+            raise FuncrobustError(f"{path} does not fit this run's network or optimizer: {key}")
+        # copy_ keeps the memory layout of the template, channels_last or not.
+        return torch.empty_like(like).copy_(tensors[key])
+
+    def group(prefix: str, like: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: saved(f"{prefix}/{name}", old) for name, old in like.items()}
+
+    old_leaves, spec = pytree.tree_flatten(template.optimizer_state)
+    leaves = [saved(f"optimizer/{i:04d}", old) for i, old in enumerate(old_leaves)]
+    return State(
+        group("params", template.params),
+        group("buffers", template.buffers),
+        pytree.tree_unflatten(spec, leaves),
+        tensors["step"].cpu(),
+    )
