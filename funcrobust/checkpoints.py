@@ -316,19 +316,19 @@ def resolve(path_or_name: str | Path) -> Path:
     """
     path = Path(path_or_name).expanduser()
     for candidate in (path, Path(f"{path}{_SUFFIX}"), path / f"checkpoint{_SUFFIX}"):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # noqa: PTH113  (Path's own raises on too long a name)
             return candidate
     known = shipped()
     name = str(path_or_name).removesuffix(_SUFFIX)
     if name in known:
         return known[name]
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112
         found = _listing(p.name for p in path.iterdir())
         raise FuncrobustError(f"no checkpoint{_SUFFIX} in the folder {path}, which holds {found}")
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise FuncrobustError(
-        f"no checkpoint {str(path_or_name)!r}{hint}: give a path or one of the shipped ones: "
+        f"no checkpoint {str(path_or_name)!r}{hint}: give a path, or one of the shipped ones: "
         f"{_listing(known)}"
     )
 
@@ -386,7 +386,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _destination(path: str | Path, in_folder: str) -> Path:
     path = Path(path).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112
         return path / f"{in_folder}{_SUFFIX}"
     return path if path.suffix == _SUFFIX else Path(f"{path}{_SUFFIX}")
 

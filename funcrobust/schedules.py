@@ -20,7 +20,7 @@ Schedule = Callable[[float | Tensor], Tensor]
 
 def piecewise(t: Tensor, lr_max: float) -> Tensor:
     """lr_max, a tenth of it from t = 1/2, a hundredth from t = 3/4."""
-    return lr_max * torch.where(t < 0.5, 1.0, torch.where(t < 0.75, 0.1, 0.01))
+    return lr_max * _stairs(t, (0.5, 0.75), (1, 0.1, 0.01))
 
 
 def linear(t: Tensor, lr_max: float) -> Tensor:
@@ -45,7 +45,7 @@ def cosine(t: Tensor, lr_max: float) -> Tensor:
 
 def onedrop(t: Tensor, lr_max: float) -> Tensor:
     """lr_max, then a tenth of it from t = 1/2."""
-    return lr_max * torch.where(t < 0.5, 1.0, 0.1)
+    return lr_max * _stairs(t, (0.5,), (1, 0.1))
 
 
 def multipledecay(t: Tensor, lr_max: float) -> Tensor:
@@ -92,6 +92,14 @@ def schedule(name: str, *, lr_max: float, lr_min: float = 0.0, total_steps: int)
         return shape(t, lr_max).clamp_min(lr_min)
 
     return rate
+
+
+def _stairs(t: Tensor, edges: tuple[float, ...], levels: tuple[float, ...]) -> Tensor:
+    """Piecewise constant: levels[i] from edges[i − 1] on."""
+    y = torch.full_like(t, levels[0])
+    for edge, level in zip(edges, levels[1:], strict=True):
+        y = torch.where(t < edge, y, level)
+    return y
 
 
 def _lines(t: Tensor, xs: tuple[float, ...], ys: tuple[float, ...]) -> Tensor:

@@ -40,15 +40,20 @@ def cure_training(
         x̂ = attack(θ, start, y; centre x)                         held constant
         L(θ) = mean ℓ(θ, x̂, y) + λ · mean ‖∇ₓℓ(θ, x + z, y) − ∇ₓℓ(θ, x, y)‖₂
 
-    The batch is ``(x, y, start, noise)``: x, start, noise (B, C, H, W), noise in [−1, 1] for the
-    "random" direction. ``attack=None`` trains on x itself. ``fraction`` of the batch carries the
-    curvature term, an unbiased estimate of its mean at that fraction of its cost.
+    The batch is ``(x, y, start)``, images (B, C, H, W), and for the "random" direction also noise
+    in [−1, 1] of x's shape. ``attack=None`` trains on x itself. ``fraction`` of the batch carries
+    the curvature term, an unbiased estimate of its mean at that fraction of its cost.
     ``batch_statistics`` lets the attack see the batch's own batch-norm statistics instead of the
     running ones. ``dtype`` is autocast's.
     """
 
     def objective(
-        params: Params, buffers: Buffers, x: Tensor, y: Tensor, start: Tensor, noise: Tensor
+        params: Params,
+        buffers: Buffers,
+        x: Tensor,
+        y: Tensor,
+        start: Tensor,
+        noise: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Buffers, Metrics]]:
         loss = cross_entropy(autocast(model.with_buffers(buffers), dtype))
         attacked = cross_entropy(_batch_norm_by_batch(model, buffers, dtype))
@@ -63,8 +68,10 @@ def cure_training(
         total = robust
         if lam > 0 and direction != "none":
             n = max(1, round(fraction * len(x)))
-            toward = {"random": noise[:n], "fgsm": perturbed[:n]}.get(direction)
-            regulariser = cure(loss, h, direction=direction, toward=toward)
+            toward = {"random": noise, "fgsm": perturbed}.get(direction)
+            regulariser = cure(
+                loss, h, direction=direction, toward=None if toward is None else toward[:n]
+            )
             metrics["curvature"] = regulariser(params, x[:n], y[:n]).mean()
             total = robust + lam * metrics["curvature"]
         return total, (buffers_after, {name: m.detach() for name, m in metrics.items()})

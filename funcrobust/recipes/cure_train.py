@@ -114,7 +114,10 @@ def cure_train(options: CureOptions, reporter: Reporter, *, resume: Path | None 
 
 @dataclass
 class Batches:
-    """``step -> (x, y, start, noise)``, every random number counted from (seed, purpose, step)."""
+    """``step -> (x, y, start)``, and noise for CURE's random direction.
+
+    Every random number is counted from (seed, purpose, step).
+    """
 
     dataset: data.Dataset
     ball: Ball
@@ -122,7 +125,7 @@ class Batches:
     steps_per_epoch: int
     _order: tuple[int, list[Tensor]] = (-1, [])
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def __call__(self, step: int) -> tuple[Tensor, ...]:
         """Draw the batch of one step."""
         device = self.dataset.x_train.device
         index = self._indices(step)
@@ -134,11 +137,10 @@ class Batches:
         start = x
         if self.options.delta_init == "random":
             start = self.ball.sample(x, generator(seed, "start", step, device))
-        noise = x.new_zeros(())
-        if self.options.delta == "random":
-            draw = generator(seed, "noise", step, device)
-            noise = 2 * torch.rand(x.shape, generator=draw, device=device) - 1
-        return x, y, start, noise
+        if self.options.delta != "random":
+            return x, y, start
+        draw = generator(seed, "noise", step, device)
+        return x, y, start, 2 * torch.rand(x.shape, generator=draw, device=device) - 1
 
     def _indices(self, step: int) -> Tensor:
         epoch, i = divmod(step, self.steps_per_epoch)

@@ -1,0 +1,26 @@
+"""Datasets in memory: fetched once, checked by hash, kept in a cache, augmented in batches.
+
+``load`` takes the name of a known set, a ``.npz`` file or a folder of images, and returns a
+``Dataset`` of tensors. Sets of CIFAR's size fit in the memory of any GPU as uint8, so there are
+no worker processes: a batch is an index into a tensor.
+"""
+
+from funcrobust.data.augment import batches, flip_and_crop
+from funcrobust.data.cache import default_cache
+from funcrobust.data.dataset import Dataset, as_float
+from funcrobust.data.loading import load, names
+from funcrobust.data.progress import Progress, silent
+from funcrobust.data.sources import DataUnavailable
+
+__all__ = [
+    "DataUnavailable",
+    "Dataset",
+    "Progress",
+    "as_float",
+    "batches",
+    "default_cache",
+    "flip_and_crop",
+    "load",
+    "names",
+    "silent",
+]

@@ -1,0 +1,200 @@
+"""The dataset type, and the one door through which decoded arrays become one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from funcrobust.errors import FuncrobustError, require_count
+from funcrobust.randomness import generator
+
+
+class Arrays(NamedTuple):
+    """A decoded set before it becomes tensors: images (N, H, W, C), integer labels (N,)."""
+
+    x_train: NDArray[Any]
+    y_train: NDArray[Any]
+    x_test: NDArray[Any]
+    y_test: NDArray[Any]
+    class_names: tuple[str, ...]
+
+    def named(self) -> dict[str, NDArray[Any]]:
+        """Return the four arrays by name, each in C order."""
+        keys = ("x_train", "y_train", "x_test", "y_test")
+        return {key: np.ascontiguousarray(getattr(self, key)) for key in keys}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A labelled image set in memory, on one device.
+
+    Images are (N, C, H, W), contiguous: uint8 (0 to 255), or float32 in [0, 1] when the source
+    holds floats. Labels are int64 (N,), from 0 to ``num_classes - 1``.
+    """
+
+    name: str
+    x_train: Tensor = field(repr=False)
+    y_train: Tensor = field(repr=False)
+    x_test: Tensor = field(repr=False)
+    y_test: Tensor = field(repr=False)
+    class_names: tuple[str, ...]
+    source: str
+    """Where it came from, in a phrase: "cache", "scikit-learn", ..."""
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape (C, H, W) of one image."""
+        channels, height, width = self.x_train.shape[1:]
+        return channels, height, width
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The mean of each channel of ``x_train``, as floats in [0, 1]."""
+        return self._moments[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """The standard deviation (dividing by N) of each channel of ``x_train``, as floats."""
+        return self._moments[1]
+
+    @cached_property
+    def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        moments = [_moments(channel) for channel in self.x_train.unbind(1)]
+        return tuple(mean for mean, _ in moments), tuple(std for _, std in moments)
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """Return the set with its four tensors on ``device``; dtypes stay."""
+        return replace(
+            self,
+            x_train=self.x_train.to(device),
+            y_train=self.y_train.to(device),
+            x_test=self.x_test.to(device),
+            y_test=self.y_test.to(device),
+        )
+
+    def subset(self, train: int | None, test: int | None, seed: int) -> Dataset:
+        """Return the first ``train`` and ``test`` examples of a permutation drawn from ``seed``.
+
+        Subsets of one seed are nested; None keeps that half whole and in its order. Raises
+        ``FuncrobustError`` for a number below 1 or above what there is.
+        """
+        x_train, y_train = _chosen("train", self.x_train, self.y_train, train, seed)
+        x_test, y_test = _chosen("test", self.x_test, self.y_test, test, seed)
+        return replace(self, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+
+
+def as_float(x: Tensor) -> Tensor:
+    """Return images as floats in [0, 1]: uint8 becomes float32 / 255, floats stay as they are."""
+    if x.is_floating_point():
+        return x
+    if x.dtype != torch.uint8:
+        raise FuncrobustError(f"images must be uint8 or floating point, got {x.dtype}")
+    return x.to(torch.float32) / 255
+
+
+def dataset_from(name: str, arrays: Arrays, source: str) -> Dataset:
+    """Check decoded arrays and return them as a ``Dataset``.
+
+    Raises ``FuncrobustError``, in one line, for empty or mismatched arrays, labels out of range,
+    and floats that are NaN or outside [0, 1].
+    """
+    for half, x, y in _halves(arrays):
+        _check_images(name, f"x_{half}", x)
+        _check_labels(name, f"y_{half}", y, len(x), len(arrays.class_names))
+    train, test = arrays.x_train, arrays.x_test
+    if train.shape[1:] != test.shape[1:]:
+        raise FuncrobustError(
+            f"{name}: images of x_train are {_size(train)}, those of x_test {_size(test)}"
+        )
+    if train.dtype.kind != test.dtype.kind:
+        raise FuncrobustError(f"{name}: x_train is {train.dtype} but x_test is {test.dtype}")
+    return Dataset(
+        name=name,
+        x_train=_images(train),
+        y_train=torch.from_numpy(arrays.y_train.astype(np.int64)),
+        x_test=_images(test),
+        y_test=torch.from_numpy(arrays.y_test.astype(np.int64)),
+        class_names=arrays.class_names,
+        source=source,
+    )
+
+
+def _moments(channel: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of one channel, without a float copy of a uint8 one."""
+    if channel.dtype != torch.uint8:
+        std, mean = torch.std_mean(channel.to(torch.float64), correction=0)
+        return float(mean), float(std)
+    weights = torch.bincount(channel.flatten(), minlength=256).to(torch.float64) / channel.numel()
+    values = torch.arange(256, dtype=torch.float64, device=channel.device) / 255
+    mean = (weights * values).sum()
+    return float(mean), float((weights * (values - mean) ** 2).sum().sqrt())
+
+
+def _chosen(half: str, x: Tensor, y: Tensor, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    if count is None:
+        return x, y
+    if require_count(half, count, minimum=1) > len(x):
+        raise FuncrobustError(f"cannot take {count} {half} examples, the set has {len(x)}")
+    order = torch.randperm(len(x), generator=generator(seed, f"data/subset/{half}"))
+    index = order[:count].to(x.device)
+    return x[index], y[index]
+
+
+def _halves(arrays: Arrays) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+    yield "train", arrays.x_train, arrays.y_train
+    yield "test", arrays.x_test, arrays.y_test
+
+
+def _check_images(name: str, key: str, x: NDArray[Any]) -> None:
+    if x.size == 0:
+        raise FuncrobustError(f"{name}: {key} is empty")
+    if x.dtype == np.uint8:
+        return
+    if x.dtype.kind != "f":
+        raise FuncrobustError(f"{name}: {key} must be uint8 or floating point, got {x.dtype}")
+    low, high = x.min(), x.max()
+    if np.isnan(low):
+        raise FuncrobustError(f"{name}: {key} holds NaN")
+    if low < 0 or high > 1:
+        raise FuncrobustError(
+            f"{name}: floats in {key} must lie in [0, 1], found {low:g} to {high:g}; "
+            "scale them, or store 0 to 255 as uint8"
+        )
+
+
+def _check_labels(name: str, key: str, y: NDArray[Any], count: int, classes: int) -> None:
+    if y.dtype.kind not in "iu" or y.ndim != 1:
+        raise FuncrobustError(
+            f"{name}: {key} must be integers of shape (N,), got {y.dtype} {y.shape}"
+        )
+    if len(y) != count:
+        raise FuncrobustError(f"{name}: {key} has {len(y)} labels for {count} images")
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= classes:
+        raise FuncrobustError(
+            f"{name}: labels in {key} must lie in 0..{classes - 1} ({classes} classes), "
+            f"found {low} to {high}"
+        )
+
+
+def _images(x: NDArray[Any]) -> Tensor:
+    """(N, H, W, C) to a contiguous (N, C, H, W) tensor that owns its memory."""
+    x = x.astype(np.float32, copy=False) if x.dtype.kind == "f" else x
+    return torch.from_numpy(np.require(x, requirements="W")).permute(0, 3, 1, 2).contiguous()
+
+
+def _size(x: NDArray[Any]) -> str:
+    height, width, channels = x.shape[1:]
+    return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"

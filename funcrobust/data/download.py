@@ -1,0 +1,45 @@
+"""Download a file with a short patience, a progress report and a checksum."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.request
+from pathlib import Path
+
+from torchvision.datasets.utils import check_integrity
+
+from funcrobust.data.progress import Progress
+from funcrobust.errors import FuncrobustError
+
+PATIENCE_SECONDS = 8.0
+"""How long to wait for a connection, or for the next bytes. torchvision's own download waits
+forever on a host that does not answer, which is why it is not used."""
+
+_CHUNK = 1 << 20
+
+
+def download(url: str, target: Path, md5: str, progress: Progress) -> Path:
+    """Fetch ``url`` into ``target`` and return it.
+
+    Raises ``FuncrobustError`` if the host is out of reach, stops answering, or sends a file with
+    another MD5.
+    """
+    request = urllib.request.Request(url, headers={"User-Agent": "funcrobust"})
+    done = 0
+    try:
+        with (
+            urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response,
+            target.open("wb") as file,
+        ):
+            length = response.headers["Content-Length"]
+            total = int(length) if length else None
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                done += len(chunk)
+                progress(f"downloading {target.name}", done, total)
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise FuncrobustError(f"no answer from {request.host} ({reason})") from error
+    if not check_integrity(target, md5):
+        raise FuncrobustError(f"what {request.host} sent as {target.name} fails its MD5 check")
+    return target

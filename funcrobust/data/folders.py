@@ -1,0 +1,89 @@
+"""A user's own set as folders of images, one folder a class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from funcrobust.data.archives import reading
+from funcrobust.data.dataset import Arrays
+from funcrobust.errors import FuncrobustError
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_GRAY = ("1", "L")
+_COLOUR = ("RGB", "RGBA", "P", "LA", "CMYK")
+
+
+def read_image_folder(root: Path) -> Arrays:
+    """Read ``train/<class>/*.png|jpg`` and ``test/<class>/*``; labels follow the sorted names.
+
+    The set is gray if every image is, else RGB. Raises ``FuncrobustError`` if the halves' classes
+    differ, a class has no image, or an image cannot be read or has another size (it is named).
+    """
+    classes, test_classes = (_classes(root / half) for half in ("train", "test"))
+    if odd := sorted(set(classes) ^ set(test_classes)):
+        raise FuncrobustError(f"{root}: class {odd[0]!r} is in only one of train and test")
+    halves = [[_images(root / half / name) for name in classes] for half in ("train", "test")]
+    size, mode = _common_format([path for half in halves for paths in half for path in paths])
+    x_train, x_test = (_decode([path for paths in half for path in paths], size, mode)
+                       for half in halves)  # fmt: skip
+    y_train, y_test = (np.repeat(np.arange(len(half)), [len(paths) for paths in half])
+                       for half in halves)  # fmt: skip
+    return Arrays(x_train, y_train, x_test, y_test, tuple(classes))
+
+
+def _classes(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise FuncrobustError(
+            f"{folder.parent} has no folder {folder.name!r}: an image set has train/<class>/ and "
+            "test/<class>/"
+        )
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and _visible(path))
+    if not found:
+        raise FuncrobustError(f"{folder} is empty: it needs a folder of images for each class")
+    return found
+
+
+def _images(folder: Path) -> list[Path]:
+    found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES]
+    found = sorted(path for path in found if path.is_file() and _visible(path))
+    if not found:
+        raise FuncrobustError(f"{folder} has no .png or .jpg image")
+    return found
+
+
+def _visible(path: Path) -> bool:
+    return not path.name.startswith(".")
+
+
+def _common_format(paths: list[Path]) -> tuple[tuple[int, int], str]:
+    """The (width, height) that all images share, and "L" if all are gray, else "RGB"."""
+    first, *others = ((path, *_header(path)) for path in paths)
+    for path, size, _ in others:
+        if size != first[1]:
+            raise FuncrobustError(
+                f"{path} is {size[0]}x{size[1]} (width x height), but {first[0]} is "
+                f"{first[1][0]}x{first[1][1]}: all images must have one size"
+            )
+    gray = all(mode in _GRAY for _, _, mode in (first, *others))
+    return first[1], "L" if gray else "RGB"
+
+
+def _header(path: Path) -> tuple[tuple[int, int], str]:
+    with reading(path), Image.open(path) as image:
+        if image.mode not in _GRAY + _COLOUR:
+            raise FuncrobustError(f"{path} is in mode {image.mode}; only 8-bit images are read")
+        return image.size, image.mode
+
+
+def _decode(paths: list[Path], size: tuple[int, int], mode: str) -> NDArray[Any]:
+    width, height = size
+    images = np.empty((len(paths), height, width, 1 if mode == "L" else 3), np.uint8)
+    for place, path in zip(images, paths, strict=True):
+        with reading(path), Image.open(path) as image:
+            place[...] = np.asarray(image.convert(mode)).reshape(place.shape)
+    return images

@@ -1,0 +1,61 @@
+"""The CIFAR networks of the Madry lab's library ``robustness``: its own classes, not copies."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Literal
+
+from torch import hub, nn
+
+from funcrobust.errors import FuncrobustError
+
+
+def import_robustness(submodule: str = "") -> ModuleType:
+    """Import ``robustness``, or ``robustness.<submodule>``, with a current torchvision.
+
+    Some of its modules import ``torchvision.models.utils``, which torchvision removed in 0.13.
+    Where it is missing, a stand-in holding the one function they take from it is put in place
+    first; an existing one is left alone.
+
+    Raises `FuncrobustError` when the library does not import.
+    """
+    name = f"robustness.{submodule}" if submodule else "robustness"
+    try:
+        _install_torchvision_utils()
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise FuncrobustError(
+            f"cannot import {name} ({error}): install it with `pip install robustness`"
+        ) from error
+
+
+def madry_resnet(
+    depth: Literal[18, 50], *, num_classes: int = 10, in_channels: int = 3
+) -> nn.Module:
+    """Return robustness's CIFAR ResNet: normalised (B, 3, 32, 32) to logits (B, num_classes).
+
+    Raises `FuncrobustError` for anything but RGB: the library fixes three input channels.
+    """
+    if in_channels != 3:
+        raise FuncrobustError(
+            f"robustness-resnet{depth} takes 32x32 RGB images only, got in_channels={in_channels}: "
+            "take a preact-... network"
+        )
+    resnet = import_robustness("cifar_models.resnet")
+    factory = {18: resnet.ResNet18, 50: resnet.ResNet50}[depth]
+    network: nn.Module = factory(num_classes=num_classes)
+    return network
+
+
+def _install_torchvision_utils() -> None:
+    name = "torchvision.models.utils"
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:  # torchvision itself is missing, which no stand-in cures
+            raise
+        stand_in = ModuleType(name, "Stand-in for a module that torchvision removed.")
+        stand_in.load_state_dict_from_url = hub.load_state_dict_from_url  # type: ignore[attr-defined]
+        sys.modules[name] = stand_in

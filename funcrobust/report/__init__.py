@@ -1,0 +1,19 @@
+"""What a person sees, and what a run leaves behind: lines, bars, run folders, pictures.
+
+Importing this package loads neither matplotlib nor torchvision; a plot loads matplotlib when
+it is drawn. The function ``console()`` is in ``funcrobust.report.console``.
+"""
+
+from funcrobust.report.console import Reporter, Track
+from funcrobust.report.plots import curves, difference_label, difference_row, image_grid
+from funcrobust.report.runs import RunFolder
+
+__all__ = [
+    "Reporter",
+    "RunFolder",
+    "Track",
+    "curves",
+    "difference_label",
+    "difference_row",
+    "image_grid",
+]

@@ -1,0 +1,136 @@
+"""Modules become pure functions: nothing mutated, nothing stale."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from conftest import TinyNet, largest_difference, make_problem
+from torch import nn
+from torch.func import grad, vmap
+
+import funcrobust as fr
+
+
+def test_predict_is_the_modules_evaluation_mode(problem):
+    assert torch.equal(problem.model.predict(problem.params, problem.x), problem.module(problem.x))
+
+
+def test_predict_train_returns_new_buffers_and_mutates_nothing(problem):
+    before = copy.deepcopy(problem.model.buffers)
+    logits, after = problem.model.predict_train(problem.params, problem.model.buffers, problem.x)
+    reference = copy.deepcopy(problem.module).train()
+    assert torch.equal(logits, reference(problem.x))
+    assert largest_difference(after, dict(reference.named_buffers())) == 0
+    assert largest_difference(before, problem.model.buffers) == 0
+    assert largest_difference(after, before) > 0
+
+
+def test_buffers_come_out_of_a_gradient(problem):
+    def objective(params, buffers):
+        logits, buffers = problem.model.predict_train(params, buffers, problem.x)
+        return logits.square().mean(), buffers
+
+    _, after = grad(objective, has_aux=True)(problem.params, problem.model.buffers)
+    _, expected = problem.model.predict_train(problem.params, problem.model.buffers, problem.x)
+    assert largest_difference(after, expected) == 0
+
+
+def test_the_original_module_is_left_alone_and_not_needed():
+    module = TinyNet()
+    before = copy.deepcopy(module.state_dict())
+    model = fr.functionalize(module)
+    model.predict_train(model.params, model.buffers, torch.rand(2, 3, 8, 8))
+    assert module.training
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+    with torch.no_grad():
+        for p in module.parameters():
+            p.zero_()
+    assert model.predict(model.params, torch.rand(2, 3, 8, 8)).abs().sum() > 0
+
+
+def test_a_missing_tensor_is_loud(problem):
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        problem.model.with_buffers({})(problem.params, problem.x)
+
+
+def test_tied_parameters_stay_tied():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4, bias=False)
+            self.b = nn.Linear(4, 4, bias=False)
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    module = Tied()
+    model = fr.functionalize(module)
+    x = torch.rand(2, 4)
+    assert list(model.params) == ["a.weight"]
+    assert torch.equal(model.predict(model.params, x), module(x))
+    doubled = {"a.weight": 2 * model.params["a.weight"]}
+    assert torch.allclose(model.predict(doubled, x), 4 * module(x))
+    assert torch.allclose(model.module(doubled)(x), 4 * module(x))
+
+
+def test_dropout_is_explicit():
+    model = make_problem(torch.float32, dropout=0.5).model
+    x = torch.rand(64, 3, 8, 8)
+    with pytest.raises(fr.FuncrobustError, match="generator"):
+        model.predict_train(model.params, model.buffers, x)
+    outputs = [
+        model.predict_train(model.params, model.buffers, x, fr.generator(seed, "dropout"))[0]
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+    assert torch.equal(model.predict(model.params, x), model.predict(model.params, x))
+
+
+def test_dropout_keeps_the_mean():
+    model = fr.functionalize(nn.Dropout(0.25))
+    x = torch.ones(400, 100)
+    y, _ = model.predict_train({}, {}, x, fr.generator(0, "dropout"))
+    assert abs(float(y.mean()) - 1) < 0.02
+    assert abs(float((y == 0).float().mean()) - 0.25) < 0.02
+
+
+def test_module_round_trip(problem):
+    module = problem.model.module()
+    assert not module.training
+    assert torch.equal(module(problem.x), problem.module(problem.x))
+    with torch.no_grad():
+        next(module.parameters()).zero_()
+    assert next(iter(problem.params.values())).abs().sum() > 0
+
+
+def test_to_changes_layout_not_values():
+    problem = make_problem(torch.float32)
+    model = problem.model.to("cpu", torch.channels_last)
+    weight = model.params["net.0.weight"]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(
+        model.predict(model.params, problem.x), problem.model.predict(problem.params, problem.x)
+    )
+
+
+def test_autocast_returns_float32_and_float32_gradients():
+    problem = make_problem(torch.float32)
+    predict = fr.autocast(problem.model.predict, torch.bfloat16)
+    logits = predict(problem.params, problem.x)
+    exact = problem.model.predict(problem.params, problem.x)
+    assert logits.dtype == torch.float32
+    assert 0 < (logits - exact).abs().max() < 0.05
+    gradient = grad(fr.mean(fr.cross_entropy(predict)))(problem.params, problem.x, problem.y)
+    assert all(g.dtype == torch.float32 for g in gradient.values())
+    assert fr.autocast(problem.model.predict, None) == problem.model.predict
+
+
+def test_ensembles_by_vmap(problem):
+    stacked = {k: torch.stack([p, 2 * p]) for k, p in problem.params.items()}
+    both = vmap(problem.model.predict, (0, None))(stacked, problem.x)
+    second = problem.model.predict({k: 2 * p for k, p in problem.params.items()}, problem.x)
+    assert torch.allclose(both[1], second)

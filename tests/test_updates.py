@@ -1,0 +1,174 @@
+"""Updates and schedules against torch.optim and closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import largest_difference, make_problem
+
+import funcrobust as fr
+
+
+def objective_of(problem):
+    def objective(params, buffers, x, y):
+        logits, buffers = problem.model.predict_train(params, buffers, x)
+        return F.cross_entropy(logits, y), (buffers, {})
+
+    return objective
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs"),
+    [
+        ("plain", {"momentum": 0.0}, {}),
+        (
+            "momentum",
+            {"momentum": 0.9, "weight_decay": 5e-3},
+            {"momentum": 0.9, "weight_decay": 5e-3},
+        ),
+        (
+            "nesterov",
+            {"momentum": 0.9, "weight_decay": 5e-3, "nesterov": True},
+            {"momentum": 0.9, "weight_decay": 5e-3, "nesterov": True},
+        ),
+    ],
+)
+def test_sgd_is_torch_optims_over_20_steps(name, ours, theirs):
+    """Parameters and batch-norm buffers, with a schedule, against the imperative original."""
+    problem = make_problem()
+    rate = fr.schedule("cyclic", lr_max=0.1, total_steps=20)
+    update = fr.make_update(objective_of(problem), fr.optimizer("SGD", rate, **ours))
+    state = fr.initial_state(problem.model, fr.optimizer("SGD", rate, **ours))
+    module = make_problem().module.train()
+    reference = torch.optim.SGD(module.parameters(), lr=0.1, **theirs)
+    for step in range(20):
+        state, _ = update(state, problem.x, problem.y)
+        reference.param_groups[0]["lr"] = float(rate(step))
+        reference.zero_grad()
+        F.cross_entropy(module(problem.x), problem.y).backward()
+        reference.step()
+    assert int(state.step) == 20
+    assert largest_difference(state.params, dict(module.named_parameters())) <= 1e-10
+    assert largest_difference(state.buffers, dict(module.named_buffers())) <= 1e-10
+
+
+def test_adam_is_torch_optims():
+    problem = make_problem()
+    optim = fr.optimizer("Adam", 0.01)
+    update, state = (
+        fr.make_update(objective_of(problem), optim),
+        fr.initial_state(problem.model, optim),
+    )
+    module = make_problem().module.train()
+    reference = torch.optim.Adam(module.parameters(), lr=0.01)
+    for _ in range(20):
+        state, _ = update(state, problem.x, problem.y)
+        reference.zero_grad()
+        F.cross_entropy(module(problem.x), problem.y).backward()
+        reference.step()
+    assert largest_difference(state.params, dict(module.named_parameters())) <= 1e-6
+
+
+def test_update_is_pure():
+    problem = make_problem()
+    optim = fr.optimizer("SGD", 0.1)
+    update, state = (
+        fr.make_update(objective_of(problem), optim),
+        fr.initial_state(problem.model, optim),
+    )
+    before = {k: v.clone() for k, v in {**state.params, **state.buffers}.items()}
+    first, _ = update(state, problem.x, problem.y)
+    second, _ = update(state, problem.x, problem.y)
+    assert all(torch.equal(before[k], v) for k, v in {**state.params, **state.buffers}.items())
+    assert largest_difference(first.params, second.params) == 0
+    assert int(state.step) == 0
+
+
+def test_clipping_bounds_the_step():
+    problem = make_problem()
+    optim = fr.optimizer("SGD", 1.0, momentum=0.0, clip_norm=0.01)
+    update, state = (
+        fr.make_update(objective_of(problem), optim),
+        fr.initial_state(problem.model, optim),
+    )
+    after, metrics = update(state, problem.x, problem.y)
+    assert metrics["gradient_norm"] > 0.01
+    moved = {k: after.params[k] - p for k, p in state.params.items()}
+    assert abs(math.sqrt(sum(float(d.square().sum()) for d in moved.values())) - 0.01) < 1e-5
+
+
+N = 100
+CLOSED_FORMS = {
+    "piecewise": lambda t: 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01,
+    "linear": lambda t: (
+        1.0 if t <= 1 / 3 else 1 - 0.9 * (3 * t - 1) if t <= 2 / 3 else 0.1 - 0.09 * (3 * t - 2)
+    ),
+    "cyclic": lambda t: 2 * t if t < 0.5 else 2 - 2 * t,
+    "superconverge": lambda t: t / 0.4 if t < 0.4 else (1 - t) / 0.6,
+    "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2,
+    "onedrop": lambda t: 1.0 if t < 0.5 else 0.1,
+    "multipledecay": lambda t: 1 - (round(t * N) // (N // 10)) / 10,
+    "constant": lambda t: 1.0,
+}
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_schedules(name):
+    rate = fr.schedule(name, lr_max=0.2, total_steps=N)
+    for step in range(N + 1):
+        expected = 0.2 * CLOSED_FORMS[name](step / N)
+        assert abs(float(rate(step)) - expected) < 1e-12
+        assert abs(float(rate(torch.tensor(step))) - expected) < 1e-12
+
+
+def test_lr_min_is_a_floor_and_cyclics_base():
+    assert (
+        min(
+            float(fr.schedule("cosine", lr_max=0.2, lr_min=0.05, total_steps=N)(s))
+            for s in range(N + 1)
+        )
+        == 0.05
+    )
+    cyclic = fr.schedule("cyclic", lr_max=0.2, lr_min=0.05, total_steps=N)
+    assert float(cyclic(0)) == pytest.approx(0.05)
+    assert float(cyclic(50)) == pytest.approx(0.2)
+    assert float(cyclic(25)) == pytest.approx(0.125)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"name": "zigzag"}, "unknown schedule"), ({"lr_max": -1.0}, "lr_max"),
+        ({"lr_min": 0.3}, "must not exceed"), ({"total_steps": 0}, "total_steps"),
+    ],
+)  # fmt: skip
+def test_bad_schedules(kwargs, message):
+    options = {"name": "cosine", "lr_max": 0.1, "total_steps": 10} | kwargs
+    with pytest.raises(fr.FuncrobustError, match=message):
+        fr.schedule(options.pop("name"), **options)
+
+
+def test_unknown_optimizer():
+    with pytest.raises(fr.FuncrobustError, match="SGD or Adam"):
+        fr.optimizer("rprop", 0.1)
+
+
+def test_the_update_traces_into_one_graph():
+    """fullgraph tracing on the CPU stands in for what CUDA compiles."""
+    problem = make_problem(torch.float32)
+    ball = fr.linf(8 / 255)
+    objective = fr.cure_training(
+        problem.model, lambda loss: fr.fgsm(loss, ball, step_size=10 / 255), lam=0.5, h=1.0
+    )
+    optim = fr.optimizer(
+        "SGD", fr.schedule("cyclic", lr_max=0.1, total_steps=10), weight_decay=5e-4
+    )
+    update, state = fr.make_update(objective, optim), fr.initial_state(problem.model, optim)
+    start = ball.sample(problem.x, fr.generator(0, "start"))
+    eager, _ = update(state, problem.x, problem.y, start)
+    compiled = torch.compile(update, fullgraph=True, backend="eager")
+    traced, _ = compiled(state, problem.x, problem.y, start)
+    assert largest_difference(eager.params, traced.params) <= 1e-6
