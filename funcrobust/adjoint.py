@@ -104,11 +104,11 @@ class _Adjoint(torch.autograd.Function):
             zero(t) if d is None else d for t, d in zip((x, center), tangents[3:6:2], strict=True)
         )
         dleaves = [zero(t) if d is None else d for t, d in zip(leaves, tangents[6:], strict=True)]
+
+        def advance(x: Tensor, center: Tensor, *leaves: Tensor) -> Tensor:
+            return _apply(ctx.step, ctx.spec, y, x, center, *leaves)
+
         for _ in range(ctx.steps):
-
-            def advance(x: Tensor, center: Tensor, *leaves: Tensor) -> Tensor:
-                return ctx.step(tree_unflatten(leaves, ctx.spec), x, y, center)
-
             x, dx = jvp(advance, (x, center, *leaves), (dx, dcenter, *dleaves))  # type: ignore[misc]
         return dx, None
 

@@ -135,11 +135,11 @@ def test_robustness_unconstrained(case, attacker):
 def test_psi_is_robustness_walk(case, attacker, backward):
     """ψ as the ψ document runs it: L2 steps, a radius that never binds, targeted."""
     _, theirs = attacker(
-        case.x, case.y, make_adv=True, constraint="2", eps=200.0, step_size=0.5, iterations=10,
+        case.x, case.y, make_adv=True, constraint="2", eps=200.0, step_size=0.1, iterations=10,
         targeted=True, use_best=False,
     )  # fmt: skip
     for radius in (200.0, math.inf):
         psi = fr.psi(
-            case.loss, fr.l2(radius), step_size=0.5, steps=10, targeted=True, backward=backward
+            case.loss, fr.l2(radius), step_size=0.1, steps=10, targeted=True, backward=backward
         )
         same(psi(case.model.params, case.x, case.y), theirs)
