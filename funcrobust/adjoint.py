@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.autograd import forward_ad
+from torch.func import vjp
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from funcrobust.errors import FuncrobustError
@@ -42,11 +43,29 @@ def iterate_adjoint(
 ) -> Tensor:
     """Apply ``step`` ``steps`` times, with the derivative in ``params``, ``start``, ``center``.
 
-    Same values and first derivatives as `iterate`; peak memory that of one step's vjp plus
-    ``steps`` images. Costs one more evaluation of each step in the backward pass. Nests under
-    ``torch.func`` ``grad``, ``vjp``, ``jvp`` and ``vmap``. It has no second derivative: asking for
-    one raises. What ``step`` closes over is constant.
+    Same values and first derivatives as `iterate` (also in ``y`` where it is floating point: soft
+    labels); peak memory that of one step's vjp plus ``steps`` images. Costs one more evaluation of
+    each step in the backward pass. Nests under ``torch.func`` ``grad``, ``vjp`` and ``vmap``.
+
+    - It has no second derivative: asking for one raises.
+    - What ``step`` closes over is constant. It must not be an argument of the function that a
+      transform differentiates or maps: write ``grad(lambda p: f(p, buffers))(params)``, not
+      ``grad(f)(params, buffers)``, since torch.func wraps every argument.
+    - In forward mode (``jvp``, ``jacfwd``) and under ``torch.compile`` this is `iterate`: forward
+      mode is flat in memory as it is, and the compiler traces no custom derivative.
+    - For mixed precision put ``fr.autocast`` inside the loss: an outer ``torch.autocast`` that has
+      ended when backward runs would not cover the recomputation.
     """
+    if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+        return iterate(step, steps, params, start, y, center)
+    if y.is_floating_point():
+
+        def soft(both: Any, x: Tensor, _: Tensor, center: Tensor) -> Tensor:
+            return step(both["params"], x, both["y"], center)
+
+        placeholder = torch.zeros((), dtype=torch.int64)
+        both: Any = {"params": params, "y": y}
+        return iterate_adjoint(soft, steps, both, start, placeholder, center)
     leaves, spec = tree_flatten(params)
     end: Tensor = _Adjoint.apply(step, steps, spec, start, y, center, *leaves)[0]
     return end
@@ -82,10 +101,9 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.step, ctx.steps, ctx.spec, start, y, center, *leaves = inputs
+        ctx.step, ctx.steps, ctx.spec, _, y, center, *leaves = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(output[1], y, center, *leaves)
-        ctx.save_for_forward(start, y, center, *leaves)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
@@ -95,22 +113,6 @@ class _Adjoint(torch.autograd.Function):
         )
         start_bar, center_bar, *leaves_bar = pulled
         return None, None, None, start_bar, None, center_bar, *leaves_bar
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
-        x, y, center, *leaves = ctx.saved_tensors
-        zero = torch.zeros_like
-        dx, dcenter = (
-            zero(t) if d is None else d for t, d in zip((x, center), tangents[3:6:2], strict=True)
-        )
-        dleaves = [zero(t) if d is None else d for t, d in zip(leaves, tangents[6:], strict=True)]
-
-        def advance(x: Tensor, center: Tensor, *leaves: Tensor) -> Tensor:
-            return _apply(ctx.step, ctx.spec, y, x, center, *leaves)
-
-        for _ in range(ctx.steps):
-            x, dx = jvp(advance, (x, center, *leaves), (dx, dcenter, *dleaves))  # type: ignore[misc]
-        return dx, None
 
 
 class _Pullback(torch.autograd.Function):

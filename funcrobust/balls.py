@@ -80,7 +80,12 @@ class L2:
         return (center + shrunk).clamp(*self.bounds)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        return gradient / _sum_of_squares(gradient).clamp_min(1e-20).sqrt()
+        # Scaled to a largest entry of 1 first: the squares of a confident network's gradients
+        # underflow, and steps too short to matter would pass for robustness.
+        largest = gradient.detach().flatten(1).abs().amax(1)
+        tiny = torch.finfo(gradient.dtype).tiny
+        scaled = gradient / _per_example(largest, gradient).clamp_min(tiny)
+        return scaled / _sum_of_squares(scaled).clamp_min(0.5).sqrt()
 
     def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
         if math.isinf(self.radius):
@@ -88,7 +93,7 @@ class L2:
         direction = self.steepest(_normal(center, generator))
         u = torch.rand(center.shape[0], generator=generator, device=center.device)
         # A uniform point of a d-ball has its radius distributed as u^(1/d).
-        radius = self.radius * u.to(center.dtype) ** (1.0 / center[0].numel())
+        radius = self.radius * u.to(center.dtype) ** (1.0 / center.shape[1:].numel())
         return self.project(center + _per_example(radius, center) * direction, center)
 
 
@@ -114,7 +119,9 @@ def linf(radius: float, *, bounds: Bounds = (0.0, 1.0)) -> Ball:
     """Build the L∞ ball {x : ‖x − center‖_∞ ≤ radius}; its steepest direction is sign(∇).
 
     ``radius`` is in units of the data (8/255 is CIFAR-10's usual one), ``inf`` leaves only the
-    bounds. ``sign`` has derivative zero, so `psi` refuses this ball. Samples are uniform.
+    bounds. ``sign`` has derivative zero, so `psi` refuses this ball. Samples are uniform in the
+    ball, then clamped to the bounds (uniform in the bounds for ``inf``). ``bounds`` are the data's
+    least and greatest value. Raises `FuncrobustError` for a radius below 0 or NaN.
     """
     return Linf(_radius(radius), bounds)
 
@@ -123,7 +130,8 @@ def l2(radius: float, *, bounds: Bounds = (0.0, 1.0)) -> Ball:
     """Build the L2 ball {x : ‖x − center‖₂ ≤ radius}; its steepest direction is ∇/‖∇‖₂.
 
     ``radius`` is in units of the data over the whole image (0.5 is CIFAR-10's usual one), ``inf``
-    leaves only the bounds. Samples are uniform in the ball, then clamped to the bounds.
+    leaves only the bounds. Samples are uniform in the ball, then clamped to the ``bounds``. Raises
+    `FuncrobustError` for a radius below 0 or NaN, and when an infinite ball is sampled.
     """
     return L2(_radius(radius), bounds)
 

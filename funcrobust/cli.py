@@ -168,7 +168,10 @@ def psi_train(
         str | None,
         option("--checkpoint", help="file, run folder or shipped name [the shipped classifier]"),
     ] = None,
-    updates: Annotated[int | None, option("--updates", help="SGD updates [100]")] = None,
+    model: Annotated[
+        str | None, option("--model", help="architecture of a foreign .pt file, or your factory")
+    ] = None,
+    updates: Annotated[int | None, option("--updates", help="SGD updates [80]")] = None,
     batch_size: BatchSize = None,
     distance: Annotated[
         str | None, option("--distance", help="between x and psi(x): mse, l1 or ssim [mse]")
@@ -193,7 +196,11 @@ def psi_train(
         str | None, option("--backward", help="adjoint, unroll or truncated:k [adjoint]")
     ] = None,
     anchor: Annotated[
-        float | None, option("--anchor", help="weight of cross-entropy; 0: the drift alone")
+        float | None, option("--anchor", help="weight of cross-entropy; 0: the drift alone [6]")
+    ] = None,
+    anchor_loss: Annotated[
+        str | None,
+        option("--anchor-loss", help="cross-entropy on clean images, robust or both [both]"),
     ] = None,
     lr_max: Annotated[float | None, option("--lr-max", "--lr", help="learning rate")] = None,
     lr_min: LrMin = None,

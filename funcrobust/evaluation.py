@@ -35,6 +35,8 @@ def correct(
 
 def mean_of(loss: Loss, params: Params, x: Tensor, y: Tensor, *, batch_size: int = 128) -> float:
     """Average a loss over a set, in batches and without derivatives."""
+    if len(x) == 0:
+        raise FuncrobustError("there are no examples to average over")
     with torch.no_grad():
         batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
         return float(torch.cat([loss(params, as_float(xb), yb) for xb, yb in batches]).mean())
@@ -62,7 +64,7 @@ def robust(
     restarts spend nothing on it. ``advance(n)`` is called with the count of examples dealt with,
     ``restarts`` × N in all.
     """
-    require_count("steps", steps)
+    require_count("steps", steps, minimum=1)
     require_count("restarts", restarts, minimum=1)
     require_finite("step_size", step_size)
     if len(x) == 0:

@@ -106,17 +106,19 @@ def functionalize(module: nn.Module) -> Functional:
 
 
 def autocast(predict: Predict, dtype: torch.dtype | None) -> Predict:
-    """Run ``predict`` under autocast in ``dtype`` and return float32 logits; None changes nothing.
+    """Run ``predict`` under autocast in ``dtype``, with logits in x's precision; None: no change.
 
     Parameters, inputs, losses and every gradient stay float32: only the network's matrix products
     and convolutions run in ``dtype`` (bfloat16 needs no loss scaling).
     """
     if dtype is None:
         return predict
+    if dtype == torch.float16:
+        raise FuncrobustError("float16 needs loss scaling, which is not here: use torch.bfloat16")
 
     def half(params: Params, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, dtype):
-            return predict(params, x).float()
+            return predict(params, x).to(x.dtype)
 
     return half
 
@@ -141,9 +143,12 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor]) -> None:
         new = tied.setdefault(id(old), nn.Parameter(tensors.get(name, old), old.requires_grad))
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, new)
-    for name, _ in list(module.named_buffers()):
+    shared: dict[int, Tensor] = {}
+    for name, buffer in list(module.named_buffers(remove_duplicate=False)):
         owner, _, leaf = name.rpartition(".")
-        module.get_submodule(owner)._buffers[leaf] = tensors[name]
+        module.get_submodule(owner)._buffers[leaf] = shared.setdefault(
+            id(buffer), tensors.get(name, buffer)
+        )
 
 
 class _ExplicitDropout(nn.Module):
@@ -160,16 +165,17 @@ class _ExplicitDropout(nn.Module):
             return x
         shape = (*x.shape[:2], *(1,) * (x.ndim - 2)) if self.channels else x.shape
         u = torch.rand(shape, generator=self.generator, device=x.device, dtype=x.dtype)
-        return x * (u >= self.p) / (1.0 - self.p)
+        return x * (u >= self.p) / (1.0 - self.p) if self.p < 1.0 else torch.zeros_like(x)
 
 
 def _with_explicit_dropout(module: nn.Module) -> nn.Module:
+    """Replace dropout modules. ``F.dropout`` inside a forward is out of reach, and stays random."""
+    if isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
+        return _ExplicitDropout(module.p, channels=not isinstance(module, nn.Dropout))
+    if isinstance(module, nn.AlphaDropout | nn.FeatureAlphaDropout) and module.p > 0.0:
+        raise FuncrobustError(f"{type(module).__name__} is not supported: set its p to 0")
     for name, child in module.named_children():
-        if isinstance(child, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
-            explicit = _ExplicitDropout(child.p, channels=not isinstance(child, nn.Dropout))
-            setattr(module, name, explicit)
-        else:
-            _with_explicit_dropout(child)
+        setattr(module, name, _with_explicit_dropout(child))
     return module
 
 
@@ -179,7 +185,8 @@ def _dropout_from(skeleton: nn.Module, generator: torch.Generator | None) -> Ite
     if dropouts and generator is None:
         raise FuncrobustError(
             "this network has dropout: pass predict_train(..., generator=torch.Generator()) so "
-            "that its masks are drawn from a counted source of randomness"
+            "that its masks are drawn from a counted source of randomness (the training "
+            "objectives here pass none: set p to 0 there)"
         )
     for dropout in dropouts:
         dropout.generator = generator

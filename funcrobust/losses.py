@@ -32,17 +32,18 @@ def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
 
 
 def margin(predict: Predict) -> Loss:
-    """Build the margin, max_{j≠y} z_j − z_y (Carlini & Wagner 2017, the f₆ of table 1, unclipped).
+    """Build the margin, max_{j≠y} z_j − z_y.
 
-    Positive exactly where x is misclassified. Ascending it fools the network away from y; with
+    Carlini & Wagner 2017 (arXiv:1608.04644), their f₆ without the clip and the other way round.
+    Positive where x is misclassified, 0 at a tie. Ascending it fools the network away from y; with
     ``targeted=True`` a perturbation descends it, toward y.
     """
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         logits = predict(params, x)
-        true = F.one_hot(y, logits.shape[-1]).bool()
-        others = logits.masked_fill(true, -torch.inf).amax(-1)
-        return others - (logits * true).sum(-1)
+        own = F.one_hot(y, logits.shape[-1]).bool()
+        others = logits.masked_fill(own, -torch.inf).amax(-1)
+        return others - logits.gather(-1, y.unsqueeze(-1)).squeeze(-1)
 
     return loss
 

@@ -16,17 +16,18 @@ Objective = Callable[[Params, Tensor, Tensor], Tensor]
 
 
 def adversarial(loss: Loss, attack: Perturbation, *, start: Tensor | None = None) -> Loss:
-    """ℓ(θ, x̂, y) at x̂ = attack(θ, x, y), held constant (Danskin; Madry et al. 2018, eq. 2.1).
+    """ℓ(θ, x + δ, y), δ = attack(θ, x, y) − x held constant (Madry et al. 2018, eq. 2.1; Danskin).
 
-    ``start`` (x's shape) begins the attack elsewhere than at x, for example
+    The derivative in x passes through x + δ, so that operators nest (CURE of an adversarial loss,
+    say). ``start`` (x's shape) begins the attack elsewhere than at x, for example
     ``ball.sample(x, generator)``; the ball stays centred on x.
     """
 
     def robust(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        x = x.detach()
-        begin = x if start is None else start.detach()
-        perturbed = attack(constant(params), begin, y, center=x).detach()
-        return loss(params, perturbed, y)
+        center = x.detach()
+        begin = center if start is None else start.detach()
+        perturbed = attack(constant(params), begin, y, center=center)
+        return loss(params, x + (perturbed - x).detach(), y)
 
     return robust
 
@@ -56,6 +57,8 @@ def weighted_sum(*terms: tuple[float, Loss]) -> Loss:
 
     def total(params: Params, x: Tensor, y: Tensor) -> Tensor:
         first, *others = (weight * loss(params, x, y) for weight, loss in active)
+        if any(other.shape != first.shape for other in others):
+            raise FuncrobustError("every term of a weighted sum must be per example, of shape (B,)")
         return sum(others, first)
 
     return total

@@ -7,6 +7,7 @@ ascending the loss ℓ (+), or descending it toward the label y when targeted (�
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Protocol
 
@@ -74,8 +75,8 @@ def pgd(
 ) -> Perturbation:
     """Build projected gradient descent (Madry et al. 2018, arXiv:1706.06083).
 
-    ``step_size`` is in units of the data. Raises `FuncrobustError` for a negative or non-finite
-    step size or negative steps.
+    ``step_size`` is in units of the data; 0 steps return the start as it is. Raises
+    `FuncrobustError` for a negative or non-finite step size or negative steps.
     """
     return _iterated(loss, ball, step_size, steps, targeted, "unroll")
 
@@ -95,9 +96,11 @@ def psi(
 
     - ``"adjoint"``: exact first derivatives, memory flat in ``steps`` (see `funcrobust.adjoint`);
     - ``"unroll"``: plain reverse mode through every step: exact to any order, memory grows;
-    - ``"truncated:k"``: the adjoint of the last k steps, the earlier ones held constant: biased,
-      but k/steps of the backward cost (Shaban et al. 2019, arXiv:1810.10667). The start then has
-      a derivative only if k ≥ steps.
+    - ``"truncated:k"``, k ≥ 1: the adjoint of the last k steps, the iterate before them held
+      constant: biased, but k/steps of the backward cost (Shaban et al. 2019, arXiv:1810.10667).
+
+    What ``loss`` closes over (buffers, a mask, a temperature) is constant to the adjoint, and must
+    not be an argument of the transformed function: see `funcrobust.iterate_adjoint`.
 
     Raises `FuncrobustError` for a ball whose steepest direction has zero derivative (L∞).
     """
@@ -121,6 +124,10 @@ def _iterated(
     def perturb(
         params: Params, start: Tensor, y: Tensor, *, center: Tensor | None = None
     ) -> Tensor:
+        if not start.is_floating_point():
+            raise FuncrobustError(
+                f"images must be floats in [0, 1], got {start.dtype}: divide by 255"
+            )
         center = start if center is None else center
         x = start
         if differentiable_from:
@@ -137,10 +144,10 @@ def _first_differentiated(backward: str, steps: int) -> int:
     if backward in ("adjoint", "unroll"):
         return 0
     kind, _, k = backward.partition(":")
-    if kind == "truncated" and k.isdecimal():
+    if kind == "truncated" and re.fullmatch("[1-9][0-9]*", k):
         return max(0, steps - int(k))
     raise FuncrobustError(
-        f'backward must be "adjoint", "unroll" or "truncated:k" with a number k, got {backward!r}'
+        f'backward must be "adjoint", "unroll" or "truncated:k" with k >= 1, got {backward!r}'
     )
 
 

@@ -1,8 +1,9 @@
 """Learning-rate schedules of the fast-adversarial-training code family, as pure functions.
 
 A schedule maps the number of updates done, an int or a 0-dim tensor (torchopt passes tensors), to
-a 0-dim float64 tensor. Below, t = step / total_steps in [0, 1]. ``lr_min`` is a floor: with the
-default 0 every formula is the published one.
+a 0-dim float64 tensor. Below, t = step / total_steps in [0, 1] (the published code mostly evaluates
+one step ahead, and rounds its corners to whole epochs). ``lr_min`` is a floor: with the default 0
+every formula is the published one.
 """
 
 from __future__ import annotations

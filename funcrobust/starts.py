@@ -27,6 +27,6 @@ def class_conditional_gaussian(
         w = torch.randn(
             int(chosen.sum()), len(x), generator=generator, device=x.device, dtype=x.dtype
         )
-        spread = (w - w.mean(1, keepdim=True)) @ x.flatten(1) / (len(x) - 1) ** 0.5
+        spread = w @ (x - mean).flatten(1) / (len(x) - 1) ** 0.5
         samples[chosen] = mean + spread.reshape(-1, *x.shape[1:])
     return samples.clamp(0.0, 1.0)

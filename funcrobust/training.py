@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcrobust.curvature import cure
+from funcrobust.errors import FuncrobustError, require_finite
 from funcrobust.functional import Buffers, Functional, Params, Predict, autocast
 from funcrobust.losses import Loss, cross_entropy
 from funcrobust.perturbations import Perturbation, constant
@@ -42,10 +43,16 @@ def cure_training(
 
     The batch is ``(x, y, start)``, images (B, C, H, W), and for the "random" direction also noise
     in [−1, 1] of x's shape. ``attack=None`` trains on x itself. ``fraction`` of the batch carries
-    the curvature term, an unbiased estimate of its mean at that fraction of its cost.
+    the curvature term: in a shuffled batch an unbiased estimate, at that fraction of the cost.
     ``batch_statistics`` lets the attack see the batch's own batch-norm statistics instead of the
-    running ones. ``dtype`` is autocast's.
+    running ones. ``dtype`` is autocast's. ``label_smoothing`` is the main term's alone.
+
+    Raises `FuncrobustError` for λ or h negative or not finite, or ``fraction`` outside (0, 1].
     """
+    require_finite("lam", lam)
+    require_finite("h", h)
+    if not 0 < fraction <= 1:
+        raise FuncrobustError(f"fraction must be in (0, 1], got {fraction}")
 
     def objective(
         params: Params,
@@ -63,7 +70,8 @@ def cure_training(
             perturbed = step(constant(params), start, y, center=x).detach()
         with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
             logits, buffers_after = model.predict_train(params, buffers, perturbed)
-        robust = F.cross_entropy(logits.float(), y, label_smoothing=label_smoothing)
+        logits = logits.to(x.dtype)
+        robust = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
         metrics = {"loss": robust, "accuracy": _accuracy(logits, y)}
         total = robust
         if lam > 0 and direction != "none":
@@ -83,17 +91,18 @@ def psi_training(
     model: Functional,
     drift: Callable[[Predict], Loss],
     *,
-    anchor: float,
+    anchor: Callable[[Predict], Loss] = cross_entropy,
+    weight: float,
     dtype: torch.dtype | None = None,
 ) -> TrainingObjective:
     """ψ-training with an anchor:
 
-        L(θ) = mean ‖x − ψ(x; θ)‖² + μ · mean ℓ(θ, x, y)
+        L(θ) = mean ‖x − ψ(x; θ)‖² + μ · mean a(θ, x, y)
 
-    The batch is ``(x, label, y)``: ψ moves x toward (or from) ``label``; y is the true one. μ =
-    ``anchor`` = 0 is the ψ document's loss alone. ``drift`` builds the drift on a `Predict`. The
-    network stays in evaluation mode, so that its statistics cannot move: in the published code
-    they alone did.
+    ``drift`` and ``anchor`` build their losses on a `Predict`; μ is ``weight``, and 0 is the ψ
+    document's loss alone. The batch is ``(x, label, y)``: ψ moves x toward (or from) ``label``; y
+    is the true one. The network stays in evaluation mode, so that its statistics cannot move: in
+    the published code they alone did.
     """
 
     def objective(
@@ -102,9 +111,9 @@ def psi_training(
         predict = autocast(model.with_buffers(buffers), dtype)
         metrics = {"drift": drift(predict)(params, x, label).mean()}
         total = metrics["drift"]
-        if anchor > 0:
-            metrics["cross_entropy"] = cross_entropy(predict)(params, x, y).mean()
-            total = total + anchor * metrics["cross_entropy"]
+        if weight > 0:
+            metrics["anchor"] = anchor(predict)(params, x, y).mean()
+            total = total + weight * metrics["anchor"]
         return total, (buffers, {name: m.detach() for name, m in metrics.items()})
 
     return objective

@@ -75,15 +75,18 @@ def make_update(
     """
 
     def update(state: State, *batch: Tensor) -> tuple[State, Metrics]:
-        grads, (buffers, metrics) = grad(objective, has_aux=True)(
-            state.params, state.buffers, *batch
-        )
-        metrics["gradient_norm"] = global_norm(grads)
+        # Buffers and batch are closed over, not passed: grad would wrap them, and a wrapped tensor
+        # inside the adjoint's custom Function breaks under an outer vmap or grad.
+        def of_params(params: Params) -> tuple[Tensor, tuple[Buffers, Metrics]]:
+            return objective(params, state.buffers, *batch)
+
+        grads, (buffers, metrics) = grad(of_params, has_aux=True)(state.params)
         updates, optimizer_state = optim.update(
             grads, state.optimizer_state, params=state.params, inplace=False
         )
         params = torchopt.apply_updates(state.params, updates, inplace=False)
-        return State(params, buffers, optimizer_state, state.step + 1), metrics
+        after = State(params, buffers, optimizer_state, state.step + 1)
+        return after, {**metrics, "gradient_norm": global_norm(grads)}
 
     return update
 

@@ -84,6 +84,13 @@ def test_zero_gradient_gives_no_step_and_finite_derivatives():
     assert torch.isfinite(jacobian).all()
 
 
+@pytest.mark.parametrize("size", [1e-12, 1e-25, 1e-35])
+def test_l2_steps_have_unit_length_however_small_the_gradient(size):
+    """A confident network's gradients are tiny: a shorter step would pass for robustness."""
+    g = size * torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(fr.l2(1.0).steepest(g).flatten(1).norm(dim=1), torch.ones(2))
+
+
 def test_projection_at_the_centre_has_finite_derivatives():
     center = torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64)
     found = torch.func.grad(lambda x: fr.l2(0.1).project(x, center).sum())(center)

@@ -96,6 +96,7 @@ def test_cure_has_a_gradient_in_the_parameters(problem):
     [
         ({"h": -1.0}, "h must be"), ({"h": float("inf")}, "h must be"),
         ({"direction": "sideways"}, "direction must be"), ({"direction": "random"}, "toward"),
+        ({"toward": torch.zeros(4, 3, 8, 8)}, "toward"),
     ],
 )  # fmt: skip
 def test_bad_input(problem, kwargs, message):

@@ -90,6 +90,34 @@ def test_dropout_is_explicit():
     assert torch.equal(model.predict(model.params, x), model.predict(model.params, x))
 
 
+def test_tied_buffers_are_filled_too():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+            self.b.running_mean = self.a.running_mean
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    module = fr.functionalize(Shared()).module()
+    assert module(torch.rand(4, 3)).device.type == "cpu"
+    assert module.a.running_mean is module.b.running_mean
+
+
+def test_dropout_at_its_limits():
+    everything = fr.functionalize(nn.Sequential(nn.Dropout(1.0)))
+    y, _ = everything.predict_train({}, {}, torch.ones(3, 3), fr.generator(0, "dropout"))
+    assert torch.equal(y, torch.zeros(3, 3))
+    with pytest.raises(fr.FuncrobustError, match="AlphaDropout"):
+        fr.functionalize(nn.Sequential(nn.AlphaDropout(0.5)))
+
+
+def test_float16_is_refused(problem):
+    with pytest.raises(fr.FuncrobustError, match="bfloat16"):
+        fr.autocast(problem.model.predict, torch.float16)
+
+
 def test_dropout_keeps_the_mean():
     model = fr.functionalize(nn.Dropout(0.25))
     x = torch.ones(400, 100)

@@ -131,6 +131,45 @@ def test_per_example_gradients(problem, mode):
         assert largest_difference({k: g[i] for k, g in each.items()}, alone) <= 1e-10
 
 
+def test_forward_over_forward_and_forward_over_reverse(problem):
+    """Forward mode takes the unrolled iteration, so that no order of it is silently zero."""
+    found = []
+    for mode in ("adjoint", "unroll"):
+        f = linear_functional(make_psi(problem, 0, mode, steps=3), problem)
+        step = torch.ones_like(problem.x)
+
+        def first(x, f=f, step=step):
+            return jvp(lambda x: f(problem.params, x), (x,), (step,))[1]
+
+        over_forward = jvp(first, (problem.x,), (step,))[1]
+        over_reverse = jvp(lambda x, f=f: grad(f, 1)(problem.params, x), (problem.x,), (step,))[1]
+        found.append((over_forward, over_reverse))
+    assert found[0][0].abs() > 1e-4
+    assert torch.allclose(found[0][0], found[1][0])
+    assert torch.allclose(found[0][1], found[1][1])
+
+
+def test_soft_labels_have_a_derivative(problem):
+    def soft_cross_entropy(params, x, y):
+        return -(y * problem.model.predict(params, x).log_softmax(-1)).sum(-1)
+
+    y = torch.softmax(torch.randn(4, 5, generator=torch.Generator().manual_seed(2)).double(), -1)
+    found = []
+    for mode in ("adjoint", "unroll"):
+        psi = fr.psi(soft_cross_entropy, fr.l2(5.0), step_size=0.1, steps=4, backward=mode)
+        f = lambda p, y, psi=psi: psi(p, problem.x, y).square().sum()  # noqa: E731
+        found.append(grad(f, (0, 1))(problem.params, y))
+    assert found[0][1].abs().max() > 1e-4
+    assert (found[0][1] - found[1][1]).abs().max() <= 1e-10
+    assert largest_difference(found[0][0], found[1][0]) <= 1e-10
+
+
+def test_integer_images_are_refused(problem):
+    attack = fr.pgd(problem.loss, fr.linf(0.1), step_size=0.1, steps=1)
+    with pytest.raises(fr.FuncrobustError, match="floats in"):
+        attack(problem.params, (problem.x * 255).to(torch.uint8), problem.y)
+
+
 def test_nested_grad(problem):
     """A gradient step on the drift inside a loss: unroll has it, the adjoint says no."""
 
@@ -217,6 +256,7 @@ def test_relu_network_too():
         ({"steps": -1}, "steps"),
         ({"backward": "magic"}, "truncated:k"),
         ({"backward": "truncated:x"}, "truncated:k"),
+        ({"backward": "truncated:0"}, "truncated:k"),
     ],
 )
 def test_bad_input(problem, change, message):

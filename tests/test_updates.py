@@ -172,3 +172,41 @@ def test_the_update_traces_into_one_graph():
     compiled = torch.compile(update, fullgraph=True, backend="eager")
     traced, _ = compiled(state, problem.x, problem.y, start)
     assert largest_difference(eager.params, traced.params) <= 1e-6
+
+
+def psi_objective(problem):
+    def drift_of(predict):
+        loss = fr.cross_entropy(predict)
+        return fr.drift(fr.psi(loss, fr.unconstrained(), step_size=2.0, steps=3, targeted=True))
+
+    return fr.psi_training(problem.model, drift_of, weight=1.0)
+
+
+def test_the_psi_update_traces_into_one_graph():
+    """Compiled, ψ is the unrolled iteration: the same numbers."""
+    problem = make_problem(torch.float32)
+    optim = fr.optimizer("SGD", 0.1)
+    update = fr.make_update(psi_objective(problem), optim)
+    state = fr.initial_state(problem.model, optim)
+    eager, _ = update(state, problem.x, problem.y, problem.y)
+    compiled = torch.compile(update, fullgraph=True, backend="eager")
+    traced, _ = compiled(state, problem.x, problem.y, problem.y)
+    assert largest_difference(eager.params, state.params) > 1e-4
+    assert largest_difference(eager.params, traced.params) <= 1e-6
+
+
+def test_an_ensemble_of_psi_updates_by_vmap():
+    """The adjoint inside grad inside vmap: two networks at once equal one after the other."""
+    problem = make_problem()
+    optim = fr.optimizer("SGD", 0.1)
+    update = fr.make_update(psi_objective(problem), optim)
+
+    def after(params):
+        state = fr.State(params, problem.model.buffers, optim.init(params), torch.tensor(0))
+        return update(state, problem.x, problem.y, problem.y)[0].params
+
+    both = [problem.params, {k: 1.1 * p for k, p in problem.params.items()}]
+    stacked = {k: torch.stack([p[k] for p in both]) for k in problem.params}
+    mapped = torch.func.vmap(after)(stacked)
+    for i, params in enumerate(both):
+        assert largest_difference({k: p[i] for k, p in mapped.items()}, after(params)) <= 1e-10

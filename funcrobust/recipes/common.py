@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcrobust import data, evaluation
+from funcrobust import checkpoints, data, evaluation
 from funcrobust.balls import Ball, l2, linf, unconstrained
 from funcrobust.checkpoints import Card, save
 from funcrobust.errors import FuncrobustError
@@ -73,6 +73,32 @@ def load_data(options: CommonOptions, device: torch.device, reporter: Reporter) 
         f"of {'x'.join(map(str, dataset.image_shape))} ({dataset.source})"
     )
     return dataset.subset(options.train_examples, options.test_examples, options.seed).to(device)
+
+
+def dataset_for(given: str | None, card: Card) -> str:
+    """Use the data the classifier was made for, unless told otherwise."""
+    if not given and card.dataset == "unknown":
+        raise FuncrobustError("this checkpoint does not say which data it is for: use --dataset")
+    return given or card.dataset
+
+
+def default_checkpoint() -> str:
+    """Return the shipped robust classifier's name."""
+    shipped = checkpoints.shipped()
+    if not shipped:
+        raise FuncrobustError("no classifier is shipped here: train one, then use --checkpoint RUN")
+    return next(iter(shipped))
+
+
+def require_same_images(card: Card, dataset: data.Dataset) -> None:
+    """Raise unless the classifier takes the dataset's images and knows its classes."""
+    if (card.image_shape, card.num_classes) != (dataset.image_shape, dataset.num_classes):
+        shape = "x".join(map(str, card.image_shape))
+        raise FuncrobustError(
+            f"the checkpoint classifies {shape} images into {card.num_classes} classes, "
+            f"but {dataset.name} has {'x'.join(map(str, dataset.image_shape))} in "
+            f"{dataset.num_classes}: give another --dataset or --checkpoint"
+        )
 
 
 def to_device(model: Functional, device: torch.device) -> Functional:

@@ -60,8 +60,10 @@ def cure_train(options: CureOptions, reporter: Reporter, *, resume: Path | None 
             "images: choose a smaller --batch-size"
         )
     scale = input_scale(options, dataset)
+    # The fgsm direction's norm is squared, so its λ scales with σ².
+    lam = options.lam * (scale**2 if options.delta.lower() == "fgsm" else scale)
     objective = cure_training(
-        model, attack, lam=options.lam * scale, h=options.h * scale,
+        model, attack, lam=lam, h=options.h * scale,
         direction=options.delta.lower(), fraction=options.cure_fraction,
         label_smoothing=options.label_smoothing,
         batch_statistics=options.attack_statistics == "batch", dtype=dtype,
@@ -104,7 +106,7 @@ def cure_train(options: CureOptions, reporter: Reporter, *, resume: Path | None 
         epochs=options.epochs,
         batch_size=options.batch_size,
         examine=examine,
-        robustness="train_robust",
+        watch_collapse=attack is not None,
     )
     began = time.perf_counter()
     outcome = drive(plan, state, run, reporter)
@@ -291,15 +293,16 @@ def _draw(
         names = dataset.class_names
         before = [names[i] for i in predict(state.params, x).argmax(-1).tolist()]
         after = [names[i] for i in predict(state.params, fooled).argmax(-1).tolist()]
-    change, factor = plots.difference_row(x, fooled)
+    change, factor = plots.change_row(x, fooled)
     plots.image_grid(
         [("test image", x), (f"PGD-{options.evaluate_steps}", fooled),
-         (f"|difference| ×{factor:g}", change)],
+         (f"change ×{factor:g}", change)],
         run.file("adversarial.png"),
         column_labels=[f"{names[c]}\n{b} → {a}" for c, b, a in
                        zip(y.tolist(), before, after, strict=True)],
         title=f"{options.model} under {options.constraint} ε = {options.epsilon:.3g}",
-        caption="Under each true class: predicted on the test image → predicted after the attack.",
+        caption="Under each true class: predicted on the test image → predicted after the attack. "
+        "Gray in the last row is no change.",
     )  # fmt: skip
 
 

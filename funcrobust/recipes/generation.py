@@ -14,7 +14,6 @@ from funcrobust.perturbations import psi
 from funcrobust.randomness import generator
 from funcrobust.recipes import common
 from funcrobust.recipes.options import CommonOptions
-from funcrobust.recipes.psi_train import default_checkpoint, require_same_images
 from funcrobust.report import plots
 from funcrobust.report.console import Reporter
 from funcrobust.starts import class_conditional_gaussian
@@ -44,11 +43,15 @@ def generate(
     require_count("per_class", per_class, minimum=1)
     if png.suffix.lower() != ".png":
         raise FuncrobustError(f"--png must name a .png file, got {png}")
-    loaded_models = [(name, *checkpoints.load(name)) for name in names or [default_checkpoint()]]
-    options = CommonOptions(dataset=dataset or loaded_models[0][2].dataset, data_dir=data_dir)
+    loaded_models = [
+        (name, *checkpoints.load(name)) for name in names or [common.default_checkpoint()]
+    ]
+    options = CommonOptions(
+        dataset=common.dataset_for(dataset, loaded_models[0][2]), data_dir=data_dir
+    )
     images = common.load_data(options, where, reporter)
     for _, _, card in loaded_models:
-        require_same_images(card, images)
+        common.require_same_images(card, images)
     wanted = torch.arange(images.num_classes, device=where).repeat(per_class)
     starts = class_conditional_gaussian(
         data.as_float(images.x_train), images.y_train, wanted, generator(seed, "generate", 0, where)

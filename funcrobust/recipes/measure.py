@@ -10,7 +10,6 @@ from funcrobust.errors import FuncrobustError, require_count
 from funcrobust.functional import functionalize
 from funcrobust.recipes import common
 from funcrobust.recipes.options import CommonOptions
-from funcrobust.recipes.psi_train import default_checkpoint, require_same_images
 from funcrobust.report.console import Reporter
 
 
@@ -37,11 +36,11 @@ def evaluate(
     dtype = common.pick_dtype(precision)
     ball = common.pick_ball(constraint, epsilon)
     require_count("examples", examples, minimum=1)
-    name = checkpoint or default_checkpoint()
+    name = checkpoint or common.default_checkpoint()
     module, card = checkpoints.load(name, model=model)
-    options = CommonOptions(dataset=dataset or card.dataset, data_dir=data_dir)
+    options = CommonOptions(dataset=common.dataset_for(dataset, card), data_dir=data_dir)
     loaded = common.load_data(options, where, reporter)
-    require_same_images(card, loaded)
+    common.require_same_images(card, loaded)
     functional = common.to_device(functionalize(module), where)
     predict = common.evaluating(functional, functional.buffers, dtype)
     x, y = loaded.x_test[:examples], loaded.y_test[:examples]

@@ -24,7 +24,7 @@ CURE_PRESETS: dict[str, dict[str, Any]] = {
     # ball is wider.
     "digits": {
         "model": "preact-tiny", "epochs": 20, "batch_size": 64, "epsilon": 0.15, "alpha": 0.19,
-        "lr_max": 0.1,
+        "lr_max": 0.05,
     },
 }  # fmt: skip
 

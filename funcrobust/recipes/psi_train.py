@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from funcrobust import checkpoints, data, evaluation, updates
-from funcrobust.balls import Ball, linf
+from funcrobust.balls import linf
 from funcrobust.checkpoints import Card
 from funcrobust.errors import FuncrobustError, require_count, require_finite
 from funcrobust.functional import Functional, Predict, functionalize
 from funcrobust.losses import DISTANCES, Loss, cross_entropy
-from funcrobust.objectives import drift
-from funcrobust.perturbations import Perturbation, psi
+from funcrobust.objectives import adversarial, drift, weighted_sum
+from funcrobust.perturbations import Perturbation, fgsm, psi
 from funcrobust.randomness import generator
 from funcrobust.recipes import common
 from funcrobust.recipes.cure_train import Result, first_of_each_class
@@ -40,11 +40,13 @@ def psi_train(options: PsiOptions, reporter: Reporter) -> Result:
     method = make_psi(options)
     distance = pick_distance(options.distance)
     _check(options)
-    module, card = checkpoints.load(options.checkpoint or default_checkpoint())
-    options = replace(options, dataset=_dataset_for(options, card))
+    module, card = checkpoints.load(
+        options.checkpoint or common.default_checkpoint(), model=options.model
+    )
+    options = replace(options, dataset=common.dataset_for(options.dataset, card))
     reporter.say(_headline(options, card, device))
     dataset = common.load_data(options, device, reporter)
-    require_same_images(card, dataset)
+    common.require_same_images(card, dataset)
     model = common.to_device(functionalize(module), device)
     optim = updates.optimizer(
         options.opt,
@@ -61,7 +63,9 @@ def psi_train(options: PsiOptions, reporter: Reporter) -> Result:
     def drift_of(predict: Predict) -> Loss:
         return drift(method(predict), distance=distance)
 
-    objective = psi_training(model, drift_of, anchor=options.anchor, dtype=dtype)
+    objective = psi_training(
+        model, drift_of, anchor=make_anchor(options), weight=options.anchor, dtype=dtype
+    )
     heldout = _heldout(options, dataset)
 
     def drift_and_clean(state: State) -> Record:
@@ -83,20 +87,13 @@ def psi_train(options: PsiOptions, reporter: Reporter) -> Result:
         steps_per_epoch=per_record,
         epochs=-(-options.updates // per_record),
         batch_size=options.batch_size,
+        unit="part",
         examine=lambda _, state: drift_and_clean(state),
     )
     outcome = drive(plan, state, run, reporter)
     return _finish(
         options, model, state, outcome, dataset, drift_and_clean, before, card, run, reporter, dtype
     )
-
-
-def default_checkpoint() -> str:
-    """Return the shipped robust classifier's name."""
-    shipped = checkpoints.shipped()
-    if not shipped:
-        raise FuncrobustError("no classifier is shipped here: train one, then use --checkpoint RUN")
-    return next(iter(shipped))
 
 
 def make_psi(options: PsiOptions) -> Callable[[Predict], Perturbation]:
@@ -109,6 +106,7 @@ def make_psi(options: PsiOptions) -> Callable[[Predict], Perturbation]:
             targeted=options.targeted, backward=options.backward,
         )  # fmt: skip
 
+    make_anchor(options)
     build(lambda _, x: x)  # bad options raise here, not minutes later
     return build
 
@@ -118,6 +116,25 @@ def pick_distance(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     if name not in DISTANCES:
         raise FuncrobustError(f"unknown distance {name!r}: use {', '.join(DISTANCES)}")
     return DISTANCES[name]
+
+
+def make_anchor(options: PsiOptions) -> Callable[[Predict], Loss]:
+    """Build the anchor: cross-entropy on images, on FGSM's images, or half of each."""
+    ball = linf(options.epsilon)
+
+    def robust(predict: Predict) -> Loss:
+        loss = cross_entropy(predict)
+        return adversarial(loss, fgsm(loss, ball, step_size=options.epsilon))
+
+    def both(predict: Predict) -> Loss:
+        return weighted_sum((0.5, cross_entropy(predict)), (0.5, robust(predict)))
+
+    anchors = {"clean": cross_entropy, "robust": robust, "both": both}
+    if options.anchor_loss not in anchors:
+        raise FuncrobustError(
+            f"anchor-loss must be {', '.join(anchors)}, got {options.anchor_loss!r}"
+        )
+    return anchors[options.anchor_loss]
 
 
 @dataclass(frozen=True)
@@ -189,21 +206,6 @@ def _check(options: PsiOptions) -> None:
         raise FuncrobustError("psi with 0 steps never moves: its drift is 0 for every network")
 
 
-def _dataset_for(options: PsiOptions, card: Card) -> str:
-    """Use the data the classifier was made for, unless told otherwise."""
-    return options.dataset or card.dataset
-
-
-def require_same_images(card: Card, dataset: data.Dataset) -> None:
-    if (card.image_shape, card.num_classes) != (dataset.image_shape, dataset.num_classes):
-        shape = "x".join(map(str, card.image_shape))
-        raise FuncrobustError(
-            f"the checkpoint classifies {shape} images into {card.num_classes} classes, "
-            f"but {dataset.name} has {'x'.join(map(str, dataset.image_shape))} in "
-            f"{dataset.num_classes}: give another --dataset or --checkpoint"
-        )
-
-
 def _headline(options: PsiOptions, card: Card, device: torch.device) -> str:
     way = "toward" if options.targeted else "away from"
     return (
@@ -231,7 +233,7 @@ def _finish(
     state = outcome.state
     new = replace(
         card, command=" ".join(["python cli.py", *options.argv]), seed=options.seed,
-        notes=f"psi-train from {options.checkpoint or default_checkpoint()}: "
+        notes=f"psi-train from {options.checkpoint or common.default_checkpoint()}: "
         f"{outcome.status} after {int(state.step)} updates",
         metrics={},
     )  # fmt: skip
@@ -271,7 +273,7 @@ def _draw(
     """ψ before and after training, from real images and from class-conditional Gaussians."""
     plots.curves(
         run.metrics(), run.file("curves.png"), x="step", title=f"psi-train {run.path.name}",
-        panels={"drift": ["drift", "heldout_drift"], "cross-entropy": ["cross_entropy"],
+        panels={"drift": ["drift", "heldout_drift"], "anchor": ["anchor"],
                 "accuracy": ["clean"]},
     )  # fmt: skip
     x, y = first_of_each_class(dataset)
@@ -284,13 +286,13 @@ def _draw(
     steps = max(options.steps, 30)
     far = replace(options, steps=steps)
     walk = make_psi(far)
-    rows = [("test image", x)]
+    rows, factor = [("test image", x)], None
     for when, s in (("before", initial), ("after", state)):
         predict = common.evaluating(model, s.buffers, dtype)
         with torch.no_grad():
             moved = method(predict)(s.params, x, y)
-        change, factor = plots.difference_row(x, moved)
-        rows += [(f"ψ {when}", moved), (f"|x − ψ| {when} ×{factor:g}", change)]
+        change, factor = plots.change_row(x, moved, factor)
+        rows += [(f"ψ {when}", moved), (f"(ψ − x) {when} ×{factor:g}", change)]
     rows.append(("Gaussian start", starts))
     for when, s in (("before", initial), ("after", state)):
         predict = common.evaluating(model, s.buffers, dtype)
@@ -301,10 +303,6 @@ def _draw(
         column_labels=[dataset.class_names[c] for c in y.tolist()],
         title="ψ before and after psi-train",
         caption=f"ψ: {options.steps} {options.constraint} steps of {options.step_size:g} on test "
-        f"images; below, {steps} steps from class-conditional Gaussian noise toward each class.",
+        f"images (gray: no change); below, {steps} steps from class-conditional Gaussian noise "
+        "toward each class.",
     )  # fmt: skip
-
-
-def ball_of(options: PsiOptions) -> Ball:
-    """Return ψ's ball."""
-    return common.pick_ball(options.constraint, options.eps)

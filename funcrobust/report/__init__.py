@@ -5,15 +5,14 @@ it is drawn. The function ``console()`` is in ``funcrobust.report.console``.
 """
 
 from funcrobust.report.console import Reporter, Track
-from funcrobust.report.plots import curves, difference_label, difference_row, image_grid
+from funcrobust.report.plots import change_row, curves, image_grid
 from funcrobust.report.runs import RunFolder
 
 __all__ = [
     "Reporter",
     "RunFolder",
     "Track",
+    "change_row",
     "curves",
-    "difference_label",
-    "difference_row",
     "image_grid",
 ]

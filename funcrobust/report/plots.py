@@ -230,7 +230,7 @@ def _draw_grid(
 ) -> Figure:
     """Lay out in whole pixels from the top left; matplotlib counts from the bottom left."""
     widest = max(row.shape[2] for _, row in tiles)
-    columns = [textwrap.fill(name, max(8, widest // 7), break_long_words=False) for name in columns]
+    columns = [_broken(name, max(8, widest // 7)) for name in columns]
     labels = [textwrap.fill(label, 26) for label, _ in tiles]
     side = max(_text_size(label, _LABEL_SIZE)[0] for label in labels)
     left = _MARGIN + (side + 2 * _GAP if side else 0)
@@ -261,6 +261,12 @@ def _draw_grid(
         texts.append((_MARGIN, top + _GAP, caption, {"va": "top"}))
         top += _text_size(caption, _LABEL_SIZE)[1] + 2 * _GAP
     return _compose(width, top - _GAP + _MARGIN, images, texts)
+
+
+def _broken(text: str, width: int) -> str:
+    """Break long lines; the line breaks that are there stay."""
+    lines = (textwrap.fill(line, width, break_long_words=False) for line in text.split("\n"))
+    return "\n".join(lines)
 
 
 def _compose(
@@ -301,34 +307,31 @@ def _tiles(label: str, images: Tensor) -> Any:
     return pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def difference_row(a: Tensor, b: Tensor) -> tuple[Tensor, float]:
-    """Return ``(|a − b| · factor, factor)``, made bright enough to be seen.
+def change_row(a: Tensor, b: Tensor, factor: float | None = None) -> tuple[Tensor, float]:
+    """Return ``(0.5 + factor · (b − a), factor)`` in [0, 1]: gray where nothing changed.
 
-    The factor is the largest of 1, 2, 5, 10, 20, ... 1000 that keeps every value at most 1, so
-    nothing is cut off; a change below a thousandth stays dark. Say the factor in the label:
-    :func:`difference_label`.
+    The factor is the largest of 1, 2, 5, 10, 20, ... 1000 that cuts off at most one value in a
+    hundred (the maximum alone would leave all but a few pixels gray), unless it is given: rows
+    that are to be compared need the same one. Say it in the label.
 
     Args:
         a: images (N, C, H, W) in [0, 1].
         b: the same shape.
+        factor: of an earlier row, to share its scale.
 
     Raises:
         FuncrobustError: the shapes differ, or there is nothing to compare.
     """
     if a.shape != b.shape or a.numel() == 0:
         raise FuncrobustError(
-            f"difference_row needs two equal shapes, got {tuple(a.shape)} and {tuple(b.shape)}"
+            f"change_row needs two equal shapes, got {tuple(a.shape)} and {tuple(b.shape)}"
         )
-    gap = (a.detach() - b.detach()).abs()
-    most = float(gap.max())
-    steps = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
-    factor = max((step for step in steps if step * most <= 1), default=1.0)
-    return gap * factor, factor if most > 0 else 1.0
-
-
-def difference_label(factor: float) -> str:
-    """Return the row label for a difference: ``|difference| × 20``."""
-    return f"|difference| × {factor:g}"
+    change = (b - a).detach().float()
+    if factor is None:
+        most = float(change.abs().flatten().quantile(0.99))
+        steps = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+        factor = max((s for s in steps if s * most <= 0.5), default=1.0) if most > 0 else 1.0
+    return (0.5 + factor * change).clamp(0, 1), factor
 
 
 # --- matplotlib -------------------------------------------------------------------------------
