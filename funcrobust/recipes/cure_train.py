@@ -102,8 +102,8 @@ def cure_train(options: CureOptions, reporter: Reporter, *, resume: Path | None 
     plan = Plan(
         update=updates.make_update(objective, optim),
         batch=Batches(dataset, ball, options, steps_per_epoch),
+        steps=options.epochs * steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
-        epochs=options.epochs,
         batch_size=options.batch_size,
         examine=examine,
         watch_collapse=attack is not None,

@@ -33,14 +33,20 @@ class Plan:
 
     update: Update
     batch: Callable[[int], tuple[Tensor, ...]]
+    steps: int
     steps_per_epoch: int
-    epochs: int
+    """Updates between two records; the last stretch may be shorter."""
     batch_size: int
     examine: Callable[[int, State], Record]
     unit: str = "epoch"
     """What a stretch between two records is called."""
     watch_collapse: bool = False
     """Whether records have "train_clean" and "train_robust" to compare."""
+
+    @property
+    def epochs(self) -> int:
+        """Stretches in all."""
+        return -(-self.steps // self.steps_per_epoch)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def drive(plan: Plan, state: State, run: RunFolder, reporter: Reporter) -> Outco
     done = int(state.step)
     try:
         with _sigterm_as_interrupt():
-            for epoch in range(done // plan.steps_per_epoch, plan.epochs):
+            for epoch in range(_epochs_recorded(run), plan.epochs):
                 state, record = _epoch(plan, epoch, state, reporter)
                 record |= plan.examine(epoch, state)
                 run.log({"epoch": epoch + 1, "step": int(state.step), **record})
@@ -83,9 +89,12 @@ def drive(plan: Plan, state: State, run: RunFolder, reporter: Reporter) -> Outco
     except _DivergedError as stop:
         reporter.warn(f"{stop}; training stopped, keeping the last good parameters")
         return Outcome(kept if int(kept.step) > done else stop.good, "diverged")
-    except _InterruptedRunError as stop:
+    except _InterruptedRunError as stop:  # within an epoch
         save_state(run, stop.state)
         return Outcome(stop.state, "interrupted")
+    except KeyboardInterrupt:  # while examining: the epoch's record is made again on resuming
+        save_state(run, state)
+        return Outcome(state, "interrupted")
     return Outcome(state, "finished")
 
 
@@ -104,7 +113,7 @@ class _InterruptedRunError(Exception):
 def _epoch(plan: Plan, epoch: int, state: State, reporter: Reporter) -> tuple[State, Record]:
     """Update through one epoch (or what is left of it); the record holds the metrics' means."""
     first = int(state.step)
-    end = (epoch + 1) * plan.steps_per_epoch
+    end = min((epoch + 1) * plan.steps_per_epoch, plan.steps)
     # Reading a number off a GPU waits for it: there, look at the metrics only now and then.
     every = 1 if _device(state).type == "cpu" else 50
     sums: dict[str, Tensor] = {}
@@ -126,7 +135,11 @@ def _epoch(plan: Plan, epoch: int, state: State, reporter: Reporter) -> tuple[St
                 bar.advance(plan.batch_size, **shown)
     except KeyboardInterrupt:
         raise _InterruptedRunError(state) from None
-    return state, {name: float(total) / (end - first) for name, total in sums.items()}
+    return state, {name: float(total) / max(1, end - first) for name, total in sums.items()}
+
+
+def _epochs_recorded(run: RunFolder) -> int:
+    return max((int(record["epoch"]) for record in run.metrics()), default=0)
 
 
 def _device(state: State) -> torch.device:
@@ -176,7 +189,12 @@ def save_state(run: RunFolder, state: State) -> None:
     leaves: list[Any] = pytree.tree_leaves(state.optimizer_state)
     tensors |= {f"optimizer/{i:04d}": leaf for i, leaf in enumerate(leaves)}
     tensors["step"] = state.step
-    checkpoints.save_state(run.file(STATE_FILE), tensors, {"step": int(state.step)})
+    # The file holds values alone; kernels are chosen by layout too, so a resumed run needs both
+    # to go on to the same bits.
+    strides = {name: tensor.stride() for name, tensor in tensors.items()}
+    checkpoints.save_state(
+        run.file(STATE_FILE), tensors, {"step": int(state.step), "strides": strides}
+    )
 
 
 def load_state(run: RunFolder, template: State) -> State:
@@ -184,13 +202,15 @@ def load_state(run: RunFolder, template: State) -> State:
     path = run.file(STATE_FILE)
     if not path.exists():
         raise FuncrobustError(f"{path} is missing: this run has not saved a state to resume from")
-    tensors, _ = checkpoints.load_state(path)
+    tensors, meta = checkpoints.load_state(path)
 
     def saved(key: str, like: Tensor) -> Tensor:
         if key not in tensors or tensors[key].shape != like.shape:
             raise FuncrobustError(f"{path} does not fit this run's network or optimizer: {key}")
-        # copy_ keeps the memory layout of the template, channels_last or not.
-        return torch.empty_like(like).copy_(tensors[key])
+        layout = torch.empty_strided(
+            like.shape, meta["strides"][key], dtype=like.dtype, device=like.device
+        )
+        return layout.copy_(tensors[key])
 
     def group(prefix: str, like: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: saved(f"{prefix}/{name}", old) for name, old in like.items()}

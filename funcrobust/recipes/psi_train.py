@@ -30,7 +30,7 @@ from funcrobust.training import psi_training
 from funcrobust.updates import State
 
 RECORDS = 10
-"""How often a run measures itself: it is cut into so many "epochs"."""
+"""How often a run measures itself at most: it is cut into so many parts."""
 
 
 def psi_train(options: PsiOptions, reporter: Reporter) -> Result:
@@ -80,12 +80,11 @@ def psi_train(options: PsiOptions, reporter: Reporter) -> Result:
     reporter.attach(run.file("console.log"))
     before = _measure(options, model, state, dataset, drift_and_clean, reporter, "before", dtype)
     run.log({"epoch": 0, "step": 0, **drift_and_clean(state)})
-    per_record = max(1, options.updates // RECORDS)
     plan = Plan(
         update=updates.make_update(objective, optim),
         batch=Batches(dataset, options),
-        steps_per_epoch=per_record,
-        epochs=-(-options.updates // per_record),
+        steps=options.updates,
+        steps_per_epoch=-(-options.updates // RECORDS),
         batch_size=options.batch_size,
         unit="part",
         examine=lambda _, state: drift_and_clean(state),
