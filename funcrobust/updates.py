@@ -55,9 +55,21 @@ def optimizer(
         base = torchopt.adam(rate, weight_decay=weight_decay)
     else:
         raise FuncrobustError(f"unknown optimizer {name!r}: choose SGD or Adam")
-    if clip_norm is None:
-        return base
-    return torchopt.combine.chain(torchopt.clip.clip_grad_norm(clip_norm), base)
+    if clip_norm is not None:
+        base = torchopt.combine.chain(torchopt.clip.clip_grad_norm(clip_norm), base)
+    _spend_first_call(base)
+    return base
+
+
+def _spend_first_call(optim: torchopt.base.GradientTransformation) -> None:
+    """Make the optimizer a function of its state alone.
+
+    torchopt's momentum remembers in a closure whether it was called before, and on the first call
+    adds the gradient to the trace without decaying it: right from a fresh state, whose trace is
+    zero either way, wrong from a resumed one (torchopt 0.7.3, transform/trace.py).
+    """
+    nothing = {"": torch.zeros(1)}
+    optim.update(nothing, optim.init(nothing), params=nothing, inplace=False)
 
 
 def initial_state(model: Functional, optim: torchopt.base.GradientTransformation) -> State:

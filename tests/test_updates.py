@@ -87,6 +87,21 @@ def test_update_is_pure():
     assert int(state.step) == 0
 
 
+def test_a_new_optimizer_continues_from_an_old_state():
+    """torchopt's momentum skips its decay on the first call ever: not after ours has spent it."""
+    problem = make_problem()
+
+    def run(state, steps):
+        optim = fr.optimizer("SGD", 0.1, momentum=0.9, nesterov=True)
+        update = fr.make_update(objective_of(problem), optim)
+        state = state or fr.initial_state(problem.model, optim)
+        for _ in range(steps):
+            state, _ = update(state, problem.x, problem.y)
+        return state
+
+    assert largest_difference(run(None, 6).params, run(run(None, 3), 3).params) == 0
+
+
 def test_clipping_bounds_the_step():
     problem = make_problem()
     optim = fr.optimizer("SGD", 1.0, momentum=0.0, clip_norm=0.01)
