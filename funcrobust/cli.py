@@ -48,6 +48,7 @@ Dataset = Annotated[
 ]
 DataDir = Annotated[Path | None, option("--data-dir", help="a local folder that holds the data")]
 Out = Annotated[Path | None, option("--out", help="where run folders go [runs]")]
+Log = Annotated[str | None, option("--log", help="also log to: none, tensorboard or wandb [none]")]
 Name = Annotated[str | None, option("--name", help="the run folder's name [date-command]")]
 Device = Annotated[str | None, option("--device", help="auto, cpu, cuda or cuda:N [auto]")]
 Seed = Annotated[int | None, option("--seed", help="every random number follows from it [0]")]
@@ -119,7 +120,7 @@ def cure_train(
         float | None, option("--epsilon", "--eps", help="the ball's radius [8/255]", numeric=True)
     ] = None,
     alpha: Annotated[
-        float | None, option("--alpha", help="FGSM's step size [10/255]", numeric=True)
+        float | None, option("--alpha", help="FGSM's step size [1.25 epsilon]", numeric=True)
     ] = None,
     delta_init: Annotated[
         str | None, option("--delta-init", help="the attack's start: random or zero [random]")
@@ -145,6 +146,7 @@ def cure_train(
     device: Device = None,
     out: Out = None,
     name: Name = None,
+    log: Log = None,
     resume: Annotated[
         Path | None, option("--resume", help="a run folder to continue, with its own options")
     ] = None,
@@ -229,6 +231,7 @@ def psi_train(
     device: Device = None,
     out: Out = None,
     name: Name = None,
+    log: Log = None,
 ) -> None:
     """Transfer a robust classifier: minimise how far psi moves images, by its exact derivative."""
     arguments = given(locals())

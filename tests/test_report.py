@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from funcrobust.errors import FuncrobustError
 from funcrobust.report import Reporter, RunFolder, change_row, curves, image_grid
 from funcrobust.report.console import console, format_number
 from funcrobust.report.plots import series_colour
+from funcrobust.report.sinks import open_sink
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
@@ -541,3 +543,37 @@ def test_importing_is_light():
         "assert not {'matplotlib', 'torchvision'} & set(sys.modules), 'heavy import'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_tensorboard_gets_every_number(tmp_path):
+    """In a child: the newest events are written when the process ends."""
+    pytest.importorskip("tensorboardX")
+    program = (
+        "import sys; from pathlib import Path; from funcrobust.report import RunFolder\n"
+        "from funcrobust.report.sinks import open_sink\n"
+        "run = RunFolder.create(Path(sys.argv[1]), 'cure-train', {}, 'run')\n"
+        "open_sink('tensorboard', run, 'cure-train')({'epoch': 1, 'step': 10, 'loss': 0.5})\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    (events,) = (tmp_path / "run").glob("events.out.tfevents*")
+    assert b"loss" in events.read_bytes()
+
+
+def test_wandb_gets_every_record(tmp_path, monkeypatch):
+    logged, sessions = [], []
+    session = SimpleNamespace(log=lambda record, step: logged.append((record, step)))
+    fake = SimpleNamespace(init=lambda **options: sessions.append(options) or session)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    run = RunFolder.create(tmp_path, "psi-train", {"seed": 1})
+    open_sink("wandb", run, "psi-train")({"epoch": 1, "step": 10, "drift": 0.5})
+    assert sessions[0]["config"] == {"seed": 1}
+    assert logged == [({"epoch": 1, "step": 10, "drift": 0.5}, 10)]
+
+
+def test_sinks_that_are_not_there(tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path, "psi-train", {})
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(FuncrobustError, match=r"pip install funcrobust\[wandb\]"):
+        open_sink("wandb", run, "psi-train")
+    with pytest.raises(FuncrobustError, match="unknown --log"):
+        open_sink("paper", run, "psi-train")

@@ -25,6 +25,7 @@ from funcrobust.recipes.options import CureOptions
 from funcrobust.report import plots
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
+from funcrobust.report.sinks import open_sink
 from funcrobust.schedules import schedule
 from funcrobust.training import Attack, cure_training
 from funcrobust.updates import State
@@ -109,7 +110,7 @@ def cure_train(options: CureOptions, reporter: Reporter, *, resume: Path | None 
         watch_collapse=attack is not None,
     )
     began = time.perf_counter()
-    outcome = drive(plan, state, run, reporter)
+    outcome = drive(plan, state, run, reporter, open_sink(options.log, run, "cure-train"))
     seconds = time.perf_counter() - began
     return _finish(options, model, dataset, ball, run, outcome, seconds, reporter, dtype)
 
@@ -157,10 +158,11 @@ class Batches:
 def make_attack(options: CureOptions, ball: Ball) -> Attack | None:
     """Build the training attack named by ``--attack``."""
     name = options.attack.lower()
-    require_finite("alpha", options.alpha)
+    alpha = 1.25 * options.epsilon if options.alpha is None else options.alpha
+    require_finite("alpha", alpha)
 
     def one(loss: Loss) -> Perturbation:
-        return fgsm(loss, ball, step_size=options.alpha)
+        return fgsm(loss, ball, step_size=alpha)
 
     def many(loss: Loss) -> Perturbation:
         steps = require_count("attack_steps", options.attack_steps)

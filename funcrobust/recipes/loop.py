@@ -21,6 +21,7 @@ from funcrobust import checkpoints
 from funcrobust.errors import FuncrobustError
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
+from funcrobust.report.sinks import Sink
 from funcrobust.updates import State, Update
 
 STATE_FILE = "state.safetensors"
@@ -65,7 +66,7 @@ below its best in the run while clean accuracy does not fall. Five times what th
 not mistaken for it."""
 
 
-def drive(plan: Plan, state: State, run: RunFolder, reporter: Reporter) -> Outcome:
+def drive(plan: Plan, state: State, run: RunFolder, reporter: Reporter, sink: Sink) -> Outcome:
     """Run ``plan`` from ``state`` (any step) to its end, or to the first reason to stop.
 
     After every epoch: a line in metrics.jsonl and the full state in state.safetensors. Ctrl-C
@@ -79,7 +80,9 @@ def drive(plan: Plan, state: State, run: RunFolder, reporter: Reporter) -> Outco
             for epoch in range(_epochs_recorded(run), plan.epochs):
                 state, record = _epoch(plan, epoch, state, reporter)
                 record |= plan.examine(epoch, state)
-                run.log({"epoch": epoch + 1, "step": int(state.step), **record})
+                numbered = {"epoch": epoch + 1, "step": int(state.step), **record}
+                run.log(numbered)
+                sink(numbered)
                 reporter.say(_line(plan, epoch, record))
                 if plan.watch_collapse and (fall := collapse(run.metrics())):
                     reporter.warn(f"{fall}; keeping the parameters of the epoch before")

@@ -28,6 +28,8 @@ class CommonOptions:
     momentum: float = 0.9
     opt: str = "SGD"
     lr_min: float = 0.0
+    log: str = "none"
+    """Where records go besides metrics.jsonl: none, tensorboard or wandb."""
     argv: tuple[str, ...] = ()
 
 
@@ -46,7 +48,8 @@ class CureOptions(CommonOptions):
     attack_steps: int = 10
     constraint: str = "linf"
     epsilon: float = 8 / 255
-    alpha: float = 10 / 255
+    alpha: float | None = None
+    """FGSM's step; None is 1.25 ε, which is the usual 10/255 at ε = 8/255."""
     delta: str = "classic"
     delta_init: str = "random"
     h: float = 3.0

@@ -24,6 +24,7 @@ from funcrobust.recipes.options import PsiOptions
 from funcrobust.report import plots
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
+from funcrobust.report.sinks import open_sink
 from funcrobust.schedules import schedule
 from funcrobust.starts import class_conditional_gaussian
 from funcrobust.training import psi_training
@@ -89,7 +90,7 @@ def psi_train(options: PsiOptions, reporter: Reporter) -> Result:
         unit="part",
         examine=lambda _, state: drift_and_clean(state),
     )
-    outcome = drive(plan, state, run, reporter)
+    outcome = drive(plan, state, run, reporter, open_sink(options.log, run, "psi-train"))
     return _finish(
         options, model, state, outcome, dataset, drift_and_clean, before, card, run, reporter, dtype
     )
