@@ -55,6 +55,9 @@ Seed = Annotated[int | None, option("--seed", help="every random number follows 
 Precision = Annotated[
     str | None, option("--precision", help="fp32, or bf16 for autocast [fp32; cuda preset: bf16]")
 ]
+Compile = Annotated[
+    bool | None, option("--compile/--no-compile", help="the update as one graph [on CUDA only]")
+]
 TrainExamples = Annotated[
     int | None, option("--train-examples", help="use so many training images [all]")
 ]
@@ -133,6 +136,7 @@ def cure_train(
     weight_decay: WeightDecay = None,
     label_smoothing: Annotated[float | None, option("--label-smoothing", help="in [0, 1)")] = None,
     precision: Precision = None,
+    compile: Compile = None,
     dataset: Dataset = None,
     data_dir: DataDir = None,
     train_examples: TrainExamples = None,
@@ -214,6 +218,7 @@ def psi_train(
         float | None, option("--clip-norm", help="largest gradient norm; 0: unclipped [1]")
     ] = None,
     precision: Precision = None,
+    compile: Compile = None,
     dataset: Dataset = None,
     data_dir: DataDir = None,
     train_examples: TrainExamples = None,

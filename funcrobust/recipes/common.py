@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from torch import Tensor
 from funcrobust import checkpoints, data, evaluation
 from funcrobust.balls import Ball, l2, linf, unconstrained
 from funcrobust.checkpoints import Card, save
+from funcrobust.compiling import TOLERANCE, compile_checked
 from funcrobust.errors import FuncrobustError
 from funcrobust.functional import Buffers, Functional, Params, Predict, autocast
 from funcrobust.recipes.options import CommonOptions
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
+from funcrobust.updates import State, Update
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -99,6 +102,21 @@ def require_same_images(card: Card, dataset: data.Dataset) -> None:
             f"but {dataset.name} has {'x'.join(map(str, dataset.image_shape))} in "
             f"{dataset.num_classes}: give another --dataset or --checkpoint"
         )
+
+
+def maybe_compile(
+    update: Update, options: CommonOptions, reporter: Reporter, state: State, *batch: Tensor
+) -> Update:
+    """Compile the update if asked to (or on CUDA), checked against the eager one."""
+    device = batch[0].device
+    if not (device.type == "cuda" if options.compile is None else options.compile):
+        return update
+    reporter.say("compiling the update, and checking it against the eager one ...")
+    began = time.perf_counter()
+    tolerance = TOLERANCE[PRECISIONS[options.precision]]
+    compiled = compile_checked(update, state, *batch, tolerance=tolerance)
+    reporter.say(f"compiled equals eager ({time.perf_counter() - began:.0f} s)")
+    return compiled
 
 
 def to_device(model: Functional, device: torch.device) -> Functional:

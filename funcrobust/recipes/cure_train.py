@@ -100,9 +100,11 @@ def cure_train(options: CureOptions, reporter: Reporter, *, resume: Path | None 
             record |= {f"{split}_{name}": value for name, value in found.items()}
         return record
 
+    batches = Batches(dataset, ball, options, steps_per_epoch)
+    update = updates.make_update(objective, optim)
     plan = Plan(
-        update=updates.make_update(objective, optim),
-        batch=Batches(dataset, ball, options, steps_per_epoch),
+        update=common.maybe_compile(update, options, reporter, state, *batches(0)),
+        batch=batches,
         steps=options.epochs * steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
         batch_size=options.batch_size,

@@ -33,6 +33,7 @@ class Plan:
     """What to run. ``batch(step)`` gives the update's batch; ``examine(epoch, state)`` measures."""
 
     update: Update
+    """Eager or compiled."""
     batch: Callable[[int], tuple[Tensor, ...]]
     steps: int
     steps_per_epoch: int

@@ -20,6 +20,9 @@ class CommonOptions:
     device: str = "auto"
     seed: int = 0
     precision: str = "fp32"
+    compile: bool | None = None
+    """Compile the update into one graph; None does so on CUDA. (On two CPU cores compiling costs
+    two minutes and gains nothing.)"""
     train_examples: int | None = None
     test_examples: int | None = None
     evaluate_examples: int = 1000

@@ -81,9 +81,12 @@ def psi_train(options: PsiOptions, reporter: Reporter) -> Result:
     reporter.attach(run.file("console.log"))
     before = _measure(options, model, state, dataset, drift_and_clean, reporter, "before", dtype)
     run.log({"epoch": 0, "step": 0, **drift_and_clean(state)})
+    batches = Batches(dataset, options)
+    update = updates.make_update(objective, optim)
     plan = Plan(
-        update=updates.make_update(objective, optim),
-        batch=Batches(dataset, options),
+        # On CUDA too ψ stays eager unless asked: compiled it is unrolled, and memory grows.
+        update=common.maybe_compile(update, options, reporter, state, *batches(0)),
+        batch=batches,
         steps=options.updates,
         steps_per_epoch=-(-options.updates // RECORDS),
         batch_size=options.batch_size,
