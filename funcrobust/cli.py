@@ -116,7 +116,8 @@ def cure_train(
         int | None, option("--attack-steps", help="of --attack pgd [10]")
     ] = None,
     attack_statistics: Annotated[
-        str | None, option("--attack-statistics", help="batch norm in the attack: running or batch")
+        str | None,
+        option("--attack-statistics", help="batch norm in the attack: batch or running [batch]"),
     ] = None,
     constraint: Annotated[str | None, option("--constraint", help="linf or l2 [linf]")] = None,
     epsilon: Annotated[

@@ -60,7 +60,11 @@ class CureOptions(CommonOptions):
     units: str = "normalized"
     cure_fraction: float = 1.0
     label_smoothing: float = 0.0
-    attack_statistics: str = "running"
+    attack_statistics: str = "batch"
+    """Batch norm in the training attack. With "running" the network learns to differ between its
+    two modes: x̂ fools the evaluation-mode network and not the one that is trained on it. Measured
+    on preact-small, 16 epochs: by the 15th, accuracy on x̂ in training mode 51 %, yet clean 36 %
+    and PGD-10 11 % in evaluation mode. With "batch" the modes stay together."""
     robust_examples: int = 256
     """Training (and test) examples that PGD-10 attacks after every epoch."""
 
