@@ -52,7 +52,8 @@ class Card:
     ``model`` is a name for `funcrobust.models.build`; ``image_shape`` is (C, H, W); ``mean`` and
     ``std`` have one number a channel, in [0, 1]; ``command`` is the exact command line that made
     it; ``metrics`` are fractions by name, such as ``{"clean": 0.51, "pgd50x10": 0.29}``;
-    ``created`` is an ISO date in UTC.
+    ``created`` is an ISO date in UTC. ``constraint`` and ``epsilon`` are the threat model it was
+    trained against, and is measured against unless told otherwise.
 
     Raises `FuncrobustError` for a card that could describe no network.
     """
@@ -64,6 +65,8 @@ class Card:
     std: tuple[float, ...]
     dataset: str
     class_names: tuple[str, ...] = ()
+    constraint: str = "linf"
+    epsilon: float = 8 / 255
     command: str = ""
     seed: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -168,7 +171,7 @@ def load(path_or_name: str | Path, *, model: str | None = None) -> tuple[nn.Modu
     if ":" in card.model and model is None:
         raise FuncrobustError(
             f"{path} needs the code {card.model!r}: if you trust it, say so with "
-            f"model={card.model!r}"
+            f"--model {card.model} (in Python: model={card.model!r})"
         )
     return _fill(_build(card), tensors, card.model, path), card
 

@@ -231,7 +231,9 @@ def psi_train(
     evaluate_steps: EvaluateSteps = None,
     epsilon: Annotated[
         float | None,
-        option("--epsilon", help="L-inf radius of the robust accuracy [8/255]", numeric=True),
+        option(
+            "--epsilon", help="L-inf radius of the robust accuracy [the checkpoint's]", numeric=True
+        ),
     ] = None,
     seed: Seed = None,
     device: Device = None,
@@ -259,9 +261,12 @@ def evaluate(
     examples: Annotated[int, option("--examples", help="test images [1000]")] = 1000,
     steps: Annotated[int, option("--steps", help="PGD steps [20]")] = 20,
     restarts: Annotated[int, option("--restarts", help="random starts, the worst counts [1]")] = 1,
-    constraint: Annotated[str, option("--constraint", help="linf or l2 [linf]")] = "linf",
-    epsilon: Annotated[float, option("--epsilon", "--eps", help="radius [8/255]", numeric=True)] = 8
-    / 255,
+    constraint: Annotated[
+        str | None, option("--constraint", help="linf or l2 [the checkpoint's]")
+    ] = None,
+    epsilon: Annotated[
+        float | None, option("--epsilon", "--eps", help="radius [the checkpoint's]", numeric=True)
+    ] = None,
     step_size: Annotated[
         float | None, option("--step-size", help="[radius / 4]", numeric=True)
     ] = None,
@@ -298,6 +303,9 @@ def generate(
     step_size: Annotated[float, option("--step-size", help="[0.5]", numeric=True)] = 0.5,
     eps: Annotated[float, option("--eps", help="radius of the L2 ball [30]", numeric=True)] = 30.0,
     constraint: Annotated[str, option("--constraint", help="l2 or unconstrained [l2]")] = "l2",
+    model: Annotated[
+        str | None, option("--model", help="architecture of a foreign .pt file, or your factory")
+    ] = None,
     dataset: Dataset = None,
     data_dir: DataDir = None,
     seed: Annotated[int, option("--seed", help="of the start images [0]")] = 0,
@@ -309,7 +317,7 @@ def generate(
     with reporter() as report:
         generation.generate(
             checkpoints or [], report, png=png, per_class=per_class, steps=steps,
-            step_size=step_size, eps=eps, constraint=constraint, dataset=dataset,
+            step_size=step_size, eps=eps, constraint=constraint, model=model, dataset=dataset,
             data_dir=data_dir, seed=seed, device=device,
         )  # fmt: skip
 

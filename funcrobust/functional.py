@@ -97,6 +97,8 @@ def functionalize(module: nn.Module) -> Functional:
     >>> model.predict(model.params, torch.zeros(2, 4)).shape
     torch.Size([2, 3])
     """
+    if not isinstance(module, nn.Module):
+        raise FuncrobustError(f"functionalize takes an nn.Module, got {type(module).__name__}")
     return Functional(
         params={name: p.detach().clone() for name, p in module.named_parameters()},
         buffers={name: b.detach().clone() for name, b in module.named_buffers()},
@@ -184,9 +186,8 @@ def _dropout_from(skeleton: nn.Module, generator: torch.Generator | None) -> Ite
     dropouts = [m for m in skeleton.modules() if isinstance(m, _ExplicitDropout) and m.p > 0.0]
     if dropouts and generator is None:
         raise FuncrobustError(
-            "this network has dropout: pass predict_train(..., generator=torch.Generator()) so "
-            "that its masks are drawn from a counted source of randomness (the training "
-            "objectives here pass none: set p to 0 there)"
+            "this network has dropout, whose masks need a counted source of randomness: set its p "
+            "to 0 (the training commands draw no masks), or pass predict_train(..., generator=...)"
         )
     for dropout in dropouts:
         dropout.generator = generator

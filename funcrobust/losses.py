@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcrobust.errors import FuncrobustError
 from funcrobust.functional import Params, Predict
 
 Loss = Callable[[Params, Tensor, Tensor], Tensor]
@@ -22,6 +23,10 @@ def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
 
     With ``label_smoothing`` s the target is (1 − s)·onehot(y) + s/classes (Szegedy et al. 2016).
     """
+    if isinstance(predict, torch.nn.Module):
+        raise FuncrobustError(
+            "a loss takes a function (params, x) -> logits: pass functionalize(module).predict"
+        )
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(

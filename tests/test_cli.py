@@ -80,6 +80,62 @@ def test_psi_train_lowers_the_heldout_drift(robust_digits, runs):
     )
     assert any(not torch.equal(before[k], after[k]) for k in before if "weight" in k)
     assert all(torch.equal(before[k], after[k]) for k in before if "running" in k)
+    wrong = run_cli("cure-train", "--resume", str(runs / "psi"))
+    assert wrong.returncode == 2
+    assert "psi-train run" in wrong.stderr
+
+
+def test_a_finished_run_says_so(robust_digits):
+    before = (robust_digits[0] / "checkpoint.safetensors").read_bytes()
+    result = run_cli("cure-train", "--resume", str(robust_digits[0]))
+    assert result.returncode == 2
+    assert "is complete" in result.stderr
+    assert (robust_digits[0] / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_network_of_ones_own(tmp_path):
+    """--model package.module:factory, through every command; and one that cannot be trained."""
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(),"
+        " nn.Linear(288, 10))\n"
+        "def wide():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
+        "def drop():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))\n"
+    )
+    model = ("--model", "mine:net")
+    size = ("--evaluate-examples", "50", "--evaluate-steps", "5", "--name")
+    done = run_cli(
+        "cure-train", "--preset", "digits", "--epochs", "2", *model, *size, "own", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    run = str(tmp_path / "runs" / "own")
+    for command in (
+        ("evaluate", run, "--examples", "50", "--steps", "5", *model),
+        ("psi-train", "--checkpoint", run, "--updates", "2", *model, *size, "own-psi"),
+        ("generate", run, "--steps", "2", *model),
+    ):
+        result = run_cli(*command, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    refused = run_cli("evaluate", run, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--model mine:net" in refused.stderr
+    for factory, word in (("wide", "logits"), ("drop", "dropout")):
+        result = run_cli(
+            "cure-train", "--preset", "digits", "--model", f"mine:{factory}", cwd=tmp_path
+        )
+        assert result.returncode == 2
+        assert word in result.stderr
+    assert len(list((tmp_path / "runs").iterdir())) == 2, "refused before a run folder is made"
+
+
+def test_evaluate_uses_the_threat_model_of_training(robust_digits):
+    result = run_cli("evaluate", str(robust_digits[0]), "--examples", "200", "--json", "-")
+    figures = json.loads(result.stdout)
+    assert figures["epsilon"] == 0.15
+    assert figures["robust"] == pytest.approx(card(robust_digits[0])["metrics"]["pgd20"], abs=0.02)
 
 
 def test_evaluate_writes_json_and_generate_a_picture(robust_digits, tmp_path):

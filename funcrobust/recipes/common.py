@@ -89,18 +89,42 @@ def default_checkpoint() -> str:
     """Return the shipped robust classifier's name."""
     shipped = checkpoints.shipped()
     if not shipped:
-        raise FuncrobustError("no classifier is shipped here: train one, then use --checkpoint RUN")
+        raise FuncrobustError(
+            "no classifier is shipped here: train one with cure-train, and name its run folder"
+        )
     return next(iter(shipped))
 
 
 def require_same_images(card: Card, dataset: data.Dataset) -> None:
-    """Raise unless the classifier takes the dataset's images and knows its classes."""
-    if (card.image_shape, card.num_classes) != (dataset.image_shape, dataset.num_classes):
+    """Raise unless the classifier takes the dataset's images and knows its classes.
+
+    A foreign file says nothing of its images' size: there the channels alone are compared.
+    """
+    known = 1 if card.dataset == "unknown" else 3
+    same = card.image_shape[:known] == dataset.image_shape[:known]
+    if not same or card.num_classes != dataset.num_classes:
         shape = "x".join(map(str, card.image_shape))
         raise FuncrobustError(
             f"the checkpoint classifies {shape} images into {card.num_classes} classes, "
             f"but {dataset.name} has {'x'.join(map(str, dataset.image_shape))} in "
-            f"{dataset.num_classes}: give another --dataset or --checkpoint"
+            f"{dataset.num_classes}: give another dataset or checkpoint"
+        )
+
+
+def rehearse(model: Functional, dataset: data.Dataset) -> None:
+    """Run the network once in training mode: what it cannot do shows now, not an epoch later."""
+    x = data.as_float(dataset.x_train[:2])
+    try:
+        logits, _ = model.predict_train(model.params, model.buffers, x)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FuncrobustError(
+            f"the network cannot take {dataset.name}'s images: {reason}"
+        ) from None
+    if logits.shape != (2, dataset.num_classes):
+        raise FuncrobustError(
+            f"the network gives {tuple(logits.shape)} for 2 images, and not (2, "
+            f"{dataset.num_classes}) logits for {dataset.name}'s classes"
         )
 
 

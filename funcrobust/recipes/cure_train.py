@@ -54,6 +54,7 @@ def cure_train(options: CureOptions, reporter: Reporter, *, resume: Path | None 
         mean=dataset.mean, std=dataset.std, seed=options.seed,
     )  # fmt: skip
     model = common.to_device(functionalize(module), device)
+    common.rehearse(model, dataset)
     steps_per_epoch = len(dataset.y_train) // options.batch_size
     if steps_per_epoch == 0:
         raise FuncrobustError(
@@ -81,6 +82,8 @@ def cure_train(options: CureOptions, reporter: Reporter, *, resume: Path | None 
     if resume is not None:
         run = RunFolder.open(resume)
         state = load_state(run, state)
+        if int(state.step) >= options.epochs * steps_per_epoch:
+            raise FuncrobustError(f"{resume} is complete: there is nothing left to resume")
         run.truncate_metrics(lambda record: record["step"] <= int(state.step))
     else:
         run = RunFolder.create(options.out, "cure-train", common.config(options), options.name)
@@ -241,15 +244,17 @@ def _finish(
     card = Card(
         model=options.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape,
         mean=dataset.mean, std=dataset.std, dataset=dataset.name, class_names=dataset.class_names,
+        constraint=options.constraint, epsilon=options.epsilon,
         command=" ".join(["python cli.py", *options.argv]), seed=options.seed,
         notes=f"{outcome.status} after {int(state.step)} updates, {seconds:.0f} s of training",
     )  # fmt: skip
     common.save_checkpoint(run, state.params, state.buffers, card)
     if outcome.status == "interrupted":
         reporter.warn(
-            f"interrupted: {run.file(common.CHECKPOINT_FILE)} holds the parameters as they are; "
-            f"continue with: python cli.py cure-train --resume {run.path}"
+            f"interrupted: {run.file(common.CHECKPOINT_FILE)} holds the parameters as they are. "
+            "Continue with"
         )
+        reporter.say(f"python cli.py cure-train --resume {run.path}")
         return Result(run, outcome.status, {})
     n = options.evaluate_examples
     x, y = dataset.x_test[:n], dataset.y_test[:n]
@@ -263,7 +268,8 @@ def _finish(
     common.save_checkpoint(run, state.params, state.buffers, replace(card, metrics=named))
     _draw(options, predict, state, dataset, ball, run)
     reporter.table(
-        f"cure-train: {options.model} on {dataset.name}, {len(y)} test images",
+        f"cure-train: {options.model} on {dataset.name}, {len(y)} test images, "
+        f"{options.constraint} ε = {options.epsilon:.4g}",
         ("clean", f"PGD-{options.evaluate_steps}", "training"),
         [(f"{metrics['clean']:.1%}", f"{metrics['robust']:.1%}", f"{seconds:.0f} s")],
     )
@@ -319,7 +325,12 @@ def first_of_each_class(dataset: data.Dataset) -> tuple[Tensor, Tensor]:
 
 def resumed_options(folder: Path) -> CureOptions:
     """Rebuild the options of the run in ``folder`` from its config.json."""
-    stored = RunFolder.open(folder).config
+    run = RunFolder.open(folder)
+    if run.record.get("command") != "cure-train":
+        raise FuncrobustError(
+            f"{folder} is a {run.record.get('command')} run: only cure-train runs can be resumed"
+        )
+    stored = run.config
     return replace(CureOptions(), **_typed(stored))
 
 

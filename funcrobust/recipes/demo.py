@@ -29,15 +29,14 @@ def demo(out: Path, seed: int, reporter: Reporter) -> str:
     )
     if robust.status in ("interrupted", "diverged"):
         return robust.status
-    epsilon = float(robust.run.config["epsilon"])
     options = presets.fill(PsiOptions(), shared | {"checkpoint": str(robust.run.path)})
     argv = (*_argv("psi-train", dataset, seed), "--checkpoint", str(robust.run.path))
-    moved = psi_train(replace(options, epsilon=epsilon, argv=argv), reporter)
+    moved = psi_train(replace(options, argv=argv), reporter)
     if moved.status in ("interrupted", "diverged"):
         return moved.status
     runs = {"cure-train": robust.run.path, "psi-train": moved.run.path}
     figures = {
-        name: evaluate(str(path), reporter, epsilon=epsilon, json_file=path / "evaluation.json")
+        name: evaluate(str(path), reporter, json_file=path / "evaluation.json")
         for name, path in runs.items()
     }
     generate([str(path) for path in runs.values()], reporter, png=moved.run.file("generated.png"))

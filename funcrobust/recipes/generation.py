@@ -29,6 +29,7 @@ def generate(
     step_size: float = 0.5,
     eps: float = 30.0,
     constraint: str = "l2",
+    model: str | None = None,
     dataset: str | None = None,
     data_dir: Path | None = None,
     seed: int = 0,
@@ -44,7 +45,8 @@ def generate(
     if png.suffix.lower() != ".png":
         raise FuncrobustError(f"--png must name a .png file, got {png}")
     loaded_models = [
-        (name, *checkpoints.load(name)) for name in names or [common.default_checkpoint()]
+        (name, *checkpoints.load(name, model=model))
+        for name in names or [common.default_checkpoint()]
     ]
     options = CommonOptions(
         dataset=common.dataset_for(dataset, loaded_models[0][2]), data_dir=data_dir
@@ -58,14 +60,14 @@ def generate(
     ).contiguous(memory_format=torch.channels_last)
     rows = _by_class("start", starts, images.num_classes)
     for name, module, card in loaded_models:
-        model = common.to_device(functionalize(module), where)
+        network = common.to_device(functionalize(module), where)
         walk = psi(
-            cross_entropy(model.predict), ball, step_size=step_size, steps=steps, targeted=True
+            cross_entropy(network.predict), ball, step_size=step_size, steps=steps, targeted=True
         )
         with torch.no_grad():
-            made = walk(model.params, starts, wanted)
-            agreed = (model.predict(model.params, made).argmax(-1) == wanted).float().mean()
-        reporter.say(f"{name}: {agreed:.0%} of its images are classified as intended by itself")
+            made = walk(network.params, starts, wanted)
+            agreed = (network.predict(network.params, made).argmax(-1) == wanted).float().mean()
+        reporter.say(f"{name}: classifies {agreed:.0%} of the images it made as intended")
         rows += _by_class(_short(name, card.model), made, images.num_classes)
     plots.image_grid(
         rows, png, column_labels=list(images.class_names),

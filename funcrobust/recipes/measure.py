@@ -22,8 +22,8 @@ def evaluate(
     examples: int = 1000,
     steps: int = 20,
     restarts: int = 1,
-    constraint: str = "linf",
-    epsilon: float = 8 / 255,
+    constraint: str | None = None,
+    epsilon: float | None = None,
     step_size: float | None = None,
     model: str | None = None,
     precision: str = "fp32",
@@ -31,13 +31,18 @@ def evaluate(
     device: str = "auto",
     json_file: Path | None = None,
 ) -> dict[str, object]:
-    """Measure clean and PGD accuracy; show a table, write JSON if asked."""
+    """Measure clean and PGD accuracy; show a table, write JSON if asked.
+
+    The threat model is the one the checkpoint was trained against, unless given.
+    """
     where = common.pick_device(device)
     dtype = common.pick_dtype(precision)
-    ball = common.pick_ball(constraint, epsilon)
     require_count("examples", examples, minimum=1)
     name = checkpoint or common.default_checkpoint()
     module, card = checkpoints.load(name, model=model)
+    constraint = constraint or card.constraint
+    epsilon = card.epsilon if epsilon is None else epsilon
+    ball = common.pick_ball(constraint, epsilon)
     options = CommonOptions(dataset=common.dataset_for(dataset, card), data_dir=data_dir)
     loaded = common.load_data(options, where, reporter)
     common.require_same_images(card, loaded)

@@ -111,5 +111,5 @@ class PsiOptions(CommonOptions):
     """
     anchor_loss: str = "both"
     heldout_examples: int = 512
-    epsilon: float = 8 / 255
-    """Radius of the L∞ ball in which robust accuracy is measured."""
+    epsilon: float | None = None
+    """Radius of the L∞ ball of the robust accuracy and the anchor; None is the checkpoint's."""

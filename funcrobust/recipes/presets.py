@@ -23,8 +23,8 @@ CURE_PRESETS: dict[str, dict[str, Any]] = {
     # 1400 images of 8x8 in seconds. At 8/255 even standard training is robust on them, so the
     # ball is wider.
     "digits": {
-        "model": "preact-tiny", "epochs": 20, "batch_size": 64, "epsilon": 0.15,
-        "lr_max": 0.05,
+        "dataset": "digits", "model": "preact-tiny", "epochs": 20, "batch_size": 64,
+        "epsilon": 0.15, "lr_max": 0.05,
     },
 }  # fmt: skip
 

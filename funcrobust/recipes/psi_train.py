@@ -45,6 +45,9 @@ def psi_train(options: PsiOptions, reporter: Reporter) -> Result:
         options.checkpoint or common.default_checkpoint(), model=options.model
     )
     options = replace(options, dataset=common.dataset_for(options.dataset, card))
+    if options.epsilon is None:
+        options = replace(options, epsilon=card.epsilon if card.constraint == "linf" else 8 / 255)
+    anchor = make_anchor(options)
     reporter.say(_headline(options, card, device))
     dataset = common.load_data(options, device, reporter)
     common.require_same_images(card, dataset)
@@ -64,9 +67,7 @@ def psi_train(options: PsiOptions, reporter: Reporter) -> Result:
     def drift_of(predict: Predict) -> Loss:
         return drift(method(predict), distance=distance)
 
-    objective = psi_training(
-        model, drift_of, anchor=make_anchor(options), weight=options.anchor, dtype=dtype
-    )
+    objective = psi_training(model, drift_of, anchor=anchor, weight=options.anchor, dtype=dtype)
     heldout = _heldout(options, dataset)
 
     def drift_and_clean(state: State) -> Record:
@@ -109,7 +110,6 @@ def make_psi(options: PsiOptions) -> Callable[[Predict], Perturbation]:
             targeted=options.targeted, backward=options.backward,
         )  # fmt: skip
 
-    make_anchor(options)
     build(lambda _, x: x)  # bad options raise here, not minutes later
     return build
 
@@ -121,13 +121,19 @@ def pick_distance(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     return DISTANCES[name]
 
 
+def radius(options: PsiOptions) -> float:
+    """Return the radius of the robust accuracy and the anchor."""
+    return 8 / 255 if options.epsilon is None else options.epsilon
+
+
 def make_anchor(options: PsiOptions) -> Callable[[Predict], Loss]:
     """Build the anchor: cross-entropy on images, on FGSM's images, or half of each."""
-    ball = linf(options.epsilon)
+    epsilon = radius(options)
+    ball = linf(epsilon)
 
     def robust(predict: Predict) -> Loss:
         loss = cross_entropy(predict)
-        return adversarial(loss, fgsm(loss, ball, step_size=options.epsilon))
+        return adversarial(loss, fgsm(loss, ball, step_size=epsilon))
 
     def both(predict: Predict) -> Loss:
         return weighted_sum((0.5, cross_entropy(predict)), (0.5, robust(predict)))
@@ -192,7 +198,7 @@ def _measure(
     n = options.evaluate_examples
     accuracies = common.measure(
         common.evaluating(model, state.buffers, dtype), state.params,
-        dataset.x_test[:n], dataset.y_test[:n], reporter, ball=linf(options.epsilon),
+        dataset.x_test[:n], dataset.y_test[:n], reporter, ball=linf(radius(options)),
         steps=options.evaluate_steps, seed=options.seed,
         title=f"PGD-{options.evaluate_steps}, {when}",
     )  # fmt: skip
@@ -200,8 +206,9 @@ def _measure(
 
 
 def _check(options: PsiOptions) -> None:
-    for name in ("anchor", "lr_max", "momentum", "weight_decay", "clip_norm", "epsilon"):
+    for name in ("anchor", "lr_max", "momentum", "weight_decay", "clip_norm"):
         require_finite(name.replace("_", "-"), getattr(options, name))
+    require_finite("epsilon", radius(options))
     require_count("updates", options.updates, minimum=1)
     require_count("batch_size", options.batch_size, minimum=1)
     require_count("heldout_examples", options.heldout_examples, minimum=1)
@@ -250,7 +257,8 @@ def _finish(
     _draw(options, model, initial, state, dataset, run, dtype)
     reporter.table(
         f"psi-train: {len(dataset.y_test[: options.heldout_examples])} held-out images for the "
-        f"drift, {len(dataset.y_test[: options.evaluate_examples])} for the accuracies",
+        f"drift, {len(dataset.y_test[: options.evaluate_examples])} for the accuracies, "
+        f"linf ε = {radius(options):.4g}",
         ("", "ψ-drift", "clean", f"PGD-{options.evaluate_steps}"),
         [
             (when, f"{m['drift']:.3f}", f"{m['clean']:.1%}", f"{m['robust']:.1%}")
