@@ -209,6 +209,9 @@ def psi_train(
         str | None,
         option("--anchor-loss", help="cross-entropy on clean images, robust or both [both]"),
     ] = None,
+    aim: Annotated[
+        float | None, option("--aim", help="stop at this share of drift lost; 1: never [0.28]")
+    ] = None,
     lr_max: Annotated[float | None, option("--lr-max", "--lr", help="learning rate")] = None,
     lr_min: LrMin = None,
     lr_schedule: LrSchedule = None,

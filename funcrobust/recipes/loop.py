@@ -42,6 +42,8 @@ class Plan:
     examine: Callable[[int, State], Record]
     unit: str = "epoch"
     """What a stretch between two records is called."""
+    enough: Callable[[Record], bool] = lambda _: False
+    """Whether a record says that the run has reached its aim and may end early."""
     watch_collapse: bool = False
     """Whether records have "train_clean" and "train_robust" to compare."""
 
@@ -90,6 +92,8 @@ def drive(plan: Plan, state: State, run: RunFolder, reporter: Reporter, sink: Si
                     return Outcome(kept, "collapsed")
                 kept = state
                 save_state(run, state)
+                if plan.enough(record):
+                    break
     except _DivergedError as stop:
         reporter.warn(f"{stop}; training stopped, keeping the last good parameters")
         return Outcome(kept if int(kept.step) > done else stop.good, "diverged")

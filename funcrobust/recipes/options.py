@@ -110,6 +110,10 @@ class PsiOptions(CommonOptions):
     giving up accuracy; six times both keeps the accuracy and three quarters of the robustness.
     """
     anchor_loss: str = "both"
+    aim: float = 0.28
+    """Stop once the held-out drift has fallen by this share; 1 runs all updates. Beyond it the
+    accuracies pay: the shipped classifier goes from clean 57.6 %, PGD-20 32.5 % to 54.6 %, 21.3 %
+    at a drift of −28 %, and to 49.7 %, 13.3 % after all 80 updates (−58 %)."""
     heldout_examples: int = 512
     epsilon: float | None = None
     """Radius of the L∞ ball of the robust accuracy and the anchor; None is the checkpoint's."""

@@ -92,6 +92,7 @@ def psi_train(options: PsiOptions, reporter: Reporter) -> Result:
         steps_per_epoch=-(-options.updates // RECORDS),
         batch_size=options.batch_size,
         unit="part",
+        enough=lambda record: record["heldout_drift"] <= (1 - options.aim) * before["drift"],
         examine=lambda _, state: drift_and_clean(state),
     )
     outcome = drive(plan, state, run, reporter, open_sink(options.log, run, "psi-train"))
@@ -206,7 +207,7 @@ def _measure(
 
 
 def _check(options: PsiOptions) -> None:
-    for name in ("anchor", "lr_max", "momentum", "weight_decay", "clip_norm"):
+    for name in ("aim", "anchor", "lr_max", "momentum", "weight_decay", "clip_norm"):
         require_finite(name.replace("_", "-"), getattr(options, name))
     require_finite("epsilon", radius(options))
     require_count("updates", options.updates, minimum=1)
