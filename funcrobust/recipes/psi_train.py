@@ -84,9 +84,10 @@ def psi_train(options: PsiOptions, reporter: Reporter) -> Result:
     run.log({"epoch": 0, "step": 0, **drift_and_clean(state)})
     batches = Batches(dataset, options)
     update = updates.make_update(objective, optim)
+    # On CUDA too: compiled, ψ is the unrolled iteration, and its memory grows with the steps.
+    eager_by_default = replace(options, compile=bool(options.compile))
     plan = Plan(
-        # On CUDA too ψ stays eager unless asked: compiled it is unrolled, and memory grows.
-        update=common.maybe_compile(update, options, reporter, state, *batches(0)),
+        update=common.maybe_compile(update, eager_by_default, reporter, state, *batches(0)),
         batch=batches,
         steps=options.updates,
         steps_per_epoch=-(-options.updates // RECORDS),
