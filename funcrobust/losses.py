@@ -53,6 +53,48 @@ def margin(predict: Predict) -> Loss:
     return loss
 
 
+def logit(predict: Predict) -> Loss:
+    """Build the negative logit, −z_y, z = predict(θ, x): descend it to raise z_y.
+
+    Of a network that ends in features (`funcrobust.models.representation`) z_y is coordinate y of
+    the representation: what feature painting raises (Santurkar et al. 2019, arXiv:1906.09453).
+    """
+
+    def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        return -predict(params, x).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+
+    return loss
+
+
+def entropy(predict: Predict) -> Loss:
+    """Build the entropy −Σ p·log p of p = softmax(predict(θ, x)), in nats, in [0, log classes].
+
+    The label y is not used. Descended by ψ it sharpens whichever class is likeliest.
+    """
+
+    def loss(params: Params, x: Tensor, _y: Tensor) -> Tensor:
+        log_p = predict(params, x).log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
+    return loss
+
+
+def away_from(reference: Tensor, mask: Tensor | None = None) -> Loss:
+    """Build ‖m ⊙ (x − r)‖₂ per example, r the ``reference`` image (B, C, H, W), m the ``mask``.
+
+    Neither θ nor y is used. Madry's vision applications add it, with m the known pixels, to the
+    cross-entropy that ψ descends. Its slope at x = r is taken as 0.
+    """
+
+    def loss(_params: Params, x: Tensor, _y: Tensor) -> Tensor:
+        difference = x - reference if mask is None else (x - reference) * mask
+        squared = difference.square().flatten(1).sum(1)
+        away = squared > 0
+        return torch.where(away, torch.where(away, squared, 1.0).sqrt(), 0.0)
+
+    return loss
+
+
 def kl_divergence(predict: Predict, reference: Tensor) -> Loss:
     """Build KL(softmax(r) ‖ softmax(z)), z = predict(θ, x), r the ``reference`` logits (B, C).
 

@@ -17,6 +17,7 @@ from torch.func import grad
 
 from funcrobust.adjoint import Step, iterate, iterate_adjoint
 from funcrobust.balls import Ball
+from funcrobust.carrying import best, carry, carrying_step, last
 from funcrobust.errors import FuncrobustError, require_count, require_finite
 from funcrobust.functional import Params
 from funcrobust.implicit import iterate_implicit
@@ -85,14 +86,25 @@ def fgsm(loss: Loss, ball: Ball, *, step_size: float, targeted: bool = False) ->
 
 
 def pgd(
-    loss: Loss, ball: Ball, *, step_size: float, steps: int, targeted: bool = False
+    loss: Loss,
+    ball: Ball,
+    *,
+    step_size: float,
+    steps: int,
+    targeted: bool = False,
+    momentum: float = 0.0,
+    use_best: bool = False,
 ) -> Perturbation:
     """Build projected gradient descent (Madry et al. 2018, arXiv:1706.06083).
 
-    ``step_size`` is in units of the data; 0 steps return the start as it is. Raises
-    `FuncrobustError` for a negative or non-finite step size or negative steps.
+    ``step_size`` is in units of the data; 0 steps return the start as it is. ``momentum`` μ > 0
+    steps along v ← μ·v + ∇ₓℓ/‖∇ₓℓ‖₁ (MI-FGSM over `linf`, Dong et al. 2018, μ = 1 there).
+    ``use_best`` returns, per example, that image of x_0 … x_T whose loss is most extreme, the
+    earlier one in a tie. To step in one norm inside the ball of another see `steps_of`.
+
+    Raises `FuncrobustError` for a negative or non-finite step size or momentum, or negative steps.
     """
-    return _iterated(loss, ball, step_size, steps, targeted, "unroll")
+    return _iterated(loss, ball, step_size, steps, targeted, "unroll", momentum, use_best)
 
 
 def psi(
@@ -103,10 +115,13 @@ def psi(
     steps: int,
     targeted: bool = False,
     backward: str = "adjoint",
+    momentum: float = 0.0,
+    use_best: bool = False,
 ) -> Perturbation:
     """Build ψ(x; θ): PGD from x on the classifier θ, meant to be differentiated in θ and in x.
 
-    ``backward`` chooses how, never what ψ is:
+    The options are those of `pgd`. ``backward`` chooses how the derivative is taken, never what ψ
+    is:
 
     - ``"adjoint"``: exact first derivatives, memory flat in ``steps`` (see `funcrobust.adjoint`);
     - ``"segmented"``: the adjoint that keeps about 2√steps images and takes each step once more;
@@ -128,16 +143,46 @@ def psi(
             f"psi over {type(ball).__name__} has a zero derivative: sign() is flat. "
             "Use an L2 ball, fr.l2(radius), fr.unconstrained() or fr.smooth_linf(radius)"
         )
-    return _iterated(loss, ball, step_size, steps, targeted, backward)
+    return _iterated(loss, ball, step_size, steps, targeted, backward, momentum, use_best)
 
 
 def _iterated(
-    loss: Loss, ball: Ball, step_size: float, steps: int, targeted: bool, backward: str
+    loss: Loss,
+    ball: Ball,
+    step_size: float,
+    steps: int,
+    targeted: bool,
+    backward: str,
+    momentum: float,
+    use_best: bool,
 ) -> Perturbation:
     require_finite("step_size", step_size)
+    require_finite("momentum", momentum)
     require_count("steps", steps)
+    if not (momentum or use_best):
+        step = gradient_step(loss, ball, step_size=step_size, targeted=targeted)
+        return _walk(step, steps, backward)
+    if backward == "implicit":
+        raise FuncrobustError(
+            'backward="implicit" is for plain steps: momentum and use_best have no fixed point'
+        )
+    sign = -1.0 if targeted else 1.0
+    step = carrying_step(loss, ball, stepped, size=sign * step_size, momentum=momentum, sign=sign)
+    walk = _walk(step, steps, backward)
+
+    def perturb(
+        params: Params, start: Tensor, y: Tensor, *, center: Tensor | None = None
+    ) -> Tensor:
+        c = start.shape[1]
+        state = walk(params, carry(start), y, center=start if center is None else center)
+        return best(loss, params, state, y, c, sign) if use_best else last(state, c)
+
+    return perturb
+
+
+def _walk(step: Step, steps: int, backward: str) -> Perturbation:
+    """``steps`` steps, differentiated as ``backward`` says."""
     differentiable_from = _first_differentiated(backward, steps)
-    step = gradient_step(loss, ball, step_size=step_size, targeted=targeted)
     rest: Callable[..., Tensor] = iterate_adjoint
     if backward == "segmented":
         rest = partial(iterate_adjoint, every=max(1, round(steps**0.5)))

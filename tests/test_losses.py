@@ -135,3 +135,25 @@ def test_drift_takes_any_distance(problem):
             problem.params, problem.x, problem.y
         )
         assert all(torch.isfinite(g).all() for g in gradient.values())
+
+
+def test_logit_and_entropy(problem):
+    logits = problem.model.predict(problem.params, problem.x)
+    found = fr.logit(problem.model.predict)(problem.params, problem.x, problem.y)
+    assert torch.equal(found, -logits[torch.arange(4), problem.y])
+    found = fr.entropy(problem.model.predict)(problem.params, problem.x, problem.y)
+    expected = torch.distributions.Categorical(logits=logits).entropy()
+    assert torch.allclose(found, expected)
+
+
+def test_away_from(problem):
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[:4] = True
+    reference = problem.x.flip(0)
+    found = fr.away_from(reference, mask)(problem.params, problem.x, problem.y)
+    expected = (problem.x - reference)[..., :4, :].flatten(1).norm(dim=1)
+    assert torch.allclose(found, expected)
+    slope = torch.func.grad(
+        lambda x: fr.away_from(problem.x)(problem.params, x, problem.y).sum()
+    )(problem.x)  # fmt: skip
+    assert slope.abs().max() == 0, "finite where the root is not differentiable"

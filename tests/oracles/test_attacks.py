@@ -143,3 +143,42 @@ def test_psi_is_robustness_walk(case, attacker, backward):
             case.loss, fr.l2(radius), step_size=0.1, steps=10, targeted=True, backward=backward
         )
         same(psi(case.model.params, case.x, case.y), theirs)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_robustness_use_best(case, attacker, norm, targeted):
+    """That best and last differ where they should is tested in tests/test_carrying.py."""
+    constraint, ball, step = {
+        "linf": ("inf", fr.linf(EPS), EPS), "l2": ("2", fr.l2(3.0), 6.0),
+    }[norm]  # fmt: skip
+    _, theirs = attacker(
+        case.x, case.y, make_adv=True, constraint=constraint, eps=ball.radius, step_size=step,
+        iterations=3, targeted=targeted, use_best=True,
+    )  # fmt: skip
+    attack = fr.pgd(case.loss, ball, step_size=step, steps=3, targeted=targeted, use_best=True)
+    same(attack(case.model.params, case.x, case.y), theirs)
+
+
+def test_robustness_custom_loss(case, attacker):
+    """Their custom loss is a function of the model, ours of predict: the negative logit."""
+
+    def theirs_loss(model, inputs, target):
+        logits = model(inputs)
+        return -logits.gather(1, target[:, None]).squeeze(1), logits
+
+    _, theirs = attacker(
+        case.x, case.y, make_adv=True, constraint="2", eps=3.0, step_size=0.3, iterations=STEPS,
+        targeted=True, use_best=False, custom_loss=theirs_loss,
+    )  # fmt: skip
+    psi = fr.psi(
+        fr.logit(case.model.predict), fr.l2(3.0), step_size=0.3, steps=STEPS, targeted=True
+    )
+    same(psi(case.model.params, case.x, case.y), theirs)
+
+
+def test_torchattacks_momentum(case):
+    torchattacks = pytest.importorskip("torchattacks")
+    attack = torchattacks.MIFGSM(case.module, EPS, STEP, STEPS, decay=1.0)
+    ours = fr.pgd(case.loss, fr.linf(EPS), step_size=STEP, steps=STEPS, momentum=1.0)
+    same(ours(case.model.params, case.x, case.y), attack(case.x, case.y))
