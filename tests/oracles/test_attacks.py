@@ -150,7 +150,7 @@ def test_psi_is_robustness_walk(case, attacker, backward):
 def test_robustness_use_best(case, attacker, norm, targeted):
     """That best and last differ where they should is tested in tests/test_carrying.py."""
     constraint, ball, step = {
-        "linf": ("inf", fr.linf(EPS), EPS), "l2": ("2", fr.l2(3.0), 6.0),
+        "linf": ("inf", fr.linf(EPS), EPS), "l2": ("2", fr.l2(L2_EPS), L2_EPS),
     }[norm]  # fmt: skip
     _, theirs = attacker(
         case.x, case.y, make_adv=True, constraint=constraint, eps=ball.radius, step_size=step,
@@ -168,11 +168,11 @@ def test_robustness_custom_loss(case, attacker):
         return -logits.gather(1, target[:, None]).squeeze(1), logits
 
     _, theirs = attacker(
-        case.x, case.y, make_adv=True, constraint="2", eps=3.0, step_size=0.3, iterations=STEPS,
+        case.x, case.y, make_adv=True, constraint="2", eps=3.0, step_size=0.1, iterations=STEPS,
         targeted=True, use_best=False, custom_loss=theirs_loss,
     )  # fmt: skip
     psi = fr.psi(
-        fr.logit(case.model.predict), fr.l2(3.0), step_size=0.3, steps=STEPS, targeted=True
+        fr.logit(case.model.predict), fr.l2(3.0), step_size=0.1, steps=STEPS, targeted=True
     )
     same(psi(case.model.params, case.x, case.y), theirs)
 
