@@ -158,7 +158,8 @@ def load(path_or_name: str | Path, *, model: str | None = None) -> tuple[nn.Modu
             since a file must not choose by itself which code is imported and called.
 
     The tensors must be exactly the network's, by name and shape. A foreign file's normalisation
-    is taken from its ``normalizer``, or else is `funcrobust.models.build`'s default.
+    is taken from its ``normalizer``, as robustness writes it, or for the built-in networks from
+    ``mu`` and ``sigma``, as robustbench does; or else is `funcrobust.models.build`'s default.
 
     Raises `FuncrobustError`, with the first differing names, if they are not, and as `read` does.
     """
@@ -195,8 +196,7 @@ def _load_foreign(path: Path, model: str | None) -> tuple[nn.Module, Card]:
         )
     tensors = _single_precision(read_foreign(path))
     _check_finite(tensors, path)
-    mean = tensors.pop("normalizer.new_mean", None)
-    std = tensors.pop("normalizer.new_std", None)
+    mean, std = _pop_normalizer(tensors, model)
     channels = next((t.shape[1] for t in tensors.values() if t.ndim == 4), 3)
     classes = next((t.shape[0] for t in reversed(tensors.values()) if t.ndim == 2), 10)
     network = models.build(
@@ -209,20 +209,30 @@ def _load_foreign(path: Path, model: str | None) -> tuple[nn.Module, Card]:
     if isinstance(network, models.Normalized) and "mean" not in tensors:
         tensors = {f"net.{name}": tensor for name, tensor in tensors.items()}
         tensors |= {"mean": network.mean, "std": network.std}
-    network = _fill(network, tensors, model, path)
+    # Files from before torch 0.4.1 do not hold these, and no logit depends on them.
+    counters = {n: t for n, t in network.state_dict().items() if n.endswith("num_batches_tracked")}
+    network = _fill(network, {**counters, **tensors}, model, path)
     return network, _foreign_card(path, model, network, (channels, classes), mean is not None)
+
+
+def _pop_normalizer(tensors: dict[str, Tensor], model: str) -> tuple[Tensor | None, Tensor | None]:
+    """Take the normalisation out, by the names of robustness or of robustbench's zoo."""
+    zoo = {"mu", "sigma"} <= tensors.keys() and ":" not in model  # a factory's may be its own
+    mean, std = ("mu", "sigma") if zoo else ("normalizer.new_mean", "normalizer.new_std")
+    return tensors.pop(mean, None), tensors.pop(std, None)
 
 
 def _foreign_card(
     path: Path, model: str, network: nn.Module, sizes: tuple[int, int], normalizer: bool
 ) -> Card:
     channels, classes = sizes
+    size = models.usual_image_size(model)
     buffers = dict(network.named_buffers())
     origin = "from the file" if normalizer else "assumed, the file has none"
     return Card(
         model=model,
         num_classes=classes,
-        image_shape=(channels, 32, 32),
+        image_shape=(channels, size, size),
         mean=tuple(buffers["mean"].flatten().tolist()) if "mean" in buffers else (0.0,) * channels,
         std=tuple(buffers["std"].flatten().tolist()) if "std" in buffers else (1.0,) * channels,
         dataset="unknown",

@@ -378,6 +378,24 @@ def generate(
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="file, run folder or shipped name")],
+    file: Annotated[Path, typer.Argument(help="the .pt to write; for robustbench, or a folder")],
+    to: Annotated[
+        str, option("--to", help="robustness or robustbench [robustness]")
+    ] = "robustness",
+    model: Annotated[
+        str | None, option("--model", help="architecture of a foreign .pt file, or your factory")
+    ] = None,
+) -> None:
+    """Write a checkpoint in the form that robustness or robustbench loads."""
+    from funcrobust.recipes.export import export as run
+
+    with reporter() as report:
+        run(checkpoint, file, report, to=to, model=model)
+
+
+@app.command()
 def data(
     name: Annotated[str, typer.Argument(help="the dataset to fetch and verify")] = "cifar10",
     data_dir: DataDir = None,

@@ -1,4 +1,4 @@
-"""The CIFAR networks of the Madry lab's library ``robustness``: its own classes, not copies."""
+"""The networks of the Madry lab's library ``robustness``: its own classes, not copies."""
 
 from __future__ import annotations
 
@@ -38,15 +38,36 @@ def madry_resnet(
 
     Raises `FuncrobustError` for anything but RGB: the library fixes three input channels.
     """
-    if in_channels != 3:
-        raise FuncrobustError(
-            f"robustness-resnet{depth} takes 32x32 RGB images only, got in_channels={in_channels}: "
-            "take a preact-... network"
-        )
+    _require_rgb(f"robustness-resnet{depth} takes 32x32 RGB images", in_channels)
     resnet = import_robustness("cifar_models.resnet")
     factory = {18: resnet.ResNet18, 50: resnet.ResNet50}[depth]
     network: nn.Module = factory(num_classes=num_classes)
     return network
+
+
+def madry_imagenet_resnet(
+    arch: Literal["resnet18", "resnet50", "wide_resnet50_2"],
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+) -> nn.Module:
+    """Return robustness's ImageNet network: normalised (B, 3, H, W) to logits (B, num_classes).
+
+    Its pooling is global, so 224x224 is only what it was made for: any size from 32x32 up fits.
+
+    Raises `FuncrobustError` for anything but RGB: the library fixes three input channels.
+    """
+    _require_rgb(f"robustness's ImageNet {arch} takes RGB images", in_channels)
+    factory = getattr(import_robustness("imagenet_models.resnet"), arch)
+    network: nn.Module = factory(num_classes=num_classes)
+    return network
+
+
+def _require_rgb(what: str, in_channels: int) -> None:
+    if in_channels != 3:
+        raise FuncrobustError(
+            f"{what} only, got in_channels={in_channels}: take a preact-... network"
+        )
 
 
 def _install_torchvision_utils() -> None:

@@ -11,8 +11,14 @@ from torch import nn
 
 from funcrobust.errors import FuncrobustError, require_count
 from funcrobust.models.custom import custom_network
-from funcrobust.models.madry import madry_resnet
-from funcrobust.models.normalized import CIFAR10_MEAN, CIFAR10_STD, Normalized
+from funcrobust.models.madry import madry_imagenet_resnet, madry_resnet
+from funcrobust.models.normalized import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Normalized,
+)
 from funcrobust.models.preact_resnet import preact_resnet
 from funcrobust.models.wide_resnet import wide_resnet
 
@@ -33,6 +39,10 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     # 11.17 M and 23.5 M parameters: the Madry lab's own.
     "robustness-resnet18": partial(madry_resnet, 18),
     "robustness-resnet50": partial(madry_resnet, 50),
+    # 11.69 M, 25.56 M and 68.88 M parameters: theirs for ImageNet.
+    "robustness-imagenet-resnet18": partial(madry_imagenet_resnet, "resnet18"),
+    "robustness-imagenet-resnet50": partial(madry_imagenet_resnet, "resnet50"),
+    "robustness-imagenet-wrn50-2": partial(madry_imagenet_resnet, "wide_resnet50_2"),
 }
 # Smooth twins. With ReLU the input gradient is piecewise constant but for the softmax: a finite
 # difference of it sees kinks, which no derivative in θ knows of. With SiLU the derivatives of CURE
@@ -49,10 +59,19 @@ def names() -> tuple[str, ...]:
     return tuple(_NETWORKS)
 
 
+def usual_image_size(name: str) -> int:
+    """Return the height and width that a network is made for: 224 for ImageNet's, else 32."""
+    return 224 if _is_imagenet(name) else 32
+
+
+def _is_imagenet(name: str) -> bool:
+    return name.startswith("robustness-imagenet-")
+
+
 def build(
     name: str,
     *,
-    num_classes: int = 10,
+    num_classes: int | None = None,
     in_channels: int = 3,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -63,10 +82,10 @@ def build(
     Args:
         name: one of `names`, or ``package.module:factory`` for a network of your own, which is
             wrapped in `Normalized` unless it has an attribute ``normalized = True``.
-        num_classes: number of logits.
+        num_classes: number of logits; by default 10, and 1000 for the ImageNet networks.
         in_channels: channels of the images; a factory of your own fixes them itself.
-        mean: channel means of the data in [0, 1]; by default CIFAR-10's for three channels and
-            0.5 for any other number.
+        mean: channel means of the data in [0, 1]; by default CIFAR-10's for three channels,
+            ImageNet's for the ImageNet networks, and 0.5 for any other number of channels.
         std: channel standard deviations, with the same defaults.
         seed: the initial weights depend on it alone; torch's global generator is left as it was.
 
@@ -78,6 +97,8 @@ def build(
     >>> build("preact-tiny")(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
+    if num_classes is None:
+        num_classes = 1000 if _is_imagenet(name) else 10
     require_count("num_classes", num_classes, minimum=1)
     require_count("in_channels", in_channels, minimum=1)
     require_count("seed", seed)
@@ -88,7 +109,7 @@ def build(
         network = _network(name, num_classes, in_channels)
         if getattr(network, "normalized", False) is True:
             return network
-        default = (CIFAR10_MEAN, CIFAR10_STD) if in_channels == 3 else ((0.5,) * in_channels,) * 2
+        default = _default_normalisation(name, in_channels)
         mean = default[0] if mean is None else mean
         std = default[1] if std is None else std
         if len(mean) != in_channels:
@@ -96,6 +117,14 @@ def build(
                 f"mean and std need one number for each of {in_channels} channels, got {len(mean)}"
             )
         return Normalized(network, mean, std, _IMAGE_SIZES.get(name))
+
+
+def _default_normalisation(
+    name: str, in_channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if in_channels != 3:
+        return (0.5,) * in_channels, (0.5,) * in_channels
+    return (IMAGENET_MEAN, IMAGENET_STD) if _is_imagenet(name) else (CIFAR10_MEAN, CIFAR10_STD)
 
 
 def _network(name: str, num_classes: int, in_channels: int) -> nn.Module:
