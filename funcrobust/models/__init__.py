@@ -1,5 +1,6 @@
 """Networks by name, each taking images in [0, 1] with its normalisation inside."""
 
+from funcrobust.models.features import representation
 from funcrobust.models.madry import import_robustness
 from funcrobust.models.normalized import (
     CIFAR10_MEAN,
@@ -12,5 +13,5 @@ from funcrobust.models.registry import build, names, usual_image_size
 
 __all__ = [
     "CIFAR10_MEAN", "CIFAR10_STD", "IMAGENET_MEAN", "IMAGENET_STD", "Normalized", "build",
-    "import_robustness", "names", "usual_image_size",
+    "import_robustness", "names", "representation", "usual_image_size",
 ]  # fmt: skip
