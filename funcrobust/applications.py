@@ -121,20 +121,3 @@ def painting(features: Predict, where: Tensor, walk: Walk) -> Perturbation:
         logit(features), masked(l2(walk.radius), where), step_size=walk.step_size,
         steps=walk.steps, targeted=True,
     )  # fmt: skip
-
-
-def posterised(x: Tensor, colours: int = 4, blocks: int = 8) -> Tensor:
-    """Flatten images (B, C, H, W) to a drawing: ``blocks``² squares in a few ``colours`` each.
-
-    The colours are k-means centres of the squares' means (scikit-learn's, from a fixed seed).
-    """
-    from sklearn.cluster import KMeans
-
-    small = F.adaptive_avg_pool2d(x, blocks)
-    drawn = torch.empty_like(small)
-    for i, image in enumerate(small):
-        pixels = image.flatten(1).T.cpu().double().numpy()
-        fitted = KMeans(colours, n_init=1, random_state=0).fit(pixels)
-        flat = torch.from_numpy(fitted.cluster_centers_[fitted.labels_]).to(image)
-        drawn[i] = flat.T.reshape(image.shape)
-    return F.interpolate(drawn, size=x.shape[-2:], mode="nearest").clamp(0, 1)

@@ -205,10 +205,11 @@ def cure_train(
     """Train a robust classifier: fast adversarial training with CURE."""
     arguments = given(locals(), leave=("preset", "resume"))
     from funcrobust.recipes import common, cure_train, presets
+    from funcrobust.recipes.options import CureOptions
 
     with reporter() as report:
         if resume is not None:
-            options = cure_train.resumed_options(resume)
+            options = common.resumed_options(resume, "cure-train", CureOptions())
         else:
             where = common.pick_device(arguments.get("device", "auto"))
             options = presets.cure_options(arguments, preset, where)
@@ -252,12 +253,41 @@ def psi_train(
             help="adjoint, segmented, unroll, truncated:k, implicit, one_step",
         ),
     ] = None,
+    psi_loss: Annotated[
+        str | None,
+        option("--psi-loss", help="psi descends cross-entropy, margin, logit or entropy"),
+    ] = None,
+    start: Annotated[
+        str | None,
+        option("--start", help="psi starts from own, made, gaussian or noise (see the README)"),
+    ] = None,
+    start_noise: Annotated[
+        float | None, option("--start-noise", help="largest share of that mixture [0.5]")
+    ] = None,
+    learn_starts: Annotated[
+        int | None, option("--learn-starts", help="optimise so many start images as well [0]")
+    ] = None,
+    starts_rate: Annotated[
+        float | None, option("--starts-rate", help="their learning rate's root [30]")
+    ] = None,
+    entropy: Annotated[
+        float | None, option("--entropy", help="weight of the entropy where psi ends [0]")
+    ] = None,
+    drift_fraction: Annotated[
+        float | None, option("--drift-fraction", help="share of the batch that psi runs on [1]")
+    ] = None,
     anchor: Annotated[
         float | None, option("--anchor", help="weight of cross-entropy; 0: the drift alone [6]")
     ] = None,
     anchor_loss: Annotated[
         str | None,
         option("--anchor-loss", help="cross-entropy on clean images, robust or both [both]"),
+    ] = None,
+    anchor_steps: Annotated[
+        int | None, option("--anchor-steps", help="PGD steps of the robust anchor; 1: FGSM")
+    ] = None,
+    strips: Annotated[
+        int | None, option("--strips", help="pictures to leave along the way [5]")
     ] = None,
     aim: Annotated[
         float | None, option("--aim", help="stop at this share of drift lost; 1: never [0.28]")
@@ -293,15 +323,21 @@ def psi_train(
     out: Out = None,
     name: Name = None,
     log: Log = None,
+    resume: Annotated[
+        Path | None, option("--resume", help="a run folder to continue, with its own options")
+    ] = None,
 ) -> None:
     """Transfer a robust classifier: minimise how far psi moves images, by its exact derivative."""
-    arguments = given(locals())
-    from funcrobust.recipes import presets
+    arguments = given(locals(), leave=("resume",))
+    from funcrobust.recipes import common, presets
     from funcrobust.recipes.options import PsiOptions
     from funcrobust.recipes.psi_train import psi_train
 
     with reporter() as report:
-        finish(psi_train(presets.fill(PsiOptions(), arguments), report).status)
+        options = presets.fill(PsiOptions(), arguments)
+        if resume is not None:
+            options = common.resumed_options(resume, "psi-train", PsiOptions())
+        finish(psi_train(options, report, resume=resume).status)
 
 
 @app.command()
@@ -393,6 +429,59 @@ def export(
 
     with reporter() as report:
         run(checkpoint, file, report, to=to, model=model)
+
+
+@app.command()
+def apply(
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="generation, inpainting, super-resolution, translation, sketch or painting"
+        ),
+    ],
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="the classifier that draws: file, run folder, shipped name")
+    ] = None,
+    judge: Annotated[
+        str | None, option("--judge", help="the classifier that scores [the shipped one], or none")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, option("--image", help="your own image, in place of test images")
+    ] = None,
+    to: Annotated[str | None, option("--to", help="the class to go toward")] = None,
+    examples: Annotated[int | None, option("--examples", help="how many images [100]")] = None,
+    steps: Annotated[int | None, option("--steps", help="steps of psi [by task and size]")] = None,
+    step_size: Annotated[
+        float | None, option("--step-size", help="[by task and size]", numeric=True)
+    ] = None,
+    eps: Annotated[
+        float | None, option("--eps", help="L2 radius [by task and size]", numeric=True)
+    ] = None,
+    hole: Annotated[
+        float | None, option("--hole", help="side of the hole or patch, of the image's [0.5]")
+    ] = None,
+    scale: Annotated[int | None, option("--scale", help="of super-resolution [4]")] = None,
+    feature: Annotated[
+        int | None, option("--feature", help="of painting [the most telling for the class]")
+    ] = None,
+    png: Annotated[Path | None, option("--png", help="the picture to write [TASK.png]")] = None,
+    model: Annotated[
+        str | None, option("--model", help="architecture of a foreign .pt file, or your factory")
+    ] = None,
+    dataset: Dataset = None,
+    data_dir: DataDir = None,
+    seed: Seed = None,
+    device: Device = None,
+    json_file: Annotated[Path | None, option("--json", help="write the figures there")] = None,
+) -> None:
+    """Draw with a robust classifier: six applications of psi, each with a picture and a number."""
+    arguments = given(locals(), leave=("task",))
+    from funcrobust.recipes import apply as recipe
+    from funcrobust.recipes import presets
+
+    arguments["image"] = tuple(arguments.get("image", ()))
+    with reporter() as report:
+        recipe.apply(task, presets.fill(recipe.ApplyOptions(), arguments), report)
 
 
 @app.command()

@@ -78,14 +78,17 @@ def helper(
     return helped
 
 
-def drift(psi: Perturbation, *, distance: Distance = squared_l2) -> Loss:
+def drift(
+    psi: Perturbation, *, distance: Distance = squared_l2, toward: Tensor | None = None
+) -> Loss:
     """‖x − ψ(x; θ)‖² per example (the ψ document's loss), differentiable through ψ.
 
-    ``distance`` swaps the squared L2 norm for another ``(a, b) -> (B,)``.
+    ``distance`` swaps the squared L2 norm for another ``(a, b) -> (B,)``. With ``toward`` (B, C, H,
+    W) it is ‖toward − ψ(x; θ)‖²: what is left to do for a ψ that is to restore these from x.
     """
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        return distance(x, psi(params, x, y))
+        return distance(x if toward is None else toward, psi(params, x, y))
 
     return loss
 

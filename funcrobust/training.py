@@ -14,11 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcrobust.adjoint import Step
+from funcrobust.balls import per_example
 from funcrobust.curvature import cure
 from funcrobust.errors import FuncrobustError, require_finite
 from funcrobust.functional import Buffers, Functional, Params, Predict, autocast
-from funcrobust.losses import Loss, cross_entropy, kl, kl_divergence
-from funcrobust.perturbations import PerturbationOf, constant
+from funcrobust.losses import (
+    Distance,
+    Loss,
+    cross_entropy,
+    entropy,
+    kl,
+    kl_divergence,
+    squared_l2,
+)
+from funcrobust.perturbations import Perturbation, PerturbationOf, constant
 from funcrobust.updates import Metrics, TrainingObjective
 
 
@@ -86,8 +96,7 @@ def robust_training(
     active = {k: (w, term) for k, (w, term) in (terms or {}).items() if require_finite(k, w) > 0}
     if statistics not in STATISTICS:
         raise FuncrobustError(f"statistics must be one of {', '.join(STATISTICS)}")
-    if not 0 < fraction <= 1:
-        raise FuncrobustError(f"fraction must be in (0, 1], got {fraction}")
+    _require_fraction(fraction)
     if trades is not None:
         require_finite("trades", trades)
     if trades is not None and attack is None:
@@ -209,34 +218,107 @@ def _first_term(
 
 def psi_training(
     model: Functional,
-    drift: Callable[[Predict], Loss],
+    psi: Callable[[Predict], Perturbation],
     *,
+    distance: Distance = squared_l2,
     anchor: Callable[[Predict], Loss] = cross_entropy,
     weight: float,
+    entropy_weight: float = 0.0,
+    fraction: float = 1.0,
+    approach: Callable[[Predict], Step] | None = None,
     dtype: torch.dtype | None = None,
 ) -> TrainingObjective:
     """ψ-training with an anchor:
 
-        L(θ) = mean ‖x − ψ(x; θ)‖² + μ · mean a(θ, x, y)
+        L(θ) = mean ‖x − ψ(s; θ)‖² + μ · mean a(θ, x, y) + η · mean H(p(θ, ψ(s; θ)))
 
-    ``drift`` and ``anchor`` build their losses on a `Predict`; μ is ``weight``, and 0 is the ψ
-    document's loss alone. The batch is ``(x, label, y)``: ψ moves x toward (or from) ``label``; y
-    is the true one. The network stays in evaluation mode, so that its statistics cannot move: in
-    the published code they alone did.
+    ``psi`` and ``anchor`` are built on a `Predict`; ``distance`` swaps the squared norm; μ is
+    ``weight`` and η ``entropy_weight``, and 0 for both is the ψ document's loss alone. The batch is
+    ``(x, label, y)``, then the start s, which is x unless given: ψ moves s toward (or from)
+    ``label``; y is the true one of x. With s a degraded x, ψ is trained to restore. ``fraction`` of
+    the batch, its first part, carries ψ, whose derivative costs many times the anchor's.
+
+    With ``approach``, a `Step` built on a `Predict`, the batch ends in integers ``stops`` (B,), and
+    x in the first term is an image that the network made itself: s after so many steps, held
+    constant. ψ is then trained to stay where it has arrived.
+
+    The network is in evaluation mode, so that its statistics cannot move: in the published code
+    they alone did.
+
+    Raises `FuncrobustError` for weights negative or not finite, or ``fraction`` outside (0, 1].
     """
+    require_finite("weight", weight)
+    require_finite("entropy_weight", entropy_weight)
+    _require_fraction(fraction)
 
     def objective(
-        params: Params, buffers: Buffers, x: Tensor, label: Tensor, y: Tensor
+        params: Params,
+        buffers: Buffers,
+        x: Tensor,
+        label: Tensor,
+        y: Tensor,
+        start: Tensor | None = None,
+        stops: Tensor | None = None,
+        *,
+        target: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Buffers, Metrics]]:
         predict = autocast(model.with_buffers(buffers), dtype)
-        metrics = {"drift": drift(predict)(params, x, label).mean()}
+        n = max(1, round(fraction * len(x)))
+        start, target = (x if start is None else start)[:n], (x if target is None else target)[:n]
+        if approach is not None:
+            if stops is None:
+                raise FuncrobustError("an approach needs its stops in the batch")
+            step = approach(predict)
+            start = target = _arrived(step, stops[:n], constant(params), start, label[:n])
+        end = psi(predict)(params, start, label[:n])
+        metrics = {"drift": distance(target, end).mean()}
         total = metrics["drift"]
+        if entropy_weight > 0:
+            metrics["entropy"] = entropy(predict)(params, end, label[:n]).mean()
+            total = total + entropy_weight * metrics["entropy"]
         if weight > 0:
             metrics["anchor"] = anchor(predict)(params, x, y).mean()
             total = total + weight * metrics["anchor"]
         return total, (buffers, {name: m.detach() for name, m in metrics.items()})
 
     return objective
+
+
+def _arrived(step: Step, stops: Tensor, params: Params, start: Tensor, label: Tensor) -> Tensor:
+    """Take ``stops`` (B,) steps from ``start``, each image its own number; constant."""
+    x = start
+    for t in range(int(stops.max())):
+        x = torch.where(per_example(t < stops, x), step(params, x, label, start), x)
+    return x.detach()
+
+
+STARTS = "psi.starts"
+"""The name under which `with_learned_starts` keeps its images among the parameters."""
+
+
+def with_learned_starts(objective: TrainingObjective, *, rate: float) -> TrainingObjective:
+    """Optimise the start images along with θ: min over θ and {xᵢ} of Σ ‖xᵢ − ψ(xᵢ; θ)‖².
+
+    ``objective`` is `psi_training`'s. The batch is ``(x, label, y, index)``: the anchor sees x and
+    y, ψ starts from, and is compared with, the images ``index`` (B,) of the N kept in
+    ``params[STARTS]`` (N, C, H, W). They are stored divided by ``rate``, so that a step of SGD
+    moves an image ``rate``² times as far as it would a weight; they are clamped to [0, 1] where
+    used.
+    """
+
+    def joint(
+        params: Params, buffers: Buffers, x: Tensor, label: Tensor, y: Tensor, index: Tensor
+    ) -> tuple[Tensor, tuple[Buffers, Metrics]]:
+        network = {name: p for name, p in params.items() if name != STARTS}
+        starts = (rate * params[STARTS][index]).clamp(0.0, 1.0)
+        return objective(network, buffers, x, label, y, starts, target=starts)
+
+    return joint
+
+
+def _require_fraction(fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise FuncrobustError(f"fraction must be in (0, 1], got {fraction}")
 
 
 def _attacked(model: Functional, buffers: Buffers, dtype: torch.dtype | None) -> Predict:

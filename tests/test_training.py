@@ -122,42 +122,84 @@ def test_bf16_is_close_to_fp32(problem, start):
     assert abs(float(exact - half)) < 0.02
 
 
-def drift_of(predict):
-    psi = fr.psi(
+def psi_of(predict):
+    return fr.psi(
         fr.cross_entropy(predict), fr.unconstrained(), step_size=2.0, steps=4, targeted=True
     )
-    return fr.drift(psi)
+
+
+def check_slope(problem, objective, params, *arguments):
+    direction = random_direction(params)
+    exact = inner(grad(objective, has_aux=True)(params, *arguments)[0], direction)
+    numeric = directional_difference(lambda p: objective(p, *arguments)[0], params, direction)
+    assert abs(exact) > 1e-3
+    assert abs(exact - numeric) <= 1e-6 * abs(exact)
 
 
 def test_psi_training_is_drift_plus_anchor(problem):
     label = (problem.y + 1) % 5
-    objective = fr.psi_training(problem.model, drift_of, weight=3.0)
+    objective = fr.psi_training(problem.model, psi_of, weight=3.0)
     arguments = (problem.model.buffers, problem.x, label, problem.y)
     total, (buffers, _) = objective(problem.params, *arguments)
-    drift = drift_of(problem.model.predict)(problem.params, problem.x, label).mean()
+    drift = fr.drift(psi_of(problem.model.predict))(problem.params, problem.x, label).mean()
     anchor = problem.loss(problem.params, problem.x, problem.y).mean()
     assert torch.allclose(total, drift + 3 * anchor)
     assert largest_difference(buffers, problem.model.buffers) == 0, "the statistics stay put"
-    direction = random_direction(problem.params)
-    exact = inner(grad(objective, has_aux=True)(problem.params, *arguments)[0], direction)
-    numeric = directional_difference(
-        lambda p: objective(p, *arguments)[0], problem.params, direction
+    check_slope(problem, objective, problem.params, *arguments)
+
+
+def test_psi_training_restores_and_sharpens(problem):
+    """A start of its own, half of the batch, an L1 distance, and the entropy where ψ ends."""
+    label = (problem.y + 1) % 5
+    start = (problem.x + 0.05).clamp(0, 1)
+    objective = fr.psi_training(
+        problem.model, psi_of, distance=fr.l1, weight=2.0, entropy_weight=0.5, fraction=0.5
     )
-    assert abs(exact - numeric) <= 1e-6 * abs(exact)
+    arguments = (problem.model.buffers, problem.x, label, problem.y, start)
+    total, (_, metrics) = objective(problem.params, *arguments)
+    psi = psi_of(problem.model.predict)
+    drift = fr.drift(psi, distance=fr.l1, toward=problem.x[:2])
+    assert torch.allclose(metrics["drift"], drift(problem.params, start[:2], label[:2]).mean())
+    end = psi(problem.params, start[:2], label[:2])
+    entropy = fr.entropy(problem.model.predict)(problem.params, end, label[:2]).mean()
+    assert torch.allclose(metrics["entropy"], entropy)
+    anchor = problem.loss(problem.params, problem.x, problem.y).mean()
+    assert torch.allclose(total, metrics["drift"] + 0.5 * entropy + 2.0 * anchor)
+    check_slope(problem, objective, problem.params, *arguments)
+
+
+def test_learned_starts(problem):
+    """Parameters and start images move together; the formula, and its slope in both."""
+    rate = 5.0
+    index = torch.tensor([2, 0, 1, 3])
+    starts = problem.x.flip(0) * 0.9
+    params = problem.params | {fr.STARTS: starts / rate}
+    plain = fr.psi_training(problem.model, psi_of, weight=1.0)
+    objective = fr.with_learned_starts(plain, rate=rate)
+    arguments = (problem.model.buffers, problem.x, problem.y, problem.y, index)
+    total, (_, metrics) = objective(params, *arguments)
+    drift = fr.drift(psi_of(problem.model.predict))(problem.params, starts[index], problem.y)
+    assert torch.allclose(metrics["drift"], drift.mean())
+    assert total > metrics["drift"]
+    check_slope(problem, objective, params, *arguments)
+    moved = grad(objective, has_aux=True)(params, *arguments)[0][fr.STARTS]
+    assert (moved.flatten(1).norm(dim=1) > 1e-6).all(), "every image has a gradient"
 
 
 def test_without_an_anchor_the_drift_is_all(problem):
-    objective = fr.psi_training(problem.model, drift_of, weight=0.0)
+    objective = fr.psi_training(problem.model, psi_of, weight=0.0)
     total, (_, metrics) = objective(
         problem.params, problem.model.buffers, problem.x, problem.y, problem.y
     )
     assert set(metrics) == {"drift"}
     assert total == metrics["drift"]
+    with pytest.raises(fr.FuncrobustError, match="fraction"):
+        fr.psi_training(problem.model, psi_of, weight=0.0, fraction=0.0)
 
 
 def test_psi_training_lowers_the_drift(problem):
     optim = fr.optimizer("SGD", 0.02, clip_norm=1.0)
-    update = fr.make_update(fr.psi_training(problem.model, drift_of, weight=0.0), optim)
+    update = fr.make_update(fr.psi_training(problem.model, psi_of, weight=0.0), optim)
     state = fr.initial_state(problem.model, optim)
     drifts = []
     for _ in range(30):

@@ -194,11 +194,11 @@ def test_the_update_traces_into_one_graph():
 
 
 def psi_objective(problem):
-    def drift_of(predict):
+    def psi_of(predict):
         loss = fr.cross_entropy(predict)
-        return fr.drift(fr.psi(loss, fr.unconstrained(), step_size=2.0, steps=3, targeted=True))
+        return fr.psi(loss, fr.unconstrained(), step_size=2.0, steps=3, targeted=True)
 
-    return fr.psi_training(problem.model, drift_of, weight=1.0)
+    return fr.psi_training(problem.model, psi_of, weight=1.0)
 
 
 def test_the_psi_update_traces_into_one_graph():

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from funcrobust.checkpoints import Card, save
 from funcrobust.compiling import compile_checked
 from funcrobust.errors import FuncrobustError
 from funcrobust.functional import Buffers, Functional, Params, Predict, autocast
+from funcrobust.recipes.loop import load_state
 from funcrobust.recipes.options import CommonOptions
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
@@ -108,6 +109,9 @@ STRONGEST = "cifar10-linf-small"
 """The shipped classifier to measure and to generate with."""
 QUICKEST = "cifar10-linf-tiny"
 """The one to train further: a ψ-update of it takes a third of the time."""
+
+JUDGE = "cifar10-standard-small"
+"""The shipped standard classifier, which made none of the images it judges."""
 
 
 def default_checkpoint(preferred: str) -> str:
@@ -215,6 +219,36 @@ def config(options: CommonOptions) -> dict[str, Any]:
     """Return the options as JSON can hold them."""
     plain = asdict(options) | {"argv": list(options.argv)}
     return {k: str(v) if isinstance(v, Path) else v for k, v in plain.items()}
+
+
+Options = TypeVar("Options", bound=CommonOptions)
+
+
+def resumed_options(folder: Path, command: str, defaults: Options) -> Options:
+    """Rebuild the options of the run in ``folder`` from its config.json."""
+    run = RunFolder.open(folder)
+    if run.record.get("command") != command:
+        raise FuncrobustError(
+            f"{folder} is a {run.record.get('command')} run: {command} cannot resume it"
+        )
+    stored = {f.name: run.config[f.name] for f in fields(defaults) if f.name in run.config}
+    for path in ("data_dir", "out"):
+        stored[path] = None if stored.get(path) in (None, "None") else Path(stored[path])
+    return replace(defaults, **stored | {"argv": tuple(stored.get("argv", ()))})
+
+
+def open_run(
+    command: str, options: CommonOptions, state: State, steps: int, resume: Path | None
+) -> tuple[RunFolder, State]:
+    """Make a run's folder; or open the one to resume, and its state in place of ``state``."""
+    if resume is None:
+        return RunFolder.create(options.out, command, config(options), options.name), state
+    run = RunFolder.open(resume)
+    state = load_state(run, state)
+    if int(state.step) >= steps:
+        raise FuncrobustError(f"{resume} is complete: there is nothing left to resume")
+    run.truncate_metrics(lambda record: record["step"] <= int(state.step))
+    return run, state
 
 
 def evaluating(model: Functional, buffers: Buffers, dtype: torch.dtype | None) -> Predict:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +13,12 @@ from torch import Tensor
 from funcrobust import data
 from funcrobust.balls import Ball
 from funcrobust.checkpoints import Card
-from funcrobust.errors import FuncrobustError
 from funcrobust.functional import Params, Predict
 from funcrobust.losses import cross_entropy
 from funcrobust.perturbations import pgd
 from funcrobust.recipes import common, methods
 from funcrobust.recipes.cure_setup import Training, assemble, evaluated
-from funcrobust.recipes.loop import Outcome, Plan, Record, drive, load_state
+from funcrobust.recipes.loop import Outcome, Plan, Record, drive
 from funcrobust.recipes.options import CureOptions
 from funcrobust.report import plots
 from funcrobust.report.console import Reporter
@@ -47,15 +44,7 @@ def cure_train(options: CureOptions, reporter: Reporter, *, resume: Path | None 
     reporter.say(_headline(options, device))
     dataset = common.load_data(options, device, reporter)
     training = assemble(options, dataset)
-    state = training.state
-    if resume is not None:
-        run = RunFolder.open(resume)
-        state = load_state(run, state)
-        if int(state.step) >= training.steps:
-            raise FuncrobustError(f"{resume} is complete: there is nothing left to resume")
-        run.truncate_metrics(lambda record: record["step"] <= int(state.step))
-    else:
-        run = RunFolder.create(options.out, "cure-train", common.config(options), options.name)
+    run, state = common.open_run("cure-train", options, training.state, training.steps, resume)
     reporter.attach(run.file("console.log"))
 
     def examine(_: int, state: State) -> Record:
@@ -205,23 +194,3 @@ def first_of_each_class(dataset: data.Dataset) -> tuple[Tensor, Tensor]:
     classes = dataset.y_test.unique()
     index = torch.stack([(dataset.y_test == c).nonzero()[0, 0] for c in classes])
     return data.as_float(dataset.x_test[index]), dataset.y_test[index]
-
-
-def resumed_options(folder: Path) -> CureOptions:
-    """Rebuild the options of the run in ``folder`` from its config.json."""
-    run = RunFolder.open(folder)
-    if run.record.get("command") != "cure-train":
-        raise FuncrobustError(
-            f"{folder} is a {run.record.get('command')} run: only cure-train runs can be resumed"
-        )
-    stored = run.config
-    return replace(CureOptions(), **_typed(stored))
-
-
-def _typed(stored: dict[str, Any]) -> dict[str, Any]:
-    names = CureOptions.__dataclass_fields__
-    kept = {k: v for k, v in json.loads(json.dumps(stored)).items() if k in names}
-    for path in ("data_dir", "out"):
-        kept[path] = Path(kept[path]) if kept.get(path) not in (None, "None") else None
-    kept["argv"] = tuple(kept.get("argv", ()))
-    return kept

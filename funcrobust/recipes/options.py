@@ -117,6 +117,26 @@ class PsiOptions(CommonOptions):
     label: str = "own"
     distance: str = "mse"
     backward: str = "adjoint"
+    psi_loss: str = "cross-entropy"
+    """What ψ descends (or, untargeted, ascends): cross-entropy, margin, logit or entropy."""
+    start: str = "own"
+    """Where ψ starts: the image itself ("own", the document); an image that the network made from a
+    Gaussian start of the class in 4 to 16 steps ("made"): ψ is trained to stay there; or the image
+    mixed by a random share of up to ``start_noise`` with a Gaussian image of its class
+    ("gaussian") or with white noise ("noise"): ψ is trained to restore it."""
+    start_noise: float = 0.5
+    entropy: float = 0.0
+    """Weight of the entropy of the prediction where ψ ends."""
+    learn_starts: int = 0
+    """How many start images to optimise along with θ; 0: none, starts are data."""
+    starts_rate: float = 30.0
+    """A step moves a start image this squared times as far as it would a weight."""
+    drift_fraction: float = 1.0
+    """Share of the batch that ψ runs on; the anchor sees all of it."""
+    anchor_steps: int = 1
+    """PGD steps of the robust anchor: 1 is FGSM."""
+    strips: int = 5
+    """How many before-and-after pictures to leave along the way; 0: none."""
     anchor: float = 6.0
     """μ. Measured from one preact-tiny (PGD-20 30.6 %, clean 51.5 %, drift 5.54), 5 L2 steps of
     0.5, batch 64, gradient clipped to norm 1; after the updates named, drift / clean / PGD-20:

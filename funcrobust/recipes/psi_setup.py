@@ -1,0 +1,194 @@
+"""What ``psi-train`` is put together from: ψ, its anchor, its starts, its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from funcrobust import data
+from funcrobust.adjoint import Step
+from funcrobust.balls import linf
+from funcrobust.errors import FuncrobustError, require_count, require_finite
+from funcrobust.functional import Predict
+from funcrobust.losses import (
+    DISTANCES,
+    Distance,
+    Loss,
+    cross_entropy,
+    entropy,
+    logit,
+    margin,
+)
+from funcrobust.objectives import adversarial, weighted_sum
+from funcrobust.perturbations import Perturbation, gradient_step, pgd, psi
+from funcrobust.randomness import generator
+from funcrobust.recipes import common
+from funcrobust.recipes.options import PsiOptions
+from funcrobust.starts import GaussianStarts
+
+PSI_LOSSES: dict[str, Callable[[Predict], Loss]] = {
+    "cross-entropy": cross_entropy, "margin": margin, "logit": logit, "entropy": entropy,
+}  # fmt: skip
+KINDS = ("own", "made", "gaussian", "noise")
+STOPS = (4, 16)
+"""Steps that images of --start made have walked: early ones are noise, later ones overdrawn."""
+
+
+def make_psi(options: PsiOptions, steps: int | None = None) -> Callable[[Predict], Perturbation]:
+    """Build ψ over a `Predict`, checking the options before anything is loaded."""
+    ball = common.pick_ball(options.constraint, options.eps)
+    descended = _pick("psi-loss", options.psi_loss, PSI_LOSSES)
+
+    def build(predict: Predict) -> Perturbation:
+        return psi(
+            descended(predict), ball, step_size=options.step_size,
+            steps=options.steps if steps is None else steps, targeted=options.targeted,
+            backward=options.backward,
+        )  # fmt: skip
+
+    build(lambda _, x: x)  # bad options raise here, not minutes later
+    return build
+
+
+def approach(options: PsiOptions, predict: Predict) -> Step:
+    """Build the step by which --start made draws its images."""
+    ball = common.pick_ball(options.constraint, options.eps)
+    return gradient_step(
+        cross_entropy(predict), ball, step_size=options.step_size, targeted=options.targeted
+    )
+
+
+def pick_distance(name: str) -> Distance:
+    """Look up mse, l1 or ssim."""
+    return _pick("distance", name, DISTANCES)
+
+
+def radius(options: PsiOptions) -> float:
+    """Return the radius of the robust accuracy and the anchor."""
+    return 8 / 255 if options.epsilon is None else options.epsilon
+
+
+def make_anchor(options: PsiOptions) -> Callable[[Predict], Loss]:
+    """Build the anchor: cross-entropy on images, on adversarial ones, or half of each."""
+    epsilon, steps = radius(options), options.anchor_steps
+    require_count("anchor-steps", steps, minimum=1)
+    # One step goes to the surface; several overshoot it 2.5-fold in all, as Madry et al. do.
+    step_size = epsilon if steps == 1 else 2.5 * epsilon / steps
+    ball = linf(epsilon)
+
+    def robust(predict: Predict) -> Loss:
+        loss = cross_entropy(predict)
+        return adversarial(loss, pgd(loss, ball, step_size=step_size, steps=steps))
+
+    def both(predict: Predict) -> Loss:
+        return weighted_sum((0.5, cross_entropy(predict)), (0.5, robust(predict)))
+
+    anchors = {"clean": cross_entropy, "robust": robust, "both": both}
+    return _pick("anchor-loss", options.anchor_loss, anchors)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """``step -> (x, label, y)`` and the start or its index, drawn without replacement."""
+
+    dataset: data.Dataset
+    options: PsiOptions
+    gaussian: GaussianStarts | None = field(default=None, repr=False)
+
+    def __call__(self, step: int) -> tuple[Tensor, ...]:
+        """Draw the batch of one step."""
+        options, device = self.options, self.dataset.y_train.device
+        draw = generator(options.seed, "psi/order", step, device)
+        n = len(self.dataset.y_train)
+        index = torch.randperm(n, generator=draw, device=device)[: options.batch_size]
+        x = data.as_float(self.dataset.x_train[index]).contiguous(memory_format=torch.channels_last)
+        y = self.dataset.y_train[index]
+        if options.learn_starts:
+            chosen = torch.randperm(options.learn_starts, generator=draw, device=device)[: len(y)]
+            return x, self.dataset.y_train[chosen], y, chosen
+        label = labels_for(y, options.label, self.dataset.num_classes, draw)
+        if options.start == "own":
+            return x, label, y
+        if options.start == "made":
+            return x, label, y, *self.approached(label, step)
+        return x, label, y, self.degraded(x, y, step)
+
+    def approached(self, label: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Gaussian starts for the labels, and how many steps each is to walk."""
+        assert self.gaussian is not None
+        draw = generator(self.options.seed, "psi/start", step, label.device)
+        low, high = STOPS
+        stops = torch.randint(low, high + 1, label.shape, generator=draw, device=label.device)
+        starts = self.gaussian(label, draw)
+        return starts.contiguous(memory_format=torch.channels_last), stops
+
+    def degraded(self, x: Tensor, y: Tensor, step: int) -> Tensor:
+        """(1 − s)·x + s·n per image, s uniform in [0, start_noise], n noise or a class Gaussian."""
+        draw = generator(self.options.seed, "psi/start", step, x.device)
+        share = self.options.start_noise * torch.rand(
+            (len(x), 1, 1, 1), generator=draw, device=x.device
+        )
+        if self.gaussian is None:
+            other = torch.rand(x.shape, generator=draw, device=x.device)
+        else:
+            other = self.gaussian(y, draw)
+        mixed: Tensor = (1 - share) * x + share * other
+        return mixed.contiguous(memory_format=torch.channels_last)
+
+
+def make_batches(options: PsiOptions, dataset: data.Dataset) -> Batches:
+    """Build the batches; a sixth of CIFAR-10 is plenty for a class's mean and covariance."""
+    gaussian = None
+    if options.start in ("made", "gaussian"):
+        n = min(8000, len(dataset.y_train))
+        gaussian = GaussianStarts(data.as_float(dataset.x_train[:n]), dataset.y_train[:n])
+    return Batches(dataset, options, gaussian)
+
+
+def labels_for(y: Tensor, label: str, num_classes: int, draw: torch.Generator) -> Tensor:
+    """Return the labels that ψ moves toward or from: the image's own, random ones, or one class."""
+    if label == "own":
+        return y
+    if label == "random":
+        return torch.randint(num_classes, y.shape, generator=draw, device=y.device)
+    if label.isdecimal() and int(label) < num_classes:
+        return torch.full_like(y, int(label))
+    raise FuncrobustError(
+        f"label must be own, random or a class number below {num_classes}, got {label!r}"
+    )
+
+
+def check(options: PsiOptions) -> None:
+    """Refuse what cannot work, before anything is loaded."""
+    for name in (
+        "aim", "anchor", "lr_max", "momentum", "weight_decay", "clip_norm", "entropy",
+        "start_noise", "starts_rate",
+    ):  # fmt: skip
+        require_finite(name.replace("_", "-"), getattr(options, name))
+    require_finite("epsilon", radius(options))
+    for name in ("updates", "batch_size", "heldout_examples"):
+        require_count(name, getattr(options, name), minimum=1)
+    require_count("learn-starts", options.learn_starts)
+    require_count("strips", options.strips)
+    if options.steps == 0:
+        raise FuncrobustError("psi with 0 steps never moves: its drift is 0 for every network")
+    _pick("start", options.start, dict.fromkeys(KINDS))
+    if options.start_noise > 1:
+        raise FuncrobustError(f"start-noise is a share in [0, 1], got {options.start_noise}")
+    if options.learn_starts and (options.start != "own" or options.label != "own"):
+        raise FuncrobustError(
+            "learned starts take the place of --start and --label: leave them out"
+        )
+
+
+Chosen = TypeVar("Chosen")
+
+
+def _pick(what: str, name: str, known: Mapping[str, Chosen]) -> Chosen:
+    if name not in known:
+        raise FuncrobustError(f"unknown {what} {name!r}: use {', '.join(known)}")
+    return known[name]
