@@ -180,9 +180,7 @@ def check(options: PsiOptions) -> None:
     if options.start_noise > 1:
         raise FuncrobustError(f"start-noise is a share in [0, 1], got {options.start_noise}")
     if options.learn_starts and (options.start != "own" or options.label != "own"):
-        raise FuncrobustError(
-            "learned starts take the place of --start and --label: leave them out"
-        )
+        raise FuncrobustError("--learn-starts takes the place of --start and --label")
 
 
 Chosen = TypeVar("Chosen")

@@ -12,6 +12,7 @@ from torch import Tensor
 from funcrobust import checkpoints, data, evaluation, updates
 from funcrobust.balls import linf
 from funcrobust.checkpoints import Card
+from funcrobust.errors import FuncrobustError
 from funcrobust.functional import Functional, Predict, functionalize
 from funcrobust.losses import Loss
 from funcrobust.objectives import drift
@@ -100,6 +101,11 @@ def make_training(
         fraction=options.drift_fraction, approach=approach, dtype=dtype,
     )  # fmt: skip
     if options.learn_starts:
+        if options.learn_starts > len(dataset.y_train):
+            raise FuncrobustError(
+                f"learn-starts is {options.learn_starts}, but there are {len(dataset.y_train)} "
+                "training images to start from"
+            )
         objective = with_learned_starts(objective, rate=options.starts_rate)
         images = data.as_float(dataset.x_train[: options.learn_starts])
         model = replace(model, params=model.params | {STARTS: images / options.starts_rate})
