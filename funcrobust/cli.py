@@ -273,6 +273,9 @@ def psi_train(
     entropy: Annotated[
         float | None, option("--entropy", help="weight of the entropy where psi ends [0]")
     ] = None,
+    drift_weight: Annotated[
+        float | None, option("--drift-weight", help="0 is a control, the anchor alone [1]")
+    ] = None,
     drift_fraction: Annotated[
         float | None, option("--drift-fraction", help="share of the batch that psi runs on [1]")
     ] = None,
@@ -281,7 +284,10 @@ def psi_train(
     ] = None,
     anchor_loss: Annotated[
         str | None,
-        option("--anchor-loss", help="cross-entropy on clean images, robust or both [both]"),
+        option(
+            "--anchor-loss",
+            help="keep what the network does; or cross-entropy: clean, robust or both",
+        ),
     ] = None,
     anchor_steps: Annotated[
         int | None, option("--anchor-steps", help="PGD steps of the robust anchor; 1: FGSM")
@@ -482,6 +488,47 @@ def apply(
     arguments["image"] = tuple(arguments.get("image", ()))
     with reporter() as report:
         recipe.apply(task, presets.fill(recipe.ApplyOptions(), arguments), report)
+
+
+@app.command()
+def study(
+    variants: Annotated[
+        list[str] | None,
+        typer.Argument(help="of docs/psi-study.md, or run folders and checkpoints [all variants]"),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, option("--checkpoint", help="the classifier to transfer [the shipped one]")
+    ] = None,
+    judge: Annotated[
+        str | None, option("--judge", help="the classifier that scores [the shipped one]")
+    ] = None,
+    images: Annotated[
+        int | None, option("--images", help="made from each kind of start [1000]")
+    ] = None,
+    examples: Annotated[
+        int | None, option("--examples", help="test images of the accuracies [1000]")
+    ] = None,
+    attack_steps: Annotated[
+        int | None, option("--attack-steps", help="of the robust accuracy [20]")
+    ] = None,
+    updates: Annotated[
+        int | None, option("--updates", help="of every transfer [psi-train's default]")
+    ] = None,
+    out: Annotated[Path | None, option("--out", help="folder of all of it [runs/study]")] = None,
+    precision: Precision = None,
+    dataset: Dataset = None,
+    data_dir: DataDir = None,
+    seed: Seed = None,
+    device: Device = None,
+) -> None:
+    """Measure what psi-training does to generated images, variant by variant."""
+    arguments = given(locals())
+    from funcrobust.recipes import presets
+    from funcrobust.recipes import study as recipe
+
+    arguments["variants"] = tuple(arguments.get("variants", ()))
+    with reporter() as report:
+        recipe.study(presets.fill(recipe.StudyOptions(), arguments), report)
 
 
 @app.command()

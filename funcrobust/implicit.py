@@ -11,11 +11,13 @@ arXiv:1909.01377; Blondel et al. 2022, arXiv:2105.15183).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vjp
+from torch.func import jvp, vjp
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchopt.linear_solve import solve_normal_cg
 
@@ -38,10 +40,11 @@ def iterate_implicit(
     Exact where x* no longer moves, biased by what is left to move where it does; the derivative
     in ``start`` is zero. Memory is that of a step's second derivative; costs one vjp and, for each
     iteration of the solver (conjugate gradients on the normal equations, at most 200), a vjp and
-    a jvp of one step. Nests under ``grad``, ``vjp`` and ``vmap`` (one solve after the other); has
-    no second derivative and no forward mode.
+    a jvp of one step; in forward mode (``jvp``) likewise, (I − ∂Φ/∂x) ẋ = ∂Φ/∂θ θ̇ + ∂Φ/∂c ċ. Nests
+    under ``grad``, ``vjp``, ``jvp`` and ``vmap`` (one solve after the other); has no second
+    derivative.
 
-    Raises `FuncrobustError` in the backward pass where the solver does not get there: a walk that
+    Raises `FuncrobustError` in the derivative where the solver does not get there: a walk that
     still goes straight on has ∂Φ/∂x near I, and the system is singular.
     """
     leaves, spec = tree_flatten(params)
@@ -62,6 +65,18 @@ class _Implicit(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.step, _, ctx.spec, _, y, center, *leaves = inputs
         ctx.save_for_backward(output, y, center, *leaves)
+        ctx.save_for_forward(output, y, center, *leaves)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        end, y, center, *leaves = ctx.saved_tensors
+        _, _, _, _, _, *moved = tangents
+        moved = [
+            torch.zeros_like(at) if t is None else t
+            for t, at in zip(moved, (center, *leaves), strict=True)
+        ]
+        found: Tensor = _Pushforward.apply(ctx.step, ctx.spec, end, y, center, *leaves, *moved)
+        return found
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
@@ -71,7 +86,72 @@ class _Implicit(torch.autograd.Function):
         return None, None, None, torch.zeros_like(end), None, center_bar, *leaves_bar
 
 
-class _Pullback(torch.autograd.Function):
+def _solve(system: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+    """Solve system(λ) = right by conjugate gradients on the normal equations, or raise."""
+    if not right.any():
+        return right
+    lam: Tensor = solve_normal_cg(rtol=RTOL, maxiter=ITERATIONS)(system, right)
+    residual = float((system(lam) - right).norm() / right.norm())
+    if not residual <= ACCEPTED:
+        raise FuncrobustError(
+            f"the implicit derivative did not converge (relative residual {residual:.1g}): "
+            "psi is not near a fixed point; take more or smaller steps, or "
+            'backward="adjoint"'
+        )
+    return lam
+
+
+class _OneByOne(torch.autograd.Function):
+    """A Function of tensors whose vmap solves one system after the other.
+
+    How long a solver runs depends on its data.
+    """
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:  # noqa: ARG004
+        raise FuncrobustError("the implicit derivative has no second derivative: use unroll")
+
+    @classmethod
+    def each(cls, info: Any, in_dims: tuple[Any, ...], inputs: tuple[Any, ...]) -> list[Any]:
+        """Apply to each example of a batch."""
+
+        def one(i: int) -> Any:
+            picked = zip(inputs, in_dims, strict=True)
+            return cls.apply(*(x if d is None else x.select(d, i) for x, d in picked))
+
+        return [one(i) for i in range(info.batch_size)]
+
+
+class _Pushforward(_OneByOne):
+    """(ċ, θ̇) ↦ ẋ."""
+
+    @staticmethod
+    def forward(
+        step: Step, spec: Any, end: Tensor, y: Tensor, center: Tensor, *both: Tensor
+    ) -> Tensor:
+        n = (len(both) - 1) // 2
+        leaves, moved = both[:n], both[n:]
+
+        def advance(x: Tensor, center: Tensor, *leaves: Tensor) -> Tensor:
+            return step(tree_unflatten(leaves, spec), x, y, center)
+
+        def system(u: Tensor) -> Tensor:
+            reduced: Tensor = u - jvp(lambda x: advance(x, center, *leaves), (end,), (u,))[1]
+            return reduced
+
+        right = jvp(partial(advance, end), (center, *leaves), tuple(moved))[1]
+        return _solve(system, right)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
+        return torch.stack(_Pushforward.each(info, in_dims, inputs)), 0
+
+
+class _Pullback(_OneByOne):
     """v ↦ (c̄, θ̄); a Function of its own for the reasons given in `funcrobust.adjoint`."""
 
     @staticmethod
@@ -88,36 +168,13 @@ class _Pullback(torch.autograd.Function):
             reduced: Tensor = lam - through_x(lam)[0]
             return reduced
 
-        lam = cotangent
-        if cotangent.any():
-            lam = solve_normal_cg(rtol=RTOL, maxiter=ITERATIONS)(system, cotangent)
-            residual = float((system(lam) - cotangent).norm() / cotangent.norm())
-            if not residual <= ACCEPTED:
-                raise FuncrobustError(
-                    f"the implicit derivative did not converge (relative residual {residual:.1g}): "
-                    "psi is not near a fixed point; take more or smaller steps, or "
-                    'backward="adjoint"'
-                )
+        lam = _solve(system, cotangent)
         _, pull = vjp(lambda c, *p: advance(end, c, *p), center, *leaves)  # type: ignore[misc]
         found: tuple[Tensor, ...] = pull(lam)
         return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:  # noqa: ARG004
-        raise FuncrobustError("the implicit derivative has no second derivative: use unroll")
-
-    @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
-        """One solve after the other: how long a solver runs depends on its data."""
-
-        def one(i: int) -> Any:
-            picked = zip(inputs, in_dims, strict=True)
-            return _Pullback.apply(*(x if d is None else x.select(d, i) for x, d in picked))
-
-        found = [one(i) for i in range(info.batch_size)]
+        found = _Pullback.each(info, in_dims, inputs)
         stacked = tuple(torch.stack(parts) for parts in zip(*found, strict=True))
         return stacked, (0,) * len(stacked)

@@ -107,6 +107,20 @@ def kl_divergence(predict: Predict, reference: Tensor) -> Loss:
     return loss
 
 
+def distillation(predict: Predict, teacher: Callable[[Tensor], Tensor]) -> Loss:
+    """Build KL(softmax(t) ‖ softmax(z)), z = predict(θ, x), t the ``teacher``'s logits of x, held.
+
+    In nats, ≥ 0, and 0 with a slope of 0 where θ is the teacher: the way to keep what a network
+    does, on images or, inside `adversarial`, on what attacks it, while another term changes it.
+    The label y is not used. Hinton et al. 2015 (arXiv:1503.02531) at temperature 1.
+    """
+
+    def loss(params: Params, x: Tensor, _y: Tensor) -> Tensor:
+        return kl(teacher(x).detach(), predict(params, x))
+
+    return loss
+
+
 def kl(reference: Tensor, logits: Tensor) -> Tensor:
     """KL(softmax(reference) ‖ softmax(logits)) per example: (B, C), (B, C) -> (B,)."""
     p, q = reference.log_softmax(-1), logits.log_softmax(-1)

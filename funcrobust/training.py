@@ -224,16 +224,18 @@ def psi_training(
     anchor: Callable[[Predict], Loss] = cross_entropy,
     weight: float,
     entropy_weight: float = 0.0,
+    drift_weight: float = 1.0,
     fraction: float = 1.0,
     approach: Callable[[Predict], Step] | None = None,
     dtype: torch.dtype | None = None,
 ) -> TrainingObjective:
     """ψ-training with an anchor:
 
-        L(θ) = mean ‖x − ψ(s; θ)‖² + μ · mean a(θ, x, y) + η · mean H(p(θ, ψ(s; θ)))
+        L(θ) = δ · mean ‖x − ψ(s; θ)‖² + μ · mean a(θ, x, y) + η · mean H(p(θ, ψ(s; θ)))
 
     ``psi`` and ``anchor`` are built on a `Predict`; ``distance`` swaps the squared norm; μ is
-    ``weight`` and η ``entropy_weight``, and 0 for both is the ψ document's loss alone. The batch is
+    ``weight``, η ``entropy_weight`` and δ ``drift_weight``, and 0, 0, 1 are the ψ document's loss
+    alone. (δ = 0 is the control: all else, without ψ.) The batch is
     ``(x, label, y)``, then the start s, which is x unless given: ψ moves s toward (or from)
     ``label``; y is the true one of x. With s a degraded x, ψ is trained to restore. ``fraction`` of
     the batch, its first part, carries ψ, whose derivative costs many times the anchor's.
@@ -249,6 +251,8 @@ def psi_training(
     """
     require_finite("weight", weight)
     require_finite("entropy_weight", entropy_weight)
+    if require_finite("drift_weight", drift_weight) + weight + entropy_weight == 0:
+        raise FuncrobustError("psi-training needs a term of positive weight")
     _require_fraction(fraction)
 
     def objective(
@@ -265,14 +269,17 @@ def psi_training(
         predict = autocast(model.with_buffers(buffers), dtype)
         n = max(1, round(fraction * len(x)))
         start, target = (x if start is None else start)[:n], (x if target is None else target)[:n]
-        if approach is not None:
+        if approach is not None and drift_weight > 0:
             if stops is None:
                 raise FuncrobustError("an approach needs its stops in the batch")
             step = approach(predict)
             start = target = _arrived(step, stops[:n], constant(params), start, label[:n])
-        end = psi(predict)(params, start, label[:n])
-        metrics = {"drift": distance(target, end).mean()}
-        total = metrics["drift"]
+        metrics: Metrics = {}
+        total = x.new_zeros(())
+        if drift_weight > 0 or entropy_weight > 0:
+            end = psi(predict)(params, start, label[:n])
+            metrics["drift"] = distance(target, end).mean()
+            total = drift_weight * metrics["drift"]
         if entropy_weight > 0:
             metrics["entropy"] = entropy(predict)(params, end, label[:n]).mean()
             total = total + entropy_weight * metrics["entropy"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import directional_difference, inner, largest_difference, random_direction
-from torch.func import grad, vmap
+from torch.func import grad, jvp, vjp, vmap
 
 import funcrobust as fr
 
@@ -92,3 +92,24 @@ def test_one_step_is_truncated_1(problem, weights):
         for backward in ("one_step", "truncated:1")
     )
     assert largest_difference(a, b) == 0
+
+
+def test_forward_mode_is_reverse_mode(problem, weights):
+    psi = contracting(problem, "implicit")
+    direction = random_direction(problem.params)
+    step = torch.randn(problem.x.shape, generator=torch.Generator().manual_seed(5)).double()
+
+    def end(params, center):
+        return psi(params, problem.x, problem.y, center=center)
+
+    _, tangent = jvp(end, (problem.params, problem.x), (direction, step))
+    _, pull = vjp(end, problem.params, problem.x)
+    pulled, center_bar = pull(weights)
+    forward = float((tangent * weights).sum())
+    reverse = inner(pulled, direction) + float((center_bar * step).sum())
+    assert abs(forward) > 1e-3
+    assert abs(forward - reverse) <= 1e-4 * abs(forward)
+    each = vmap(lambda d: jvp(lambda p: end(p, problem.x), (problem.params,), (d,))[1])(
+        {k: torch.stack([d, 2 * d]) for k, d in direction.items()}
+    )
+    assert torch.allclose(2 * each[0], each[1], atol=1e-6)

@@ -157,3 +157,18 @@ def test_away_from(problem):
         lambda x: fr.away_from(problem.x)(problem.params, x, problem.y).sum()
     )(problem.x)  # fmt: skip
     assert slope.abs().max() == 0, "finite where the root is not differentiable"
+
+
+def test_distillation_keeps_the_teacher(problem):
+    """Zero with a slope of zero at the teacher, and elsewhere the divergence of torch."""
+    model = problem.model
+    loss = fr.distillation(model.predict, lambda x: model.predict(model.params, x))
+    mean = fr.mean(loss)
+    assert mean(model.params, problem.x, problem.y) == 0
+    slope = torch.func.grad(mean)(model.params, problem.x, problem.y)
+    assert max(float(g.abs().max()) for g in slope.values()) <= 1e-12
+    moved = {k: p * 1.1 for k, p in model.params.items()}
+    a, b = (torch.distributions.Categorical(logits=model.predict(p, problem.x))
+            for p in (model.params, moved))  # fmt: skip
+    expected = torch.distributions.kl_divergence(a, b)
+    assert torch.allclose(loss(moved, problem.x, problem.y), expected)

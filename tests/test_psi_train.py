@@ -49,9 +49,10 @@ def run(options, **changes):
         {"start": "gaussian", "entropy": 0.5},
         {"start": "noise", "psi_loss": "margin", "distance": "l1"},
         {"learn_starts": 32},
+        {"anchor_loss": "keep", "anchor_steps": 2},
         {"label": "random", "anchor_loss": "robust", "psi_loss": "entropy"},
     ],
-    ids=["made", "gaussian", "noise", "learned", "entropy"],
+    ids=["made", "gaussian", "noise", "learned", "keep", "entropy"],
 )
 def test_every_start_trains_the_network(options, untrained, changes):
     result = run(options, name="run", **changes)

@@ -106,9 +106,7 @@ def dataset_for(given: str | None, card: Card) -> str:
 
 
 STRONGEST = "cifar10-linf-small"
-"""The shipped classifier to measure and to generate with."""
-QUICKEST = "cifar10-linf-tiny"
-"""The one to train further: a ψ-update of it takes a third of the time."""
+"""The shipped classifier to measure, to transfer and to draw with."""
 
 JUDGE = "cifar10-standard-small"
 """The shipped standard classifier, which made none of the images it judges."""

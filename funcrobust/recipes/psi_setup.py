@@ -19,6 +19,7 @@ from funcrobust.losses import (
     Distance,
     Loss,
     cross_entropy,
+    distillation,
     entropy,
     logit,
     margin,
@@ -33,6 +34,7 @@ from funcrobust.starts import GaussianStarts
 PSI_LOSSES: dict[str, Callable[[Predict], Loss]] = {
     "cross-entropy": cross_entropy, "margin": margin, "logit": logit, "entropy": entropy,
 }  # fmt: skip
+AnchorOf = Callable[[Predict], Loss]
 KINDS = ("own", "made", "gaussian", "noise")
 STOPS = (4, 16)
 """Steps that images of --start made have walked: early ones are noise, later ones overdrawn."""
@@ -72,23 +74,29 @@ def radius(options: PsiOptions) -> float:
     return 8 / 255 if options.epsilon is None else options.epsilon
 
 
-def make_anchor(options: PsiOptions) -> Callable[[Predict], Loss]:
-    """Build the anchor: cross-entropy on images, on adversarial ones, or half of each."""
+ANCHORS = ("keep", "clean", "robust", "both")
+
+
+def make_anchor(options: PsiOptions, teacher: Callable[[Tensor], Tensor]) -> AnchorOf:
+    """Build the anchor: the cross-entropy on images ("clean"), on adversarial ones ("robust"), half
+    of each ("both"); or half of each of the divergence from the network before ("keep").
+    """  # fmt: skip
     epsilon, steps = radius(options), options.anchor_steps
-    require_count("anchor-steps", steps, minimum=1)
     # One step goes to the surface; several overshoot it 2.5-fold in all, as Madry et al. do.
     step_size = epsilon if steps == 1 else 2.5 * epsilon / steps
     ball = linf(epsilon)
 
-    def robust(predict: Predict) -> Loss:
-        loss = cross_entropy(predict)
-        return adversarial(loss, pgd(loss, ball, step_size=step_size, steps=steps))
+    def anchor(predict: Predict) -> Loss:
+        hard = cross_entropy(predict)
+        loss = distillation(predict, teacher) if options.anchor_loss == "keep" else hard
+        if options.anchor_loss == "clean":
+            return loss
+        robust = adversarial(loss, pgd(hard, ball, step_size=step_size, steps=steps))
+        if options.anchor_loss == "robust":
+            return robust
+        return weighted_sum((0.5, loss), (0.5, robust))
 
-    def both(predict: Predict) -> Loss:
-        return weighted_sum((0.5, cross_entropy(predict)), (0.5, robust(predict)))
-
-    anchors = {"clean": cross_entropy, "robust": robust, "both": both}
-    return _pick("anchor-loss", options.anchor_loss, anchors)
+    return anchor
 
 
 @dataclass(frozen=True)
@@ -166,12 +174,14 @@ def check(options: PsiOptions) -> None:
     """Refuse what cannot work, before anything is loaded."""
     for name in (
         "aim", "anchor", "lr_max", "momentum", "weight_decay", "clip_norm", "entropy",
-        "start_noise", "starts_rate",
+        "start_noise", "starts_rate", "drift_weight",
     ):  # fmt: skip
         require_finite(name.replace("_", "-"), getattr(options, name))
     require_finite("epsilon", radius(options))
     for name in ("updates", "batch_size", "heldout_examples"):
         require_count(name, getattr(options, name), minimum=1)
+    require_count("anchor-steps", options.anchor_steps, minimum=1)
+    _pick("anchor-loss", options.anchor_loss, dict.fromkeys(ANCHORS))
     require_count("learn-starts", options.learn_starts)
     require_count("strips", options.strips)
     if options.steps == 0:

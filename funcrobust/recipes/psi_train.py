@@ -44,12 +44,11 @@ def psi_train(options: PsiOptions, reporter: Reporter, *, resume: Path | None = 
     psi_setup.check(options)
     make_psi(options)
     module, card = checkpoints.load(
-        options.checkpoint or common.default_checkpoint(common.QUICKEST), model=options.model
+        options.checkpoint or common.default_checkpoint(common.STRONGEST), model=options.model
     )
     options = replace(options, dataset=common.dataset_for(options.dataset, card))
     if options.epsilon is None:
         options = replace(options, epsilon=card.epsilon if card.constraint == "linf" else 8 / 255)
-    make_anchor(options)
     reporter.say(_headline(options, card, device))
     dataset = common.load_data(options, device, reporter)
     common.require_same_images(card, dataset)
@@ -92,13 +91,16 @@ def make_training(
         weight_decay=options.weight_decay,
         clip_norm=options.clip_norm or None,
     )  # fmt: skip
+    held = common.evaluating(model, model.buffers, dtype)
+    anchor = make_anchor(options, lambda x: held(model.params, x))
     approach = None
     if options.start == "made":
         approach = partial(psi_setup.approach, options)
     objective = psi_training(
         model, make_psi(options), distance=psi_setup.pick_distance(options.distance),
-        anchor=make_anchor(options), weight=options.anchor, entropy_weight=options.entropy,
-        fraction=options.drift_fraction, approach=approach, dtype=dtype,
+        anchor=anchor, weight=options.anchor, entropy_weight=options.entropy,
+        drift_weight=options.drift_weight, fraction=options.drift_fraction, approach=approach,
+        dtype=dtype,
     )  # fmt: skip
     if options.learn_starts:
         if options.learn_starts > len(dataset.y_train):
@@ -213,10 +215,10 @@ def _headline(options: PsiOptions, card: Card, device: torch.device) -> str:
 def _finish(work: Work, outcome: Outcome, before: dict[str, float]) -> Result:
     """Measure again, save, draw, and show both beside each other."""
     options, run, reporter, state = work.options, work.run, work.reporter, outcome.state
+    begun = options.checkpoint or common.default_checkpoint(common.STRONGEST)
     new = replace(
         work.card, command=" ".join(["python cli.py", *options.argv]), seed=options.seed,
-        notes=f"psi-train from {options.checkpoint or common.default_checkpoint(common.QUICKEST)}: "
-        f"{outcome.status} after {int(state.step)} updates",
+        notes=f"psi-train from {begun}: {outcome.status} after {int(state.step)} updates",
         metrics={},
     )  # fmt: skip
     network = network_of(state.params)

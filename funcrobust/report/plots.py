@@ -185,6 +185,49 @@ def _is_rate(names: Sequence[str]) -> bool:
     return all({"lr", "rate"} & set(_words(name)) for name in names)
 
 
+def lines(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    path: Path,
+    *,
+    x: str,
+    title: str = "",
+) -> None:
+    """Draw the same series in each of several panels, one legend for all, and write a PNG.
+
+    Args:
+        panels: label of the vertical axis to series by name, each a sequence of (x, y).
+        path: the PNG, written as a whole or not at all.
+        x: label of the horizontal axis.
+        title: over the whole figure.
+
+    Raises:
+        FuncrobustError: no panels, or the file cannot be written.
+    """
+    if not panels:
+        raise FuncrobustError("lines needs at least one panel")
+    across = min(2, len(panels))
+    down = math.ceil(len(panels) / across)
+    figure = _figure(5.2 * across, 3.3 * down + 1.2, layout="constrained")
+    for index, (label, series) in enumerate(panels.items()):
+        axes = figure.add_subplot(down, across, index + 1)
+        for number, (name, points) in enumerate(series.items()):
+            style, marker, filled = _STYLES[number // len(_PALETTE) % len(_STYLES)]
+            colour = _PALETTE[number % len(_PALETTE)]
+            axes.plot(
+                *zip(*points, strict=True), style, color=colour, label=name, linewidth=1.6,
+                marker=marker, markersize=4, markerfacecolor=colour if filled else "white",
+            )  # fmt: skip
+        axes.set(xlabel=x, ylabel=label)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5,
+                  fontsize=9, frameon=False)  # fmt: skip
+    if title:
+        figure.suptitle(title, fontsize=12)
+    _save(figure, path)
+
+
 # --- images -----------------------------------------------------------------------------------
 
 _TILE = 96  # pixels a small image is scaled up to, about: four inches hold four of them
