@@ -60,12 +60,15 @@ def iterate_adjoint(
     - What ``step`` closes over is constant. It must not be an argument of the function that a
       transform differentiates or maps: write ``grad(lambda p: f(p, buffers))(params)``, not
       ``grad(f)(params, buffers)``, since torch.func wraps every argument.
-    - In forward mode (``jvp``, ``jacfwd``) and under ``torch.compile`` this is `iterate`: forward
-      mode is flat in memory as it is, and the compiler traces no custom derivative.
+    - In forward mode (``jvp``, ``jacfwd``) this is `iterate`, which is flat in memory there.
+    - Under ``torch.compile`` it is `iterate` too: the same numbers, with the memory of unrolling.
+      What stops the adjoint there is Dynamo (torch 2.15): it cannot trace an autograd.Function that
+      calls ``torch.func`` transforms on what it was given inside another transform ("Expected
+      FakeTensor"; a test watches for the day it can). For flat memory run ψ's training eagerly.
     - For mixed precision put ``fr.autocast`` inside the loss: an outer ``torch.autocast`` that has
       ended when backward runs would not cover the recomputation.
     """
-    if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+    if _unrolled_anyway():
         return iterate(step, steps, params, start, y, center)
     if y.is_floating_point():
 
@@ -78,6 +81,11 @@ def iterate_adjoint(
     leaves, spec = tree_flatten(params)
     end: Tensor = _Adjoint.apply(step, (steps, every), spec, start, y, center, *leaves)[0]
     return end
+
+
+def _unrolled_anyway() -> bool:
+    """Whether forward mode or a compiler is at work; see `iterate_adjoint`."""
+    return torch.compiler.is_compiling() or forward_ad._current_level >= 0
 
 
 def _trajectory(

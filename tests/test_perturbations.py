@@ -15,6 +15,7 @@ from conftest import (
 from torch.func import grad, jvp, vmap
 
 import funcrobust as fr
+from funcrobust import adjoint
 
 BALLS = [fr.l2(0.3), fr.l2(float("inf")), fr.unconstrained(), fr.l2(5.0)]
 IDS = ["l2", "l2-inf", "unconstrained"]
@@ -278,3 +279,21 @@ def test_bad_input(problem, change, message):
     options = {"ball": fr.l2(1.0), "step_size": 0.1, "steps": 2} | change
     with pytest.raises(fr.FuncrobustError, match=message):
         fr.psi(problem.loss, options.pop("ball"), **options)
+
+
+def test_what_stops_the_compiler(monkeypatch):
+    """Under torch.compile the adjoint unrolls because Dynamo cannot trace it. Can it now?"""
+    problem = make_problem(torch.float32)
+    psi = fr.psi(problem.loss, fr.l2(2.0), step_size=0.2, steps=2, targeted=True)
+
+    def slope(params):
+        return grad(lambda p: psi(p, problem.x, problem.y).square().sum())(params)
+
+    expected = slope(problem.params)
+    torch.compiler.reset()
+    compiled = torch.compile(slope, fullgraph=True, backend="eager")(problem.params)
+    assert largest_difference(compiled, expected) <= 1e-5
+    monkeypatch.setattr(adjoint, "_unrolled_anyway", lambda: False)
+    torch.compiler.reset()
+    with pytest.raises(Exception, match="FakeTensor"):
+        torch.compile(slope, fullgraph=True, backend="eager")(problem.params)
