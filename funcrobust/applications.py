@@ -38,7 +38,7 @@ WALKS: dict[str, dict[str, Walk]] = {
     },
     "cifar": {
         "generation": Walk(30.0, 0.5, 60), "inpainting": Walk(6.0, 0.1, 20),
-        "super-resolution": Walk(6.0, 0.1, 5), "translation": Walk(30.0, 0.25, 40),
+        "super-resolution": Walk(6.0, 0.1, 10), "translation": Walk(30.0, 0.25, 40),
         "sketch": Walk(30.0, 0.25, 40), "painting": Walk(10.0, 0.25, 40),
     },
     "digits": {

@@ -27,7 +27,10 @@ class Ball(Protocol):
 
     @property
     def differentiable(self) -> bool:
-        """Whether `steepest` has a useful derivative (``sign`` has none, anywhere)."""
+        """Whether `steepest` has a useful derivative (``sign`` has none, anywhere).
+
+        A class attribute will do.
+        """
         ...
 
     def project(self, x: Tensor, center: Tensor) -> Tensor:

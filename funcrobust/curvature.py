@@ -67,6 +67,11 @@ def cure(
     - ``"one-sided"``: ``"central"`` with g(x) held constant: half the evaluations, and another
       regulariser: it leaves out a term that does not vanish with h.
 
+    Fused attention has no second derivative in torch ("flash_attention ... not implemented"): run a
+    transformer inside ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``, or with ``"central"``.
+    z is a sign, and jumps in θ where an input gradient is exactly 0, as in networks whose residual
+    branches start at zero.
+
     Only shared and batched have further derivatives (in x, or twice in θ). Measured costs and
     errors are in docs/recipes.md; ``benchmarks/cure_step.py`` measures them anew.
 

@@ -110,7 +110,8 @@ class Functional:
     ) -> Functional:
         """Return a copy whose tensors are on ``device`` and whose images are laid out so.
 
-        ``torch.channels_last`` is faster for convolutions on CPUs and on tensor cores.
+        ``torch.channels_last`` is faster for convolutions on CPUs and on tensor cores. For another
+        precision convert the module first: ``functionalize(module.double())``.
         """
 
         def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -134,7 +134,12 @@ def psi(
       system has no solution to be found.
 
     What ``loss`` closes over (buffers, a mask, a temperature) is constant to the adjoint, and must
-    not be an argument of the transformed function: see `funcrobust.iterate_adjoint`.
+    not be an argument of the transformed function: see `funcrobust.iterate_adjoint`. To have the
+    derivative in it put it among ``params``: a network's `Predict` ignores names it does not know.
+
+    Prefer a network with a smooth activation. With ReLU ψ is piecewise smooth in θ in very small
+    pieces: its derivative is exact in each (to finite differences of 1e-6), and can point the other
+    way over the length of an update. With SiLU derivative and difference agree at every length.
 
     Raises `FuncrobustError` for a ball whose steepest direction has zero derivative (L∞).
     """

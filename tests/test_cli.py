@@ -198,7 +198,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(runs, stop, robust_digits)
     assert (runs / name / "checkpoint.safetensors").exists()
     resumed = run_cli("cure-train", "--resume", str(runs / name))
     assert resumed.returncode == 0, resumed.stderr
-    whole, parts = (load_file(runs / n / "checkpoint.safetensors") for n in ("cure", name))
+    whole, parts = (
+        load_file(run / "checkpoint.safetensors") for run in (robust_digits[0], runs / name)
+    )
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
     epochs = [json.loads(s)["epoch"] for s in metrics.read_text().splitlines()]
     assert epochs == list(range(1, 13))

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from funcrobust.errors import FuncrobustError
-from funcrobust.report import Reporter, RunFolder, change_row, curves, image_grid
+from funcrobust.report import Reporter, RunFolder, change_row, curves, image_grid, plots
 from funcrobust.report.console import console, format_number
 from funcrobust.report.plots import series_colour
 from funcrobust.report.sinks import open_sink
@@ -577,3 +577,13 @@ def test_sinks_that_are_not_there(tmp_path, monkeypatch):
         open_sink("wandb", run, "psi-train")
     with pytest.raises(FuncrobustError, match="unknown --log"):
         open_sink("paper", run, "psi-train")
+
+
+def test_lines_share_one_legend(tmp_path):
+    series = {f"s{i}": [(0, float(i)), (1, 2.0 * i), (5, 3.0)] for i in range(9)}
+    path = tmp_path / "lines.png"
+    plots.lines({"a": series, "b": series, "c": series}, path, x="steps", title="t")
+    with Image.open(path) as image:
+        assert image.size[0] > 900
+    with pytest.raises(FuncrobustError, match="panel"):
+        plots.lines({}, path, x="steps")

@@ -104,10 +104,10 @@ class PsiOptions(CommonOptions):
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     precision: str = "auto"
-    updates: int = 120
-    batch_size: int = 64
-    lr_max: float = 0.004
-    lr_schedule: str = "constant"
+    updates: int = 140
+    batch_size: int = 128
+    lr_max: float = 0.008
+    lr_schedule: str = "cosine"
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     constraint: str = "l2"
@@ -134,13 +134,13 @@ class PsiOptions(CommonOptions):
     """A step moves a start image this squared times as far as it would a weight."""
     drift_weight: float = 1.0
     """0 is the control: the anchor alone."""
-    drift_fraction: float = 0.5
+    drift_fraction: float = 0.25
     """Share of the batch that ψ runs on; the anchor sees all of it."""
     anchor_steps: int = 3
     """PGD steps of the robust anchor: 1 is FGSM."""
     strips: int = 5
     """How many before-and-after pictures to leave along the way; 0: none."""
-    anchor: float = 30.0
+    anchor: float = 40.0
     """μ; docs/psi-study.md has what it trades."""
     anchor_loss: str = "keep"
     """keep: the divergence from the network before, on images and on adversarial ones; or the

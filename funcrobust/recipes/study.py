@@ -45,9 +45,8 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "both 2": _OWN | {"anchor_loss": "both", "anchor": 2.0},
     "both 6": _OWN | {"anchor_loss": "both", "anchor": 6.0},
     "both 20": _OWN | {"anchor_loss": "both", "anchor": 20.0},
-    "keep 20": _OWN | {"anchor_loss": "keep", "anchor": 20.0},
+    "keep 40": _OWN,
     "made, both 6": {"anchor_loss": "both", "anchor": 6.0},
-    "made, keep 20": {"anchor": 20.0},
     "default": {},
 }
 """Options that differ from psi-train's; "before" is no transfer, "published" the document's code:
