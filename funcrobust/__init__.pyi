@@ -40,16 +40,8 @@ from .perturbations import (
 from .randomness import generator
 from .schedules import Schedule, schedule
 from .starts import class_conditional_gaussian
-from .training import (
-    STARTS,
-    Term,
-    Views,
-    cure_term,
-    cure_training,
-    psi_training,
-    robust_training,
-    with_learned_starts,
-)
+from .training import Term, Views, cure_term, cure_training, robust_training
+from .transfer import STARTS, psi_training, with_learned_starts
 from .updates import State, averaged, ema, initial_state, make_update, optimizer
 
 __all__ = [

@@ -394,7 +394,7 @@ def generate(
     ] = None,
     png: Annotated[Path, option("--png", help="the picture to write")] = Path("generated.png"),
     per_class: Annotated[int, option("--per-class", help="images of each class [1]")] = 1,
-    steps: Annotated[int, option("--steps", help="steps of psi [60]")] = 60,
+    steps: Annotated[int, option("--steps", help="steps of psi [20]")] = 20,
     step_size: Annotated[float, option("--step-size", help="[0.5]", numeric=True)] = 0.5,
     eps: Annotated[float, option("--eps", help="radius of the L2 ball [30]", numeric=True)] = 30.0,
     constraint: Annotated[

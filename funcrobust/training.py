@@ -1,4 +1,4 @@
-"""The two methods as training objectives: each formula on one screen.
+"""Adversarial training with CURE and its relatives, as an objective: each formula on one screen.
 
 A training objective is ``(params, buffers, *batch) -> (scalar, (buffers, metrics))``; it is what
 `funcrobust.updates.make_update` differentiates. Training-mode batch norm appears here alone:
@@ -14,21 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcrobust.adjoint import Step
-from funcrobust.balls import per_example
 from funcrobust.curvature import cure
 from funcrobust.errors import FuncrobustError, require_finite
 from funcrobust.functional import Buffers, Functional, Params, Predict, autocast
 from funcrobust.losses import (
-    Distance,
     Loss,
     cross_entropy,
-    entropy,
     kl,
     kl_divergence,
-    squared_l2,
 )
-from funcrobust.perturbations import Perturbation, PerturbationOf, constant
+from funcrobust.perturbations import PerturbationOf, constant
 from funcrobust.updates import Metrics, TrainingObjective
 
 
@@ -96,7 +91,7 @@ def robust_training(
     active = {k: (w, term) for k, (w, term) in (terms or {}).items() if require_finite(k, w) > 0}
     if statistics not in STATISTICS:
         raise FuncrobustError(f"statistics must be one of {', '.join(STATISTICS)}")
-    _require_fraction(fraction)
+    require_fraction(fraction)
     if trades is not None:
         require_finite("trades", trades)
     if trades is not None and attack is None:
@@ -216,114 +211,8 @@ def _first_term(
     return smoothed(natural) + trades * kl(natural, logits).mean(), logits, buffers, after
 
 
-def psi_training(
-    model: Functional,
-    psi: Callable[[Predict], Perturbation],
-    *,
-    distance: Distance = squared_l2,
-    anchor: Callable[[Predict], Loss] = cross_entropy,
-    weight: float,
-    entropy_weight: float = 0.0,
-    drift_weight: float = 1.0,
-    fraction: float = 1.0,
-    approach: Callable[[Predict], Step] | None = None,
-    dtype: torch.dtype | None = None,
-) -> TrainingObjective:
-    """ψ-training with an anchor:
-
-        L(θ) = δ · mean ‖x − ψ(s; θ)‖² + μ · mean a(θ, x, y) + η · mean H(p(θ, ψ(s; θ)))
-
-    ``psi`` and ``anchor`` are built on a `Predict`; ``distance`` swaps the squared norm; μ is
-    ``weight``, η ``entropy_weight`` and δ ``drift_weight``, and 0, 0, 1 are the ψ document's loss
-    alone. (δ = 0 is the control: all else, without ψ.) The batch is
-    ``(x, label, y)``, then the start s, which is x unless given: ψ moves s toward (or from)
-    ``label``; y is the true one of x. With s a degraded x, ψ is trained to restore. ``fraction`` of
-    the batch, its first part, carries ψ, whose derivative costs many times the anchor's.
-
-    With ``approach``, a `Step` built on a `Predict`, the batch ends in integers ``stops`` (B,), and
-    x in the first term is an image that the network made itself: s after so many steps, held
-    constant. ψ is then trained to stay where it has arrived.
-
-    The network is in evaluation mode, so that its statistics cannot move: in the published code
-    they alone did.
-
-    Raises `FuncrobustError` for weights negative or not finite, or ``fraction`` outside (0, 1].
-    """
-    require_finite("weight", weight)
-    require_finite("entropy_weight", entropy_weight)
-    if require_finite("drift_weight", drift_weight) + weight + entropy_weight == 0:
-        raise FuncrobustError("psi-training needs a term of positive weight")
-    _require_fraction(fraction)
-
-    def objective(
-        params: Params,
-        buffers: Buffers,
-        x: Tensor,
-        label: Tensor,
-        y: Tensor,
-        start: Tensor | None = None,
-        stops: Tensor | None = None,
-        *,
-        target: Tensor | None = None,
-    ) -> tuple[Tensor, tuple[Buffers, Metrics]]:
-        predict = autocast(model.with_buffers(buffers), dtype)
-        n = max(1, round(fraction * len(x)))
-        start, target = (x if start is None else start)[:n], (x if target is None else target)[:n]
-        if approach is not None and drift_weight > 0:
-            if stops is None:
-                raise FuncrobustError("an approach needs its stops in the batch")
-            step = approach(predict)
-            start = target = _arrived(step, stops[:n], constant(params), start, label[:n])
-        metrics: Metrics = {}
-        total = x.new_zeros(())
-        if drift_weight > 0 or entropy_weight > 0:
-            end = psi(predict)(params, start, label[:n])
-            metrics["drift"] = distance(target, end).mean()
-            total = drift_weight * metrics["drift"]
-        if entropy_weight > 0:
-            metrics["entropy"] = entropy(predict)(params, end, label[:n]).mean()
-            total = total + entropy_weight * metrics["entropy"]
-        if weight > 0:
-            metrics["anchor"] = anchor(predict)(params, x, y).mean()
-            total = total + weight * metrics["anchor"]
-        return total, (buffers, {name: m.detach() for name, m in metrics.items()})
-
-    return objective
-
-
-def _arrived(step: Step, stops: Tensor, params: Params, start: Tensor, label: Tensor) -> Tensor:
-    """Take ``stops`` (B,) steps from ``start``, each image its own number; constant."""
-    x = start
-    for t in range(int(stops.max())):
-        x = torch.where(per_example(t < stops, x), step(params, x, label, start), x)
-    return x.detach()
-
-
-STARTS = "psi.starts"
-"""The name under which `with_learned_starts` keeps its images among the parameters."""
-
-
-def with_learned_starts(objective: TrainingObjective, *, rate: float) -> TrainingObjective:
-    """Optimise the start images along with θ: min over θ and {xᵢ} of Σ ‖xᵢ − ψ(xᵢ; θ)‖².
-
-    ``objective`` is `psi_training`'s. The batch is ``(x, label, y, index)``: the anchor sees x and
-    y, ψ starts from, and is compared with, the images ``index`` (B,) of the N kept in
-    ``params[STARTS]`` (N, C, H, W). They are stored divided by ``rate``, so that a step of SGD
-    moves an image ``rate``² times as far as it would a weight; they are clamped to [0, 1] where
-    used.
-    """
-
-    def joint(
-        params: Params, buffers: Buffers, x: Tensor, label: Tensor, y: Tensor, index: Tensor
-    ) -> tuple[Tensor, tuple[Buffers, Metrics]]:
-        network = {name: p for name, p in params.items() if name != STARTS}
-        starts = (rate * params[STARTS][index]).clamp(0.0, 1.0)
-        return objective(network, buffers, x, label, y, starts, target=starts)
-
-    return joint
-
-
-def _require_fraction(fraction: float) -> None:
+def require_fraction(fraction: float) -> None:
+    """Raise unless ``fraction`` is in (0, 1]."""
     if not 0 < fraction <= 1:
         raise FuncrobustError(f"fraction must be in (0, 1], got {fraction}")
 

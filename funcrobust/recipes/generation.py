@@ -25,7 +25,7 @@ def generate(
     *,
     png: Path,
     per_class: int = 1,
-    steps: int = 60,
+    steps: int = 20,
     step_size: float = 0.5,
     eps: float = 30.0,
     constraint: str = "l2",

@@ -28,7 +28,7 @@ from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import open_sink
 from funcrobust.schedules import schedule
 from funcrobust.starts import class_conditional_gaussian
-from funcrobust.training import STARTS, psi_training, with_learned_starts
+from funcrobust.transfer import STARTS, psi_training, with_learned_starts
 from funcrobust.updates import State, Update
 
 RECORDS = 10
