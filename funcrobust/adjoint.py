@@ -84,8 +84,10 @@ def iterate_adjoint(
 
 
 def _unrolled_anyway() -> bool:
-    """Whether forward mode or a compiler is at work; see `iterate_adjoint`."""
-    return torch.compiler.is_compiling() or forward_ad._current_level >= 0
+    """Whether forward mode or a compiler is at work, or no derivative is wanted at all."""
+    if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+        return True
+    return not torch.is_grad_enabled()  # which is on inside torch.func.grad, whatever is outside
 
 
 def _trajectory(

@@ -68,7 +68,7 @@ def best(loss: Loss, params: Params, state: Tensor, y: Tensor, c: int, sign: flo
 def _better(state: Tensor, value: Tensor, c: int) -> tuple[Tensor, Tensor]:
     """(b, ±ℓ(b)), with x in place of b where its ``value`` (B,) is larger."""
     x, b, least = state[:, :c], state[:, 2 * c : 3 * c], state[:, 3 * c :]
-    found = per_example(value.detach(), x).expand_as(least)
+    found = per_example(value.detach(), x).expand_as(least).to(least.dtype)
     better = found > least
     return torch.where(better, x, b), torch.where(better, found, least)
 

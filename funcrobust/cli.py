@@ -225,7 +225,7 @@ def psi_train(
     model: Annotated[
         str | None, option("--model", help="architecture of a foreign .pt file, or your factory")
     ] = None,
-    updates: Annotated[int | None, option("--updates", help="SGD updates [80]")] = None,
+    updates: Annotated[int | None, option("--updates", help="SGD updates [140]")] = None,
     batch_size: BatchSize = None,
     distance: Annotated[
         str | None, option("--distance", help="between x and psi(x): mse, l1 or ssim [mse]")
@@ -259,7 +259,7 @@ def psi_train(
     ] = None,
     start: Annotated[
         str | None,
-        option("--start", help="psi starts from own, made, gaussian or noise (see the README)"),
+        option("--start", help="psi starts from images: made, own, gaussian or noise [made]"),
     ] = None,
     start_noise: Annotated[
         float | None, option("--start-noise", help="largest share of that mixture [0.5]")
@@ -277,10 +277,10 @@ def psi_train(
         float | None, option("--drift-weight", help="0 is a control, the anchor alone [1]")
     ] = None,
     drift_fraction: Annotated[
-        float | None, option("--drift-fraction", help="share of the batch that psi runs on [1]")
+        float | None, option("--drift-fraction", help="share of the batch that psi runs on [0.25]")
     ] = None,
     anchor: Annotated[
-        float | None, option("--anchor", help="weight of cross-entropy; 0: the drift alone [6]")
+        float | None, option("--anchor", help="weight of the anchor; 0: the drift alone [40]")
     ] = None,
     anchor_loss: Annotated[
         str | None,

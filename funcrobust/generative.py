@@ -50,8 +50,8 @@ def frechet_distance(real: Seen, made: Seen) -> float:
     _require(real, made, 2)
     metric: Any = FrechetInceptionDistance(feature=_AsIs(real.features.shape[1]))
     metric.set_dtype(torch.float64)
-    metric.update(real.features.double(), real=True)
-    metric.update(made.features.double(), real=False)
+    metric.update(real.features.double().cpu(), real=True)
+    metric.update(made.features.double().cpu(), real=False)
     return float(metric.compute())
 
 

@@ -135,7 +135,8 @@ def psi(
 
     What ``loss`` closes over (buffers, a mask, a temperature) is constant to the adjoint, and must
     not be an argument of the transformed function: see `funcrobust.iterate_adjoint`. To have the
-    derivative in it put it among ``params``: a network's `Predict` ignores names it does not know.
+    derivative in it put it among ``params``: a network's `Predict` ignores a name it does not
+    know (without dots, which would mean a submodule).
 
     Prefer a network with a smooth activation. With ReLU ψ is piecewise smooth in θ in very small
     pieces: its derivative is exact in each (to finite differences of 1e-6), and can point the other
@@ -178,6 +179,7 @@ def _iterated(
     def perturb(
         params: Params, start: Tensor, y: Tensor, *, center: Tensor | None = None
     ) -> Tensor:
+        _require_float(start)
         c = start.shape[1]
         state = walk(params, carry(start), y, center=start if center is None else center)
         return best(loss, params, state, y, c, sign) if use_best else last(state, c)
@@ -197,10 +199,7 @@ def _walk(step: Step, steps: int, backward: str) -> Perturbation:
     def perturb(
         params: Params, start: Tensor, y: Tensor, *, center: Tensor | None = None
     ) -> Tensor:
-        if not start.is_floating_point():
-            raise FuncrobustError(
-                f"images must be floats in [0, 1], got {start.dtype}: divide by 255"
-            )
+        _require_float(start)
         center = start if center is None else center
         x = start
         if differentiable_from:
@@ -210,6 +209,11 @@ def _walk(step: Step, steps: int, backward: str) -> Perturbation:
         return rest(step, steps - differentiable_from, params, x, y, center)
 
     return perturb
+
+
+def _require_float(start: Tensor) -> None:
+    if not start.is_floating_point():
+        raise FuncrobustError(f"images must be floats in [0, 1], got {start.dtype}: divide by 255")
 
 
 def _first_differentiated(backward: str, steps: int) -> int:

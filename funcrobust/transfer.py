@@ -32,6 +32,7 @@ def psi_training(
     drift_weight: float = 1.0,
     fraction: float = 1.0,
     approach: Callable[[Predict], Step] | None = None,
+    longest: int = 16,
     dtype: torch.dtype | None = None,
 ) -> TrainingObjective:
     """ψ-training with an anchor:
@@ -46,8 +47,8 @@ def psi_training(
     the batch, its first part, carries ψ, whose derivative costs many times the anchor's.
 
     With ``approach``, a `Step` built on a `Predict`, the batch ends in integers ``stops`` (B,), and
-    x in the first term is an image that the network made itself: s after so many steps, held
-    constant. ψ is then trained to stay where it has arrived.
+    x in the first term is an image that the network made itself: s after so many steps, ``longest``
+    at most, held constant. ψ is then trained to stay where it has arrived.
 
     The network is in evaluation mode, so that its statistics cannot move: in the published code
     they alone did.
@@ -74,11 +75,12 @@ def psi_training(
         predict = autocast(model.with_buffers(buffers), dtype)
         n = max(1, round(fraction * len(x)))
         start, target = (x if start is None else start)[:n], (x if target is None else target)[:n]
-        if approach is not None and drift_weight > 0:
+        if approach is not None and drift_weight + entropy_weight > 0:
             if stops is None:
                 raise FuncrobustError("an approach needs its stops in the batch")
             step = approach(predict)
-            start = target = _arrived(step, stops[:n], constant(params), start, label[:n])
+            held = constant(params)
+            start = target = _arrived(step, longest, stops[:n], held, start, label[:n])
         metrics: Metrics = {}
         total = x.new_zeros(())
         if drift_weight > 0 or entropy_weight > 0:
@@ -96,10 +98,15 @@ def psi_training(
     return objective
 
 
-def _arrived(step: Step, stops: Tensor, params: Params, start: Tensor, label: Tensor) -> Tensor:
-    """Take ``stops`` (B,) steps from ``start``, each image its own number; constant."""
+def _arrived(
+    step: Step, longest: int, stops: Tensor, params: Params, start: Tensor, label: Tensor
+) -> Tensor:
+    """Take ``stops`` (B,) steps from ``start``, each image its own number; constant.
+
+    All take the longest way, and those that have arrived stay: a loop that no value decides.
+    """
     x = start
-    for t in range(int(stops.max())):
+    for t in range(longest):
         x = torch.where(per_example(t < stops, x), step(params, x, label, start), x)
     return x.detach()
 

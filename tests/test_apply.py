@@ -150,6 +150,8 @@ def test_from_the_command_line(digits_run, tmp_path):
         ("sketch", {"image": (Path(__file__),)}, "not an image"),
         ("inpainting", {"hole": 2.0}, "hole"),
         ("super-resolution", {"scale": 3}, "scale 3"),
+        ("super-resolution", {"scale": 0}, "scale"),
+        ("generation", {"image": (Path(__file__),)}, "leave --image out"),
         ("painting", {"feature": 999}, "below"),
         ("sketch", {"png": Path("a.jpg")}, ".png"),
         ("sketch", {"judge": "nobody"}, "nobody"),
@@ -163,3 +165,28 @@ def test_bad_input(digits_run, tmp_path, monkeypatch, task, changes, word):
     with Reporter.silent() as reporter, pytest.raises(fr.FuncrobustError, match=word):
         recipe.apply(task, options, reporter)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_whole_image_is_never_a_hole(digits_run, tmp_path):
+    figures(digits_run, tmp_path, "painting", hole=0.99)
+    assert int(recipe.centred_square(torch.zeros(1, 1, 8, 8), 0.99).sum()) == 49
+
+
+def test_inpainting_toward_a_class_asked_for(digits_run, tmp_path):
+    first, second = (figures(digits_run, tmp_path, "inpainting", to=c) for c in ("1", "8"))
+    assert first["mean fill"] == second["mean fill"]
+    assert first["ψ"] != second["ψ"]
+
+
+def test_what_is_transparent_is_paper(tmp_path):
+    path = tmp_path / "drawing.png"
+    drawing = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    drawing.paste((255, 0, 0, 255), (0, 0, 4, 8))
+    drawing.save(path)
+    (image,) = pictures.read_images((path,), (3, 8, 8))
+    assert image[:, 4, 7].tolist() == [1.0, 1.0, 1.0]
+    assert image[:, 4, 0].tolist() == [1.0, 0.0, 0.0]
+    deep = tmp_path / "deep.png"
+    Image.new("I;16", (8, 8), 9000).save(deep)
+    with pytest.raises(fr.FuncrobustError, match="8 bits"):
+        pictures.read_images((deep,), (1, 8, 8))

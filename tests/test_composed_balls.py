@@ -119,5 +119,18 @@ def test_refused(problem):
         fr.masked(fr.fourier(), square())
     with pytest.raises(fr.FuncrobustError, match="boolean"):
         fr.masked(fr.l2(1.0), square().double())
+    with pytest.raises(fr.FuncrobustError, match="undo each other"):
+        fr.measured(fr.masked(fr.l2(1.0), square()), 2)
+    for low in (torch.zeros(4, 3, 1, 1), torch.zeros(4, 3, 3, 3)):
+        with pytest.raises(fr.FuncrobustError, match="measured over 2x2"):
+            fr.measured(fr.l2(1.0), 2, low).project(problem.x, problem.x)
+    with pytest.raises(fr.FuncrobustError, match="measured over 3x3"):
+        fr.measured(fr.l2(1.0), 3).project(problem.x, problem.x)
     with pytest.raises(fr.FuncrobustError, match="scale"):
         fr.measured(fr.l2(1.0), 0)
+
+
+def test_composed_balls_know_the_datas_bounds(problem):
+    ball = fr.steps_of(fr.l2(1e9, bounds=(-1.0, 1.0)), fr.l2(1.0))
+    x = problem.x * 2 - 1
+    assert (fr.measured(ball, 2).project(x, x) - x).abs().max() <= 1e-12

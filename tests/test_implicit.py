@@ -113,3 +113,22 @@ def test_forward_mode_is_reverse_mode(problem, weights):
         {k: torch.stack([d, 2 * d]) for k, d in direction.items()}
     )
     assert torch.allclose(2 * each[0], each[1], atol=1e-6)
+
+
+def test_one_lost_example_is_not_hidden_by_the_others(problem):
+    """∂Φ/∂x = I for the last example alone, whose share of the cotangent is small."""
+    shares = torch.tensor([0.5, 0.5, 0.5, 0.0]).double().reshape(4, 1, 1, 1)
+
+    def step(params, x, y, center):
+        moved = x - 0.4 * (x - 0.5 * params["a"])
+        return torch.where(shares > 0, moved, x + 0.0 * params["a"])
+
+    def value(params, share):
+        end = fr.iterate_implicit(step, 60, params, problem.x, problem.y, problem.x)
+        return (end * torch.tensor([1.0, 1.0, 1.0, share]).reshape(4, 1, 1, 1)).sum()
+
+    params = {"a": torch.tensor(1.0).double()}
+    for share in (1.0, 1e-4):
+        with pytest.raises(fr.FuncrobustError, match="examples"):
+            grad(value)(params, share)
+    assert grad(value)(params, 0.0)["a"] == pytest.approx(3 * 192 * 0.5, rel=1e-6)

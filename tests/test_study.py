@@ -56,6 +56,15 @@ def test_a_transfer_that_is_there_is_taken_up(options, monkeypatch):
     assert by_path[str(options.out / "keep-40")] == first["keep 40"]
 
 
+def test_another_experiment_is_not_taken_up(options):
+    run(options, "keep 40")
+    with pytest.raises(fr.FuncrobustError, match="another seed"):
+        run(replace(options, seed=1), "keep 40")
+    (options.out / "keep-40" / "checkpoint.json").unlink()
+    (options.out / "keep-40" / "state.safetensors").unlink()  # killed at its very beginning
+    assert run(options, "keep 40")["keep 40"]["drift"] > 0
+
+
 def test_the_published_code_moves_statistics_alone(digits_run, options):
     model = fr.functionalize(checkpoints.load(digits_run[0])[0])
     after = recipe.published(model, data.load("digits"), options)

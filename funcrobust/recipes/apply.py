@@ -129,7 +129,7 @@ def generation(scene: Scene) -> Drawing:
     starts = class_conditional_gaussian(images, scene.dataset.y_train, wanted, draw)
     made = scene.run(lambda _: apps.generation(scene.loss, scene.walk), starts, wanted)
     figures = {"start": scene.judged(starts, wanted), "ψ": scene.judged(made, wanted)}
-    if scene.judge is not None:
+    if scene.judge is not None and len(made) > 1:
         real = generative.look(scene.judge, data.as_float(scene.dataset.x_test[:2000]))
         for name, made_images in (("start", starts), ("ψ", made)):
             seen = generative.look(scene.judge, made_images)
@@ -145,7 +145,7 @@ def inpainting(scene: Scene) -> Drawing:
     hole = centred_square(scene.x, scene.options.hole)
     filled = apps.mean_filled(scene.x, hole)
     made = scene.run(
-        lambda _: apps.inpainting(scene.loss, hole, scene.walk), filled, scene.sees(filled)
+        lambda _: apps.inpainting(scene.loss, hole, scene.walk), filled, toward(scene, filled)
     )
     figures = {
         name: {"PSNR in the hole": psnr(image[..., hole], scene.x[..., hole])}
@@ -169,7 +169,7 @@ def super_resolution(scene: Scene) -> Drawing:
         )
     low = F.avg_pool2d(scene.x, scale)
     smooth = apps.bicubic(low, scale)
-    y = scene.sees(smooth)
+    y = toward(scene, smooth)
     still = replace_steps(scene.walk, 1, 0.0)
     back = scene.run(lambda p: apps.super_resolution(scene.loss, low[p], scale, still), smooth, y)
     made = scene.run(
@@ -255,6 +255,9 @@ def apply(task: str, options: ApplyOptions, reporter: Reporter) -> Figures:
     if task not in TASKS:
         raise FuncrobustError(f"unknown application {task!r}: choose from {', '.join(TASKS)}")
     require_count("examples", options.examples, minimum=1)
+    require_count("scale", options.scale, minimum=1)
+    if task == "generation" and options.image:
+        raise FuncrobustError("generation starts from noise: leave --image out, or take sketch")
     if not 0 < options.hole < 1:
         raise FuncrobustError(f"hole must be a share in (0, 1), got {options.hole}")
     png = options.png or Path(f"{task}.png")
@@ -285,7 +288,7 @@ def make_scene(task: str, options: ApplyOptions, reporter: Reporter) -> Scene:
     )
     dataset = common.load_data(common_options, device, reporter)
     common.require_same_images(card, dataset)
-    judge = pick_judge(options.judge, name, card)
+    judge = pick_judge(options.judge, name, card, device)
     model = common.to_device(functionalize(module), device)
     preset = apps.walk_for(task, dataset.image_shape)
     given = (options.eps, options.step_size, options.steps)
@@ -308,18 +311,23 @@ def make_scene(task: str, options: ApplyOptions, reporter: Reporter) -> Scene:
     return scene
 
 
-def pick_judge(name: str | None, drawer: str, card: Card) -> nn.Module | None:
+def pick_judge(name: str | None, drawer: str, card: Card, device: torch.device) -> nn.Module | None:
     """Load the independent classifier; the shipped one where it knows the same images."""
-    if name == "none" or (name is None and (common.JUDGE not in checkpoints.shipped())):
+    if name == "none" or (name is None and common.JUDGE not in checkpoints.shipped()):
         return None
     judge, its_card = checkpoints.load(name or common.JUDGE)
     same = (its_card.image_shape, its_card.num_classes) == (card.image_shape, card.num_classes)
-    fits = same and "unknown" not in (its_card.dataset, card.dataset)
-    if name is None:
-        return judge if fits and its_card.dataset == card.dataset else None
+    if name is None and not (same and its_card.dataset == card.dataset != "unknown"):
+        return None
     if not same:
         raise FuncrobustError(f"the judge {name} knows other images or classes than {drawer}")
-    return judge
+    return judge.to(device)
+
+
+def toward(scene: Scene, x: Tensor) -> Tensor:
+    """Return the class asked for, or else those that the classifier itself sees in x."""
+    target = wanted_class(scene)
+    return scene.sees(x) if target is None else torch.full_like(scene.y, target)
 
 
 def wanted_class(scene: Scene) -> int | None:
@@ -338,7 +346,7 @@ def centred_square(x: Tensor, share: float) -> Tensor:
     """Return a mask (H, W), true in a centred square of ``share`` of each side."""
     height, width = x.shape[-2:]
     mask = torch.zeros(height, width, dtype=torch.bool, device=x.device)
-    rows, columns = max(1, round(share * height)), max(1, round(share * width))
+    rows, columns = (min(max(1, round(share * size)), size - 1) for size in (height, width))
     top, left = (height - rows) // 2, (width - columns) // 2
     mask[top : top + rows, left : left + columns] = True
     return mask

@@ -16,6 +16,7 @@ from funcrobust.checkpoints import Card, save
 from funcrobust.compiling import compile_checked
 from funcrobust.errors import FuncrobustError
 from funcrobust.functional import Buffers, Functional, Params, Predict, autocast
+from funcrobust.randomness import generator
 from funcrobust.recipes.loop import load_state
 from funcrobust.recipes.options import CommonOptions
 from funcrobust.report.console import Reporter
@@ -95,7 +96,22 @@ def load_data(options: CommonOptions, device: torch.device, reporter: Reporter) 
         f"{dataset.name}: {len(dataset.y_train)} training and {len(dataset.y_test)} test images "
         f"of {'x'.join(map(str, dataset.image_shape))} ({dataset.source})"
     )
+    dataset = shuffled_if_sorted(dataset)
     return dataset.subset(options.train_examples, options.test_examples, options.seed).to(device)
+
+
+def shuffled_if_sorted(dataset: data.Dataset) -> data.Dataset:
+    """Shuffle splits that come class by class, as folders do: their first part must stand for all.
+
+    The order depends on the number of images alone.
+    """
+    for x, y in (("x_train", "y_train"), ("x_test", "y_test")):
+        labels = getattr(dataset, y)
+        if len(labels) > 1 and bool((labels.diff() >= 0).all()):
+            order = torch.randperm(len(labels), generator=generator(0, "shuffle"))
+            changed = {x: getattr(dataset, x)[order], y: labels[order]}
+            dataset = replace(dataset, **changed)
+    return dataset
 
 
 def dataset_for(given: str | None, card: Card) -> str:

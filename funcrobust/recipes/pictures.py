@@ -26,7 +26,13 @@ def _opened(path: Path, shape: tuple[int, int, int]) -> object:
     channels, height, width = shape
     try:
         with Image.open(path) as file:
-            image = file.convert("L" if channels == 1 else "RGB")
+            upright = ImageOps.exif_transpose(file)
+            if upright.mode.startswith(("I", "F")):
+                raise FuncrobustError(f"{path} has more than 8 bits a channel: save it with 8")
+            # What is transparent is paper.
+            layered = upright.convert("RGBA")
+            paper = Image.new("RGBA", layered.size, "white")
+            image = Image.alpha_composite(paper, layered).convert("L" if channels == 1 else "RGB")
     except FileNotFoundError:
         raise FuncrobustError(f"no image {path}") from None
     except (UnidentifiedImageError, OSError) as error:

@@ -59,9 +59,8 @@ def make_psi(options: PsiOptions, steps: int | None = None) -> Callable[[Predict
 def approach(options: PsiOptions, predict: Predict) -> Step:
     """Build the step by which --start made draws its images."""
     ball = common.pick_ball(options.constraint, options.eps)
-    return gradient_step(
-        cross_entropy(predict), ball, step_size=options.step_size, targeted=options.targeted
-    )
+    descended = PSI_LOSSES[options.psi_loss](predict)
+    return gradient_step(descended, ball, step_size=options.step_size, targeted=options.targeted)
 
 
 def pick_distance(name: str) -> Distance:
@@ -189,7 +188,9 @@ def check(options: PsiOptions) -> None:
     _pick("start", options.start, dict.fromkeys(KINDS))
     if options.start_noise > 1:
         raise FuncrobustError(f"start-noise is a share in [0, 1], got {options.start_noise}")
-    if options.learn_starts and (options.start != "own" or options.label != "own"):
+    if options.learn_starts and options.starts_rate == 0:
+        raise FuncrobustError("starts-rate must be positive, or the start images never move")
+    if options.learn_starts and (options.start in ("gaussian", "noise") or options.label != "own"):
         raise FuncrobustError("--learn-starts takes the place of --start and --label")
 
 

@@ -43,6 +43,8 @@ def psi_train(options: PsiOptions, reporter: Reporter, *, resume: Path | None = 
     dtype = common.pick_dtype(options.precision, device)
     psi_setup.check(options)
     make_psi(options)
+    if options.learn_starts:
+        options = replace(options, start="own")
     module, card = checkpoints.load(
         options.checkpoint or common.default_checkpoint(common.STRONGEST), model=options.model
     )
@@ -92,7 +94,7 @@ def make_training(
         clip_norm=options.clip_norm or None,
     )  # fmt: skip
     held = common.evaluating(model, model.buffers, dtype)
-    anchor = make_anchor(options, lambda x: held(model.params, x))
+    anchor = make_anchor(options, partial(held, model.params))
     approach = None
     if options.start == "made":
         approach = partial(psi_setup.approach, options)
@@ -100,7 +102,7 @@ def make_training(
         model, make_psi(options), distance=psi_setup.pick_distance(options.distance),
         anchor=anchor, weight=options.anchor, entropy_weight=options.entropy,
         drift_weight=options.drift_weight, fraction=options.drift_fraction, approach=approach,
-        dtype=dtype,
+        longest=psi_setup.STOPS[1], dtype=dtype,
     )  # fmt: skip
     if options.learn_starts:
         if options.learn_starts > len(dataset.y_train):

@@ -8,6 +8,7 @@ starts.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from funcrobust import checkpoints, data, evaluation, generative
 from funcrobust.balls import l2, linf
+from funcrobust.checkpoints import Card
 from funcrobust.errors import FuncrobustError, require_count
 from funcrobust.functional import Functional, functionalize
 from funcrobust.losses import cross_entropy
@@ -25,10 +27,13 @@ from funcrobust.objectives import drift
 from funcrobust.perturbations import gradient_step, psi
 from funcrobust.randomness import generator
 from funcrobust.recipes import common
+from funcrobust.recipes.apply import pick_judge
+from funcrobust.recipes.loop import STATE_FILE
 from funcrobust.recipes.options import CommonOptions, PsiOptions
 from funcrobust.recipes.psi_train import psi_train
 from funcrobust.report import plots
 from funcrobust.report.console import Reporter
+from funcrobust.report.runs import RunFolder
 from funcrobust.starts import class_conditional_gaussian
 
 MARKS = (1, 2, 3, 5, 8, 12, 16, 20)
@@ -105,7 +110,7 @@ def study(options: StudyOptions, reporter: Reporter) -> dict[str, Any]:
     )
     dataset = common.load_data(shared, device, reporter)
     common.require_same_images(card, dataset)
-    bench = make_bench(options, dataset, dtype, reporter)
+    bench = make_bench(options, base, card, dataset, dtype, reporter)
     rows: dict[str, Any] = {}
     for name in dict.fromkeys(("before", *names)):
         reporter.say(f"{name}:")
@@ -133,12 +138,14 @@ def _find(name: str) -> Path:
 
 
 def make_bench(
-    options: StudyOptions, dataset: data.Dataset, dtype: torch.dtype | None, reporter: Reporter
-) -> Bench:
+    options: StudyOptions, base: str, card: Card, dataset: data.Dataset,
+    dtype: torch.dtype | None, reporter: Reporter,
+) -> Bench:  # fmt: skip
     """Draw the starts, and show the judge the real images."""
     device = dataset.y_test.device
-    judge, _ = checkpoints.load(options.judge or common.JUDGE)
-    judge = judge.to(device)
+    judge = pick_judge(options.judge, base, card, device)
+    if judge is None:
+        raise FuncrobustError(f"the shipped judge does not know {dataset.name}: use --judge")
     wanted = torch.arange(options.images, device=device) % dataset.num_classes
     draw = generator(options.seed, "study/gaussian", 0, device)
     gaussian = class_conditional_gaussian(
@@ -167,27 +174,44 @@ def transferred(
     """Run psi-train with the variant's options, or take up the run that is there."""
     folder = name.replace(", ", "-").replace(" ", "-")
     path = options.out / folder
-    if not (path / common.CHECKPOINT_FILE).exists() or not _finished(path):
-        given = PsiOptions(
-            checkpoint=base, dataset=dataset, data_dir=options.data_dir, out=options.out,
-            name=folder, seed=options.seed, device=options.device, precision=options.precision,
-            evaluate_examples=256, strips=0, argv=options.argv,
-        )  # fmt: skip
-        given = replace(given, **(VARIANTS[name] or {}))
-        if options.updates is not None:
-            given = replace(given, updates=options.updates)
-        if path.exists():
-            given = common.resumed_options(path, "psi-train", PsiOptions())
-        outcome = psi_train(given, reporter, resume=path if path.exists() else None)
-        if outcome.status == "interrupted":
+    given = PsiOptions(
+        checkpoint=base, dataset=dataset, data_dir=options.data_dir, out=options.out, name=folder,
+        seed=options.seed, device=options.device, precision=options.precision,
+        evaluate_examples=256, strips=0, argv=options.argv,
+    )  # fmt: skip
+    given = replace(given, **(VARIANTS[name] or {}))
+    if options.updates is not None:
+        given = replace(given, updates=options.updates)
+    begun = (path / STATE_FILE).exists()
+    if path.exists():
+        _require_same(given, path)
+    if not _finished(path):
+        if path.exists() and not begun:  # killed before there was anything to go on from
+            shutil.rmtree(path)
+        if psi_train(given, reporter, resume=path if begun else None).status == "interrupted":
             raise KeyboardInterrupt
     module, _ = checkpoints.load(path)
     return common.to_device(functionalize(module), device)
 
 
+_WHERE = ("argv", "device", "out", "epsilon")
+"""Options that may differ between a run and its resumption (epsilon is filled in by the run)."""
+
+
+def _require_same(given: PsiOptions, path: Path) -> None:
+    """Refuse to take one experiment's network for another's."""
+    stored, asked = RunFolder.open(path).config, json.loads(json.dumps(common.config(given)))
+    different = [k for k in asked if k not in _WHERE and asked[k] != stored.get(k)]
+    if different:
+        raise FuncrobustError(
+            f"{path} holds a run with another {', '.join(different)}: use another --out, or delete "
+            "that folder"
+        )
+
+
 def _finished(path: Path) -> bool:
-    card = json.loads((path / "checkpoint.json").read_text())
-    return "interrupted" not in card["notes"]
+    card = path / "checkpoint.json"
+    return card.exists() and "interrupted" not in json.loads(card.read_text())["notes"]
 
 
 def published(model: Functional, dataset: data.Dataset, options: StudyOptions) -> Functional:
