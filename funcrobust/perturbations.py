@@ -123,15 +123,21 @@ def psi(
     The options are those of `pgd`. ``backward`` chooses how the derivative is taken, never what ψ
     is:
 
-    - ``"adjoint"``: exact first derivatives, memory flat in ``steps`` (see `funcrobust.adjoint`);
-    - ``"segmented"``: the adjoint that keeps about 2√steps images and takes each step once more;
-    - ``"unroll"``: plain reverse mode through every step: exact to any order, memory grows;
+    - ``"adjoint"``: exact first derivatives, memory flat in ``steps`` (see `funcrobust.adjoint`):
+      T = ``steps`` vjps of one step, each with one more evaluation of it;
+    - ``"segmented"``: the adjoint that keeps about 2√T images: T vjps, two more evaluations each;
+    - ``"unroll"``: plain reverse mode through every step: exact to any order, T vjps and no
+      evaluation more, memory of T steps;
     - ``"truncated:k"``, k ≥ 1: the adjoint of the last k steps, the iterate before them held
-      constant: biased, but k/steps of the backward cost (Shaban et al. 2019, arXiv:1810.10667);
+      constant: k vjps; biased by all that reaches the end through that iterate, so that the start
+      has no derivative (Shaban et al. 2019, arXiv:1810.10667);
     - ``"one_step"``: ``"truncated:1"``, one vjp (Bolte et al. 2023, arXiv:2305.13768);
-    - ``"implicit"``: the derivative of the fixed point that ψ has run into, whatever the steps
-      (see `funcrobust.implicit`): exact there, biased elsewhere; it raises where the linear
-      system has no solution to be found.
+    - ``"implicit"``: the derivative of the fixed point that ψ has run into, whatever the steps (see
+      `funcrobust.implicit`): one vjp and up to 200 pairs of vjp and jvp; exact there, biased by
+      what is left to move elsewhere; it raises where the linear system has no solution to be found.
+
+    All nest under ``torch.func`` ``grad``, ``vjp``, ``jvp`` and ``vmap``; only unroll has a second
+    derivative.
 
     What ``loss`` closes over (buffers, a mask, a temperature) is constant to the adjoint, and must
     not be an argument of the transformed function: see `funcrobust.iterate_adjoint`. To have the
