@@ -422,7 +422,7 @@ def generate(
 @app.command()
 def export(
     checkpoint: Annotated[str, typer.Argument(help="file, run folder or shipped name")],
-    file: Annotated[Path, typer.Argument(help="the .pt to write; for robustbench, or a folder")],
+    file: Annotated[Path, typer.Argument(help="the .pt to write; or a folder, for robustbench")],
     to: Annotated[
         str, option("--to", help="robustness or robustbench [robustness]")
     ] = "robustness",

@@ -20,7 +20,7 @@ from funcrobust import applications as apps
 from funcrobust import checkpoints, data, generative
 from funcrobust.applications import Walk
 from funcrobust.checkpoints import Card
-from funcrobust.errors import FuncrobustError, require_count
+from funcrobust.errors import FuncrobustError, require_count, require_finite
 from funcrobust.functional import Functional, functionalize
 from funcrobust.losses import Loss, cross_entropy
 from funcrobust.models import representation
@@ -149,14 +149,13 @@ def inpainting(scene: Scene) -> Drawing:
     )
     figures = {
         name: {"PSNR in the hole": psnr(image[..., hole], scene.x[..., hole])}
-        | scene.judged(image, scene.y)
+        | scene.judged(image, aimed(scene))
         for name, image in (("mean fill", filled), ("ψ", made))
     }
     black = torch.where(hole, 0.0, scene.x)
     return Drawing(
         [("input", black), ("mean fill", filled), ("ψ", made), ("truth", scene.x)], figures,
-        "ψ toward the class that the classifier sees in the filled image. Pixels outside the hole "
-        "are untouched.",
+        f"ψ toward {aim(scene, 'the filled image')}. Pixels outside the hole are untouched.",
     )  # fmt: skip
 
 
@@ -176,14 +175,14 @@ def super_resolution(scene: Scene) -> Drawing:
         lambda p: apps.super_resolution(scene.loss, low[p], scale, scene.walk), smooth, y
     )
     figures = {
-        name: {"PSNR": psnr(image, scene.x)} | scene.judged(image, scene.y)
+        name: {"PSNR": psnr(image, scene.x)} | scene.judged(image, aimed(scene))
         for name, image in (("bicubic", smooth), ("bicubic, consistent", back), ("ψ", made))
     }
     return Drawing(
         [("input", low.repeat_interleave(scale, -1).repeat_interleave(scale, -2)),
          ("bicubic", smooth), ("ψ", made), ("truth", scene.x)], figures,
-        f"{scale} times enlarged. ψ toward the class that the classifier sees in the bicubic "
-        "image, among the images with the input's averages.",
+        f"{scale} times enlarged. ψ toward {aim(scene, 'the bicubic image')}, among the images "
+        "with the input's averages.",
     )  # fmt: skip
 
 
@@ -292,10 +291,16 @@ def make_scene(task: str, options: ApplyOptions, reporter: Reporter) -> Scene:
     model = common.to_device(functionalize(module), device)
     preset = apps.walk_for(task, dataset.image_shape)
     given = (options.eps, options.step_size, options.steps)
+    for name_, value in (("eps", options.eps), ("step_size", options.step_size)):
+        require_finite(name_, 0.0 if value is None else value)
+    require_count("steps", options.steps or 0)
     walk = Walk(*(p if g is None else g for p, g in zip(preset, given, strict=True)))  # type: ignore[arg-type]
     n = options.examples
     if options.image:
         x = read_images(options.image, dataset.image_shape).to(device)
+        height, width = x.shape[-2:]
+        reporter.say(f"your images are cut and resized to {width}x{height}; the class over each is")
+        reporter.say("the one that the classifier sees in it")
         y = torch.zeros(len(x), dtype=torch.int64, device=device)
     elif task == "generation":
         y = torch.arange(n, device=device) % dataset.num_classes
@@ -304,6 +309,11 @@ def make_scene(task: str, options: ApplyOptions, reporter: Reporter) -> Scene:
         x, y = data.as_float(dataset.x_test[:n]), dataset.y_test[:n]
     scene = Scene(options, model, module, judge, dataset, x, y, walk, reporter)
     target = wanted_class(scene)
+    if target is not None and task == "translation" and not options.image:
+        others = (y != target).nonzero()[:, 0]
+        if len(others) == 0:
+            raise FuncrobustError("all these images are of that class already: ask for more")
+        scene = replace(scene, x=x[others], y=y[others])
     if options.image:
         scene = replace(scene, y=scene.sees(x))
     if target is not None and task in ("generation", "sketch"):
@@ -328,6 +338,20 @@ def toward(scene: Scene, x: Tensor) -> Tensor:
     """Return the class asked for, or else those that the classifier itself sees in x."""
     target = wanted_class(scene)
     return scene.sees(x) if target is None else torch.full_like(scene.y, target)
+
+
+def aimed(scene: Scene) -> Tensor:
+    """Return the class asked for, or else the true ones: what the judge is to agree with."""
+    target = wanted_class(scene)
+    return scene.y if target is None else torch.full_like(scene.y, target)
+
+
+def aim(scene: Scene, seen: str) -> str:
+    """Say where ψ goes."""
+    target = wanted_class(scene)
+    if target is None:
+        return f"the class that the classifier sees in {seen}"
+    return str(scene.dataset.class_names[target])
 
 
 def wanted_class(scene: Scene) -> int | None:

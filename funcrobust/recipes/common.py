@@ -190,6 +190,11 @@ def maybe_compile(
     return compiled
 
 
+def program() -> str:
+    """Return how this program is called from the current folder."""
+    return "python cli.py" if Path("cli.py").is_file() else "funcrobust"
+
+
 def to_device(model: Functional, device: torch.device) -> Functional:
     """Move, in the memory layout that convolutions are fastest in."""
     return model.to(device, torch.channels_last)

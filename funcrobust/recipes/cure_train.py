@@ -127,7 +127,7 @@ def _finish(
             f"interrupted: {run.file(common.CHECKPOINT_FILE)} holds the parameters as they are. "
             "Continue with"
         )
-        reporter.say(f"python cli.py cure-train --resume {run.path}")
+        reporter.say(f"{common.program()} cure-train --resume {run.path}")
         return Result(run, outcome.status, {})
     n = options.evaluate_examples
     x, y = dataset.x_test[:n], dataset.y_test[:n]

@@ -48,6 +48,8 @@ def psi_train(options: PsiOptions, reporter: Reporter, *, resume: Path | None = 
     module, card = checkpoints.load(
         options.checkpoint or common.default_checkpoint(common.STRONGEST), model=options.model
     )
+    nothing = torch.zeros(0, dtype=torch.int64)
+    psi_setup.labels_for(nothing, options.label, card.num_classes, generator(0, "check"))
     options = replace(options, dataset=common.dataset_for(options.dataset, card))
     if options.epsilon is None:
         options = replace(options, epsilon=card.epsilon if card.constraint == "linf" else 8 / 255)
@@ -228,7 +230,7 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float]) -> Result:
     path = run.file(common.CHECKPOINT_FILE)
     if outcome.status == "interrupted":
         reporter.warn(f"interrupted: {path} holds the parameters as they are. Continue with")
-        reporter.say(f"python cli.py psi-train --resume {run.path}")
+        reporter.say(f"{common.program()} psi-train --resume {run.path}")
         return Result(run, outcome.status, {})
     after = {"drift": work.drift_and_clean(state)["heldout_drift"]}
     after |= work.accuracies(state, "after")
