@@ -6,14 +6,16 @@ attacked to make them, must not judge them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from funcrobust.data import as_float
 from funcrobust.errors import FuncrobustError
-from funcrobust.models import representation
+from funcrobust.models import head, representation
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,25 @@ class Seen:
     labels: Tensor
 
 
-def look(judge: nn.Module, x: Tensor, *, batch_size: int = 250) -> Seen:
-    """Show images (N, C, H, W) in [0, 1] to a classifier, in evaluation mode."""
-    body = representation(judge).eval()
-    head = [part for part in judge.modules() if isinstance(part, nn.Linear)][-1]
+def look(
+    judge: nn.Module,
+    x: Tensor,
+    *,
+    batch_size: int = 250,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Seen:
+    """Show images (N, C, H, W), uint8 or float in [0, 1], to a classifier in evaluation mode.
+
+    ``advance`` is told the number of images of every batch.
+    """
+    body, last = representation(judge).eval(), head(judge)
+    parts = []
     with torch.no_grad():
-        features = torch.cat([body(batch).float() for batch in x.split(batch_size)])
-        return Seen(features, head(features).argmax(-1))
+        for batch in x.split(batch_size):
+            parts.append(body(as_float(batch)).float())
+            advance(len(batch))
+        features = torch.cat(parts)
+        return Seen(features, last(features).argmax(-1))
 
 
 def agreement(seen: Seen, wanted: Tensor) -> float:

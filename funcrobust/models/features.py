@@ -22,14 +22,31 @@ def representation(module: nn.Module) -> nn.Module:
     torch.Size([2, 128])
     """
     network = copy.deepcopy(module)
-    linear = [name for name, part in network.named_modules() if isinstance(part, nn.Linear)]
+    path = _last_linear(network)
+    if path == "":
+        return nn.Identity()
+    parent, _, name = path.rpartition(".")
+    setattr(network.get_submodule(parent), name, nn.Identity())
+    return network
+
+
+def head(module: nn.Module) -> nn.Linear:
+    """Return the network's own last ``nn.Linear``: features (B, d) to logits (B, classes).
+
+    Raises `FuncrobustError` for a network without a linear layer.
+    """
+    linear = module.get_submodule(_last_linear(module))
+    assert isinstance(linear, nn.Linear)
+    return linear
+
+
+def _last_linear(module: nn.Module) -> str:
+    linear: list[str] = [
+        name for name, part in module.named_modules() if isinstance(part, nn.Linear)
+    ]
     if not linear:
         raise FuncrobustError(
             f"{type(module).__name__} has no nn.Linear to take the features before: give a "
             "function (params, x) -> (B, d) of your own"
         )
-    if linear == [""]:
-        return nn.Identity()
-    parent, _, name = linear[-1].rpartition(".")
-    setattr(network.get_submodule(parent), name, nn.Identity())
-    return network
+    return linear[-1]

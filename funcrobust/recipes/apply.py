@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from funcrobust import applications as apps
 from funcrobust import checkpoints, data, generative
 from funcrobust.applications import Walk
+from funcrobust.balls import l2
 from funcrobust.checkpoints import Card
+from funcrobust.composed_balls import measured
 from funcrobust.errors import FuncrobustError, require_count, require_finite
 from funcrobust.functional import Functional, functionalize
 from funcrobust.losses import Loss, cross_entropy
-from funcrobust.models import representation
+from funcrobust.models import head, representation
 from funcrobust.perturbations import Perturbation
 from funcrobust.randomness import generator
 from funcrobust.recipes import common
@@ -128,12 +130,14 @@ def generation(scene: Scene) -> Drawing:
     draw = generator(scene.options.seed, "generate", 0, wanted.device)
     starts = class_conditional_gaussian(images, scene.dataset.y_train, wanted, draw)
     made = scene.run(lambda _: apps.generation(scene.loss, scene.walk), starts, wanted)
-    figures = {"start": scene.judged(starts, wanted), "ψ": scene.judged(made, wanted)}
-    if scene.judge is not None and len(made) > 1:
-        real = generative.look(scene.judge, data.as_float(scene.dataset.x_test[:2000]))
-        for name, made_images in (("start", starts), ("ψ", made)):
-            seen = generative.look(scene.judge, made_images)
-            figures[name]["Fréchet distance"] = generative.frechet_distance(real, seen)
+    figures: Figures = {"start": {}, "ψ": {}}
+    if scene.judge is not None:
+        real = generative.look(scene.judge, scene.dataset.x_test[:2000])
+        for name, images in (("start", starts), ("ψ", made)):
+            seen = generative.look(scene.judge, images)
+            figures[name]["judge agrees"] = generative.agreement(seen, wanted)
+            if len(made) > 1:
+                figures[name]["Fréchet distance"] = generative.frechet_distance(real, seen)
     return Drawing(
         [("Gaussian start", starts), ("ψ", made)], figures,
         "From noise with a class's mean and covariance, toward the class above.",
@@ -169,8 +173,7 @@ def super_resolution(scene: Scene) -> Drawing:
     low = F.avg_pool2d(scene.x, scale)
     smooth = apps.bicubic(low, scale)
     y = toward(scene, smooth)
-    still = replace_steps(scene.walk, 1, 0.0)
-    back = scene.run(lambda p: apps.super_resolution(scene.loss, low[p], scale, still), smooth, y)
+    back = measured(l2(scene.walk.radius), scale, low).project(smooth, smooth)  # ψ of no steps
     made = scene.run(
         lambda p: apps.super_resolution(scene.loss, low[p], scale, scene.walk), smooth, y
     )
@@ -378,13 +381,7 @@ def centred_square(x: Tensor, share: float) -> Tensor:
 
 def telling_feature(module: nn.Module, target: int) -> int:
     """Return the feature with the largest weight for a class in the last linear layer."""
-    head = [part for part in module.modules() if isinstance(part, nn.Linear)][-1]
-    return int(head.weight[target].argmax())
-
-
-def replace_steps(walk: Walk, steps: int, step_size: float) -> Walk:
-    """Return the walk with other steps."""
-    return walk._replace(steps=steps, step_size=step_size)
+    return int(head(module).weight[target].argmax())
 
 
 def psnr(made: Tensor, truth: Tensor) -> float:

@@ -148,12 +148,14 @@ class Batches:
 
 
 def make_batches(options: PsiOptions, dataset: data.Dataset) -> Batches:
-    """Build the batches; a sixth of CIFAR-10 is plenty for a class's mean and covariance."""
-    gaussian = None
-    if options.start in ("made", "gaussian"):
-        n = min(8000, len(dataset.y_train))
-        gaussian = GaussianStarts(data.as_float(dataset.x_train[:n]), dataset.y_train[:n])
-    return Batches(dataset, options, gaussian)
+    """Build the batches."""
+    drawn = options.start in ("made", "gaussian")
+    return Batches(dataset, options, gaussian_starts(dataset) if drawn else None)
+
+
+def gaussian_starts(dataset: data.Dataset) -> GaussianStarts:
+    """Take a sixth of CIFAR-10: plenty for a class's mean and covariance."""
+    return GaussianStarts(data.as_float(dataset.x_train[:8000]), dataset.y_train[:8000])
 
 
 def labels_for(y: Tensor, label: str, num_classes: int, draw: torch.Generator) -> Tensor:

@@ -27,7 +27,6 @@ from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import open_sink
 from funcrobust.schedules import schedule
-from funcrobust.starts import class_conditional_gaussian
 from funcrobust.transfer import STARTS, psi_training, with_learned_starts
 from funcrobust.updates import State, Update
 
@@ -188,6 +187,26 @@ class Work:
             self.model.params, self.model.buffers, None, torch.zeros((), dtype=torch.int64)
         )
 
+    @cached_property
+    def pictured(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A test image of each class, its class, and a Gaussian start of it."""
+        x, y = first_of_each_class(self.dataset)
+        draw = generator(self.options.seed, "psi/gaussian", 0, y.device)
+        return x, y, psi_setup.gaussian_starts(self.dataset)(y, draw)
+
+    def drawn(self, state: State) -> tuple[Tensor, Tensor]:
+        """ψ of the pictured images, and a longer walk from their starts."""
+        (x, y, starts), predict = self.pictured, self.predict(state)
+        params, far = network_of(state.params), max(self.options.steps, FAR)
+        with torch.no_grad():
+            moved = make_psi(self.options)(predict)(params, x, y)
+            return moved, make_psi(self.options, far)(predict)(params, starts, y)
+
+    @cached_property
+    def drawn_before(self) -> tuple[Tensor, Tensor]:
+        """The same of the network given: one for all strips."""
+        return self.drawn(self.initial)
+
     def examine(self, part: int, state: State) -> Record:
         """Measure, and leave a picture now and then."""
         every = -(-RECORDS // self.options.strips) if self.options.strips else 0
@@ -274,24 +293,15 @@ def _draw(work: Work, state: State) -> None:
 def before_after(work: Work, state: State, path: Path) -> None:
     """ψ before and after training, from real images and from class-conditional Gaussians."""
     options, dataset = work.options, work.dataset
-    x, y = first_of_each_class(dataset)
-    draw = generator(options.seed, "psi/gaussian", 0, y.device)
-    # A sixth of the training set is plenty for a class's mean and covariance in a picture.
-    images, labels = data.as_float(dataset.x_train[:8000]), dataset.y_train[:8000]
-    starts = class_conditional_gaussian(images, labels, y, draw)
+    x, y, starts = work.pictured
     steps = max(options.steps, FAR)
-    both = (("before", work.initial), ("after", state))
     rows: list[tuple[str, Tensor]] = [("test image", x)]
     walks: list[tuple[str, Tensor]] = []
     factor = None
-    with torch.no_grad():
-        for when, s in both:
-            predict, params = work.predict(s), network_of(s.params)
-            moved = make_psi(options)(predict)(params, x, y)
-            change, factor = plots.change_row(x, moved, factor)
-            rows += [(f"ψ {when}", moved), (f"(ψ − x) {when} ×{factor:g}", change)]
-            walked = make_psi(options, steps)(predict)(params, starts, y)
-            walks.append((f"{steps} steps, {when}", walked))
+    for when, (moved, walked) in (("before", work.drawn_before), ("after", work.drawn(state))):
+        change, factor = plots.change_row(x, moved, factor)
+        rows += [(f"ψ {when}", moved), (f"(ψ − x) {when} ×{factor:g}", change)]
+        walks.append((f"{steps} steps, {when}", walked))
     plots.image_grid(
         [*rows, ("Gaussian start", starts), *walks], path,
         column_labels=[dataset.class_names[c] for c in y.tolist()],

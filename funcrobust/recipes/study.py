@@ -154,17 +154,9 @@ def make_bench(
     draw = generator(options.seed, "study/noise", 0, device)
     noise = torch.rand(gaussian.shape, generator=draw, device=device)
     with reporter.track("judging real images", total=len(dataset.x_test), unit="img") as bar:
-        parts = []
-        for batch in dataset.x_test.split(500):
-            parts.append(generative.look(judge, data.as_float(batch)))
-            bar.advance(len(batch))
-    real = generative.Seen(*(torch.cat(p) for p in zip(*map(_pair, parts), strict=True)))
+        real = generative.look(judge, dataset.x_test, advance=bar.advance)
     starts = {"gaussian": gaussian, "noise": noise}
     return Bench(options, dataset, judge, real, wanted, starts, dtype, reporter)
-
-
-def _pair(seen: generative.Seen) -> tuple[Tensor, Tensor]:
-    return seen.features, seen.labels
 
 
 def transferred(
@@ -221,24 +213,18 @@ def published(model: Functional, dataset: data.Dataset, options: StudyOptions) -
     evaluation mode, and what it made goes through the network in training mode.
     """
     updates = options.updates or PsiOptions().updates
-    walk = psi(cross_entropy(model.predict), l2(200.0), step_size=5.0, steps=10)
     buffers = model.buffers
     for step in range(updates):
         draw = generator(options.seed, "study/published", step, dataset.y_train.device)
         n = len(dataset.y_train)
         index = torch.randperm(n, generator=draw, device=dataset.y_train.device)[:50]
         x = data.as_float(dataset.x_train[index])
-        moving = psi_with(model, buffers) if step else walk
+        loss = cross_entropy(model.with_buffers(buffers))
+        walk = psi(loss, l2(200.0), step_size=5.0, steps=10)
         with torch.no_grad():
-            moved = moving(model.params, x, torch.zeros_like(index))
+            moved = walk(model.params, x, torch.zeros_like(index))
             _, buffers = model.predict_train(model.params, buffers, moved)
     return replace(model, buffers=buffers)
-
-
-def psi_with(model: Functional, buffers: dict[str, Tensor]) -> Any:
-    """The document's ψ at the statistics it has moved to."""
-    loss = cross_entropy(model.with_buffers(buffers))
-    return psi(loss, l2(200.0), step_size=5.0, steps=10)
 
 
 def score(model: Functional, bench: Bench) -> dict[str, Any]:
