@@ -30,8 +30,9 @@ import torch
 from torch import Tensor, nn
 
 import funcrobust as fr
-from funcrobust import checkpoints, data, evaluation
-from funcrobust.errors import FuncrobustError
+from funcrobust import checkpoints, data
+from funcrobust.core import evaluation
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.models import import_robustness
 
 CHECKPOINT = "cifar10-linf-tiny"

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 import funcrobust as fr
 from funcrobust import models
-from funcrobust.curvature import BACKWARDS
-from funcrobust.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.regularisers.cure import BACKWARDS
 
 EPSILON, ALPHA, LAM, H, LR = 8 / 255, 10 / 255, 0.25, 0.75, 0.1
 BALL = fr.linf(EPSILON)

@@ -28,10 +28,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import funcrobust as fr
-from funcrobust import data, evaluation, models, updates
-from funcrobust.recipes import common as recipes_common
-from funcrobust.recipes import presets
-from funcrobust.recipes.cure_setup import Training, assemble
+from funcrobust import data, models
+from funcrobust.commands.cure_train import presets
+from funcrobust.commands.cure_train.assemble import Training, assemble
+from funcrobust.core import evaluation
+from funcrobust.core.training import updates
+from funcrobust.running import common as recipes_common
 
 EPSILON = 8 / 255
 BALL = fr.linf(EPSILON)

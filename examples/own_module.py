@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 import funcrobust as fr
-from funcrobust import data, evaluation
+from funcrobust import data
+from funcrobust.core import evaluation
 
 
 class Net(nn.Module):

@@ -3,7 +3,8 @@
 import torch
 
 import funcrobust as fr
-from funcrobust import checkpoints, data, evaluation
+from funcrobust import checkpoints, data
+from funcrobust.core import evaluation
 
 
 class LowFrequency:

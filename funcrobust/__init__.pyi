@@ -1,20 +1,10 @@
-from .adjoint import iterate, iterate_adjoint
-from .attacks import Attack, n_fgsm, pgd_k, rs_fgsm, zerograd
-from .balls import Ball, fourier, l2, linf, random_smoothing, smooth_linf, unconstrained
-from .compiling import compile_checked
-from .composed_balls import masked, measured, steps_of
-from .curvature import cure, top_curvature
-from .errors import FuncrobustError
-from .functional import Buffers, Functional, Params, Predict, autocast, functionalize
-from .implicit import iterate_implicit
-from .linearity import (
-    elle,
-    gradient_alignment,
-    input_gradient_norm,
-    linearity_error,
-    local_linearity,
-)
-from .losses import (
+from .core.attacks import Attack, n_fgsm, pgd_k, rs_fgsm, zerograd
+from .core.balls.composed import masked, measured, steps_of
+from .core.balls.norms import Ball, fourier, l2, linf, random_smoothing, smooth_linf, unconstrained
+from .core.derivatives.adjoint import iterate, iterate_adjoint
+from .core.derivatives.implicit import iterate_implicit
+from .core.errors import FuncrobustError
+from .core.losses import (
     Distance,
     Loss,
     away_from,
@@ -28,8 +18,17 @@ from .losses import (
     squared_l2,
     ssim,
 )
-from .objectives import Objective, adversarial, drift, helper, mean, trades, weighted_sum
-from .perturbations import (
+from .core.network.functional import Buffers, Functional, Params, Predict, autocast, functionalize
+from .core.objectives.algebra import (
+    Objective,
+    adversarial,
+    drift,
+    helper,
+    mean,
+    trades,
+    weighted_sum,
+)
+from .core.perturbations.projected_gradient import (
     Perturbation,
     PerturbationOf,
     fgsm,
@@ -38,12 +37,21 @@ from .perturbations import (
     pgd,
     psi,
 )
-from .randomness import generator
-from .schedules import Schedule, schedule
-from .starts import GaussianStarts, class_conditional_gaussian
-from .training import Term, Views, cure_term, cure_training, robust_training
-from .transfer import STARTS, psi_training, with_learned_starts
-from .updates import State, averaged, ema, initial_state, make_update, optimizer
+from .core.randomness import generator
+from .core.regularisers.cure import cure, top_curvature
+from .core.regularisers.linearity import (
+    elle,
+    gradient_alignment,
+    input_gradient_norm,
+    linearity_error,
+    local_linearity,
+)
+from .core.starts import GaussianStarts, class_conditional_gaussian
+from .core.training.compiling import compile_checked
+from .core.training.drift import STARTS, psi_training, with_learned_starts
+from .core.training.robust import Term, Views, cure_term, cure_training, robust_training
+from .core.training.schedules import Schedule, schedule
+from .core.training.updates import State, averaged, ema, initial_state, make_update, optimizer
 
 __all__ = [
     "STARTS",

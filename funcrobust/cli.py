@@ -1,7 +1,7 @@
 """The command line: flags in, recipes out. Nothing is computed here.
 
 Every flag left out is None, so that a preset can fill it; the defaults live in
-`funcrobust.recipes.options` and nowhere else. Heavy imports wait until a command runs.
+`funcrobust.running.options` and nowhere else. Heavy imports wait until a command runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from funcrobust.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError
 
 app = typer.Typer(
     name="funcrobust",
@@ -204,8 +204,10 @@ def cure_train(
 ) -> None:
     """Train a robust classifier: fast adversarial training with CURE."""
     arguments = given(locals(), leave=("preset", "resume"))
-    from funcrobust.recipes import common, cure_train, presets
-    from funcrobust.recipes.options import CureOptions
+    from funcrobust.commands.cure_train import presets
+    from funcrobust.commands.cure_train import run as cure_train
+    from funcrobust.running import common
+    from funcrobust.running.options import CureOptions
 
     with reporter() as report:
         if resume is not None:
@@ -335,9 +337,10 @@ def psi_train(
 ) -> None:
     """Transfer a robust classifier: minimise how far psi moves images, by its exact derivative."""
     arguments = given(locals(), leave=("resume",))
-    from funcrobust.recipes import common, presets
-    from funcrobust.recipes.options import PsiOptions
-    from funcrobust.recipes.psi_train import psi_train
+    from funcrobust.commands.cure_train import presets
+    from funcrobust.commands.psi_train.run import psi_train
+    from funcrobust.running import common
+    from funcrobust.running.options import PsiOptions
 
     with reporter() as report:
         options = presets.fill(PsiOptions(), arguments)
@@ -376,7 +379,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure clean accuracy and accuracy under PGD-steps with restarts."""
-    from funcrobust.recipes import measure
+    from funcrobust.commands import evaluate as measure
 
     with reporter(silent=str(json_file) == "-") as report:
         measure.evaluate(
@@ -409,7 +412,7 @@ def generate(
     device: Annotated[str, option("--device", help="auto, cpu, cuda or cuda:N [auto]")] = "auto",
 ) -> None:
     """Generate images: class-conditional Gaussian noise, moved toward its class by psi."""
-    from funcrobust.recipes import generation
+    from funcrobust.commands import generate as generation
 
     with reporter() as report:
         generation.generate(
@@ -431,7 +434,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a checkpoint in the form that robustness or robustbench loads."""
-    from funcrobust.recipes.export import export as run
+    from funcrobust.commands.export import export as run
 
     with reporter() as report:
         run(checkpoint, file, report, to=to, model=model)
@@ -482,8 +485,8 @@ def apply(
 ) -> None:
     """Draw with a robust classifier: six applications of psi, each with a picture and a number."""
     arguments = given(locals(), leave=("task",))
-    from funcrobust.recipes import apply as recipe
-    from funcrobust.recipes import presets
+    from funcrobust.commands.apply import run as recipe
+    from funcrobust.commands.cure_train import presets
 
     arguments["image"] = tuple(arguments.get("image", ()))
     with reporter() as report:
@@ -523,8 +526,8 @@ def study(
 ) -> None:
     """Measure what psi-training does to generated images, variant by variant."""
     arguments = given(locals())
-    from funcrobust.recipes import presets
-    from funcrobust.recipes import study as recipe
+    from funcrobust.commands import study as recipe
+    from funcrobust.commands.cure_train import presets
 
     arguments["variants"] = tuple(arguments.get("variants", ()))
     with reporter() as report:
@@ -537,7 +540,7 @@ def data(
     data_dir: DataDir = None,
 ) -> None:
     """Fetch a dataset into the cache, verify it, and say what it holds."""
-    from funcrobust.recipes import measure
+    from funcrobust.commands import evaluate as measure
 
     with reporter() as report:
         measure.describe_data(name, data_dir, report)
@@ -549,7 +552,7 @@ def demo(
     seed: Annotated[int, option("--seed", help="[0]")] = 0,
 ) -> None:
     """Everything once: get CIFAR-10, cure-train, psi-train, evaluate, and draw."""
-    from funcrobust.recipes.demo import demo as run
+    from funcrobust.commands.demo import demo as run
 
     with reporter() as report:
         finish(run(out, seed, report))

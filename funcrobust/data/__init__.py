@@ -5,9 +5,10 @@
 no worker processes: a batch is an index into a tensor.
 """
 
+from funcrobust.core.images import as_float
 from funcrobust.data.augment import batches, flip_and_crop
 from funcrobust.data.cache import default_cache
-from funcrobust.data.dataset import Dataset, as_float
+from funcrobust.data.dataset import Dataset
 from funcrobust.data.loading import load, names
 from funcrobust.data.progress import Progress, silent
 from funcrobust.data.sources import DataUnavailable

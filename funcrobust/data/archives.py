@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
-from funcrobust.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError
 
 
 @contextlib.contextmanager

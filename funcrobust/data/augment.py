@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from funcrobust.errors import FuncrobustError, require_count
+from funcrobust.core.errors import FuncrobustError, require_count
 
 
 def flip_and_crop(x: Tensor, generator: torch.Generator, *, padding: int = 4) -> Tensor:

@@ -16,8 +16,9 @@ import safetensors
 import safetensors.numpy
 from filelock import FileLock
 
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.dataset import Arrays
-from funcrobust.errors import FuncrobustError
+from funcrobust.files import sync
 
 Digests = Mapping[str, str]
 """Array name (x_train, ...) to the SHA-256 of its C-order bytes; images as (N, H, W, C) uint8."""
@@ -88,9 +89,9 @@ def write_cache(path: Path, arrays: Arrays, origin: str) -> None:
     with writing(path.parent), scratch(path.parent) as folder:
         partial = folder / path.name
         safetensors.numpy.save_file(arrays.named(), partial, metadata=header)
-        _sync(partial)
+        sync(partial)
         partial.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -130,18 +131,6 @@ def writing(cache: Path) -> Iterator[None]:
             f"cannot write the data cache {cache} ({reason}); "
             "set FUNCROBUST_CACHE to a folder that can be written"
         ) from error
-
-
-def _sync(path: Path) -> None:
-    """Force a file or folder to the disk; a system that cannot open a folder goes without."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except PermissionError:  # a folder on Windows
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sweep(cache: Path) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision import datasets as published
 
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.data import npm
 from funcrobust.data.archives import members, places, reading
 from funcrobust.data.dataset import Arrays
@@ -23,7 +24,6 @@ from funcrobust.data.download import download
 from funcrobust.data.pickles import read_pickle
 from funcrobust.data.progress import Progress
 from funcrobust.data.sources import Recipe, Remote
-from funcrobust.errors import FuncrobustError
 
 Files = Mapping[str, bytes]
 Split = tuple[NDArray[Any], NDArray[Any]]

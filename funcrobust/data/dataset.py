@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from funcrobust.errors import FuncrobustError, require_count
-from funcrobust.randomness import generator
+from funcrobust.core.errors import FuncrobustError, require_count
+from funcrobust.core.randomness import generator
 
 
 class Arrays(NamedTuple):
@@ -93,15 +93,6 @@ class Dataset:
         x_train, y_train = _chosen("train", self.x_train, self.y_train, train, seed)
         x_test, y_test = _chosen("test", self.x_test, self.y_test, test, seed)
         return replace(self, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
-
-
-def as_float(x: Tensor) -> Tensor:
-    """Return images as floats in [0, 1]: uint8 becomes float32 / 255, floats stay as they are."""
-    if x.is_floating_point():
-        return x
-    if x.dtype != torch.uint8:
-        raise FuncrobustError(f"images must be uint8 or floating point, got {x.dtype}")
-    return x.to(torch.float32) / 255
 
 
 def dataset_from(name: str, arrays: Arrays, source: str) -> Dataset:

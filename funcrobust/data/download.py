@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torchvision.datasets.utils import check_integrity
 
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.progress import Progress
-from funcrobust.errors import FuncrobustError
 
 PATIENCE_SECONDS = 8.0
 """How long to wait for a connection, or for the next bytes. torchvision's own download waits

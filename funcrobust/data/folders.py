@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.archives import reading
 from funcrobust.data.dataset import Arrays
-from funcrobust.errors import FuncrobustError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _GRAY = ("1", "L")

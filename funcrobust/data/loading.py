@@ -6,6 +6,7 @@ import difflib
 import os
 from pathlib import Path
 
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.data import cifar10, vision
 from funcrobust.data.cache import default_cache
 from funcrobust.data.dataset import Dataset, dataset_from
@@ -14,7 +15,6 @@ from funcrobust.data.folders import read_image_folder
 from funcrobust.data.npz import read_npz
 from funcrobust.data.progress import Progress, silent
 from funcrobust.data.sources import obtain
-from funcrobust.errors import FuncrobustError
 
 _RECIPES = {recipe.name: recipe for recipe in (cifar10.RECIPE, *vision.RECIPES)}
 

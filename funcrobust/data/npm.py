@@ -8,8 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.progress import Progress
-from funcrobust.errors import FuncrobustError
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.archives import reading
 from funcrobust.data.dataset import Arrays
-from funcrobust.errors import FuncrobustError
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _CHANNELS = (1, 3)

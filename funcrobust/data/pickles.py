@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.archives import reading
-from funcrobust.errors import FuncrobustError
 
 
 class _ByteType:

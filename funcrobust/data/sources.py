@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.cache import (
     Digests,
     cache_file,
@@ -19,7 +20,6 @@ from funcrobust.data.cache import (
 )
 from funcrobust.data.dataset import Arrays
 from funcrobust.data.progress import Progress
-from funcrobust.errors import FuncrobustError
 
 
 class DataUnavailable(FuncrobustError):  # noqa: N818, the name says what is so

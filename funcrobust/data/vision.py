@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision import datasets as published
 
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.archives import members, places, reading
 from funcrobust.data.cifar10 import planes
 from funcrobust.data.dataset import Arrays
@@ -18,7 +19,6 @@ from funcrobust.data.download import download
 from funcrobust.data.pickles import read_pickle
 from funcrobust.data.progress import Progress
 from funcrobust.data.sources import Recipe, Remote
-from funcrobust.errors import FuncrobustError
 
 # --- CIFAR-100 ----------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from funcrobust.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError
 
 
 def custom_network(name: str, num_classes: int) -> nn.Module:

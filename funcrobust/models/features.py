@@ -6,7 +6,7 @@ import copy
 
 from torch import nn
 
-from funcrobust.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError
 
 
 def representation(module: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import hub, nn
 
-from funcrobust.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError
 
 
 def import_robustness(submodule: str = "") -> ModuleType:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from funcrobust.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError
 
 Stem = Literal["3x3", "4x4-stride2"]
 Activation = Callable[[], nn.Module]

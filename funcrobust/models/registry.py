@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from funcrobust.errors import FuncrobustError, require_count
+from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.models.custom import custom_network
 from funcrobust.models.madry import madry_imagenet_resnet, madry_resnet
 from funcrobust.models.normalized import (

@@ -23,7 +23,7 @@ from rich.constrain import Constrain
 from rich.table import Column, Table
 from rich.text import Text
 
-from funcrobust.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError
 
 _LOOK_EVERY = 0.2  # seconds between two looks at the values: what an eye can follow
 _LINE_EVERY = 10.0  # seconds between two plain lines of one track

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from funcrobust.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -399,7 +399,7 @@ def _text_size(text: str, points: float) -> tuple[int, int]:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    from funcrobust.checkpoints import atomic_write
+    from funcrobust.files import atomic_write
 
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI)

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from funcrobust.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 
@@ -202,7 +202,7 @@ def _cannot_write(path: Path, error: OSError) -> FuncrobustError:
 
 
 def _write(path: Path, text: str) -> None:
-    from funcrobust.checkpoints import atomic_write  # loads the models: only when writing
+    from funcrobust.files import atomic_write
 
     atomic_write(path, text)
 

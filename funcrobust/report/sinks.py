@@ -6,7 +6,7 @@ import atexit
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from funcrobust.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.report.runs import RunFolder
 
 Sink = Callable[[Mapping[str, Any]], None]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import make_problem
+from problems import make_problem
 
 import funcrobust as fr
 from funcrobust.models import import_robustness

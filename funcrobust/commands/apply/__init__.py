@@ -1,0 +1,1 @@
+"""``apply``: six applications of ψ."""

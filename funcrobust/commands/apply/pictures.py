@@ -1,0 +1,81 @@
+"""Images in and out of the recipes: a user's files, flat drawings, grids by class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.report import plots
+
+
+def read_images(paths: tuple[Path, ...], shape: tuple[int, int, int]) -> Tensor:
+    """Read image files into (N, C, H, W) in [0, 1], cut to the shape's proportions and resized."""
+    from torchvision.transforms import functional as transform
+
+    images = [transform.to_tensor(_opened(path, shape)) for path in paths]
+    return torch.stack(images)
+
+
+def _opened(path: Path, shape: tuple[int, int, int]) -> object:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    channels, height, width = shape
+    try:
+        with Image.open(path) as file:
+            upright = ImageOps.exif_transpose(file)
+            if upright.mode.startswith(("I", "F")):
+                raise FuncrobustError(f"{path} has more than 8 bits a channel: save it with 8")
+            # What is transparent is paper.
+            layered = upright.convert("RGBA")
+            paper = Image.new("RGBA", layered.size, "white")
+            image = Image.alpha_composite(paper, layered).convert("L" if channels == 1 else "RGB")
+    except FileNotFoundError:
+        raise FuncrobustError(f"no image {path}") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise FuncrobustError(f"{path} is not an image that can be read: {error}") from None
+    return ImageOps.fit(image, (width, height))
+
+
+def flattened(x: Tensor, colours: int = 4, blocks: int = 8) -> Tensor:
+    """Turn images (B, C, H, W) into crude drawings: ``blocks``² squares in a few ``colours`` each.
+
+    The colours are the k-means centres of the squares' means (scikit-learn's, one fixed start).
+    """
+    from sklearn.cluster import KMeans
+
+    small = F.adaptive_avg_pool2d(x, min(blocks, *x.shape[-2:]))
+    drawn = torch.empty_like(small)
+    for i, image in enumerate(small):
+        pixels = image.flatten(1).T.cpu().double().numpy()
+        fitted = KMeans(colours, n_init=1, random_state=0).fit(pixels)
+        flat = torch.from_numpy(fitted.cluster_centers_[fitted.labels_]).to(image)
+        drawn[i] = flat.T.reshape(image.shape)
+    return F.interpolate(drawn, size=x.shape[-2:], mode="nearest").clamp(0, 1)
+
+
+def drawn(
+    rows: list[tuple[str, Tensor]],
+    png: Path,
+    title: str,
+    caption: str,
+    names: tuple[str, ...],
+    y: Tensor,
+    across: int = 10,
+) -> None:
+    """Write a grid of the first images, one of each class where there are enough."""
+    index = one_of_each(y, across)
+    plots.image_grid(
+        [(label, images[index]) for label, images in rows], png,
+        column_labels=[names[c] for c in y[index].tolist()], title=title, caption=caption,
+    )  # fmt: skip
+
+
+def one_of_each(y: Tensor, most: int) -> Tensor:
+    """Return the index of the first image of each class, then of others, ``most`` in all."""
+    first = [int((y == c).nonzero()[0]) for c in y.unique().tolist()]
+    others = [i for i in range(len(y)) if i not in set(first)]
+    return torch.tensor((first + others)[:most], device=y.device)

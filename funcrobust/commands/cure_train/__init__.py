@@ -1,0 +1,1 @@
+"""``cure-train``: fast adversarial training with curvature regularisation."""

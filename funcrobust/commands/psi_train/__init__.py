@@ -1,0 +1,1 @@
+"""``psi-train``: transfer a robust classifier by the derivative of its drift."""

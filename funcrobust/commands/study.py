@@ -1,0 +1,325 @@
+"""``study``: does ψ-training make better images? Each claim of docs/psi-study.md, measured again.
+
+Every variant transfers the same shipped robust classifier by `psi_train` with other options. An
+independent classifier judges what each draws, after every number of steps of `MARKS`, from the same
+starts.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from funcrobust import checkpoints, data
+from funcrobust import judging as generative
+from funcrobust.checkpoints import Card
+from funcrobust.commands.apply.run import pick_judge
+from funcrobust.commands.psi_train.run import psi_train
+from funcrobust.core import evaluation
+from funcrobust.core.balls.norms import l2, linf
+from funcrobust.core.errors import FuncrobustError, require_count
+from funcrobust.core.losses import cross_entropy
+from funcrobust.core.network.functional import Functional, functionalize
+from funcrobust.core.objectives.algebra import drift
+from funcrobust.core.perturbations.projected_gradient import gradient_step, psi
+from funcrobust.core.randomness import generator
+from funcrobust.core.starts import class_conditional_gaussian
+from funcrobust.files import atomic_write
+from funcrobust.report import plots
+from funcrobust.report.console import Reporter
+from funcrobust.report.runs import RunFolder
+from funcrobust.running import common
+from funcrobust.running.loop import STATE_FILE
+from funcrobust.running.options import CommonOptions, PsiOptions
+
+MARKS = (1, 2, 3, 5, 8, 12, 16, 20)
+"""Numbers of generation steps that are scored."""
+STEP, RADIUS = 0.5, 30.0
+STARTS = ("gaussian", "noise")
+
+_OWN: dict[str, Any] = {"start": "own", "aim": 1.0}
+VARIANTS: dict[str, dict[str, Any] | None] = {
+    "before": None,
+    "published": None,
+    "drift alone": _OWN | {"anchor": 0.0},
+    "anchor alone": _OWN | {"drift_weight": 0.0, "anchor_loss": "both", "anchor": 6.0},
+    "both 2": _OWN | {"anchor_loss": "both", "anchor": 2.0},
+    "both 6": _OWN | {"anchor_loss": "both", "anchor": 6.0},
+    "both 20": _OWN | {"anchor_loss": "both", "anchor": 20.0},
+    "keep 40": _OWN,
+    "made, both 6": {"anchor_loss": "both", "anchor": 6.0},
+    "default": {},
+}
+"""Options that differ from psi-train's; "before" is no transfer, "published" the document's code:
+its loss has no gradient, so that the statistics of batch norm alone move."""
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Options of `study`."""
+
+    variants: tuple[str, ...] = ()
+    """Names of `VARIANTS`, run folders or checkpoints; none is all variants."""
+    checkpoint: str | None = None
+    judge: str | None = None
+    images: int = 1000
+    """Made from each kind of start."""
+    examples: int = 1000
+    """Test images of the accuracies; half as many of the drift."""
+    attack_steps: int = 20
+    updates: int | None = None
+    out: Path = Path("runs/study")
+    dataset: str | None = None
+    data_dir: Path | None = None
+    precision: str = "auto"
+    seed: int = 0
+    device: str = "auto"
+    argv: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every variant is measured with."""
+
+    options: StudyOptions
+    dataset: data.Dataset
+    judge: nn.Module
+    real: generative.Seen
+    wanted: Tensor
+    starts: dict[str, Tensor]
+    dtype: torch.dtype | None
+    reporter: Reporter
+
+
+def study(options: StudyOptions, reporter: Reporter) -> dict[str, Any]:
+    """Transfer, score and compare; leave study.json and two plots in ``options.out``."""
+    require_count("images", options.images, minimum=10)
+    require_count("examples", options.examples, minimum=2)
+    device = common.pick_device(options.device)
+    dtype = common.pick_dtype(options.precision, device)
+    names = options.variants or tuple(VARIANTS)
+    base = options.checkpoint or common.default_checkpoint(common.STRONGEST)
+    module, card = checkpoints.load(base)
+    found = {name: _find(name) for name in names if name not in VARIANTS}
+    shared = CommonOptions(
+        dataset=common.dataset_for(options.dataset, card), data_dir=options.data_dir
+    )
+    dataset = common.load_data(shared, device, reporter)
+    common.require_same_images(card, dataset)
+    bench = make_bench(options, base, card, dataset, dtype, reporter)
+    rows: dict[str, Any] = {}
+    for name in dict.fromkeys(("before", *names)):
+        reporter.say(f"{name}:")
+        if name in found:
+            network = common.to_device(functionalize(checkpoints.load(found[name])[0]), device)
+        elif name == "before":
+            network = common.to_device(functionalize(module), device)
+        elif name == "published":
+            network = published(common.to_device(functionalize(module), device), dataset, options)
+        else:
+            network = transferred(name, base, shared.dataset, options, device, reporter)
+        rows[name] = score(network, bench)
+        save(rows, options, base, reporter)
+    table(rows, reporter)
+    return rows
+
+
+def _find(name: str) -> Path:
+    """Return the checkpoint called so, or say what there is."""
+    try:
+        return checkpoints.resolve(name)
+    except FuncrobustError as error:
+        known = ", ".join(map(repr, VARIANTS))
+        raise FuncrobustError(f"{name!r} is no variant ({known}), and {error}") from None
+
+
+def make_bench(
+    options: StudyOptions, base: str, card: Card, dataset: data.Dataset,
+    dtype: torch.dtype | None, reporter: Reporter,
+) -> Bench:  # fmt: skip
+    """Draw the starts, and show the judge the real images."""
+    device = dataset.y_test.device
+    judge = pick_judge(options.judge, base, card, device)
+    if judge is None:
+        raise FuncrobustError(f"the shipped judge does not know {dataset.name}: use --judge")
+    wanted = torch.arange(options.images, device=device) % dataset.num_classes
+    draw = generator(options.seed, "study/gaussian", 0, device)
+    gaussian = class_conditional_gaussian(
+        data.as_float(dataset.x_train), dataset.y_train, wanted, draw
+    )
+    draw = generator(options.seed, "study/noise", 0, device)
+    noise = torch.rand(gaussian.shape, generator=draw, device=device)
+    with reporter.track("judging real images", total=len(dataset.x_test), unit="img") as bar:
+        real = generative.look(judge, dataset.x_test, advance=bar.advance)
+    starts = {"gaussian": gaussian, "noise": noise}
+    return Bench(options, dataset, judge, real, wanted, starts, dtype, reporter)
+
+
+def transferred(
+    name: str, base: str, dataset: str, options: StudyOptions, device: torch.device,
+    reporter: Reporter,
+) -> Functional:  # fmt: skip
+    """Run psi-train with the variant's options, or take up the run that is there."""
+    folder = name.replace(", ", "-").replace(" ", "-")
+    path = options.out / folder
+    given = PsiOptions(
+        checkpoint=base, dataset=dataset, data_dir=options.data_dir, out=options.out, name=folder,
+        seed=options.seed, device=options.device, precision=options.precision,
+        evaluate_examples=256, strips=0, argv=options.argv,
+    )  # fmt: skip
+    given = replace(given, **(VARIANTS[name] or {}))
+    if options.updates is not None:
+        given = replace(given, updates=options.updates)
+    begun = (path / STATE_FILE).exists()
+    if path.exists():
+        _require_same(given, path)
+    if not _finished(path):
+        if path.exists() and not begun:  # killed before there was anything to go on from
+            shutil.rmtree(path)
+        if psi_train(given, reporter, resume=path if begun else None).status == "interrupted":
+            raise KeyboardInterrupt
+    module, _ = checkpoints.load(path)
+    return common.to_device(functionalize(module), device)
+
+
+_WHERE = ("argv", "device", "out", "epsilon")
+"""Options that may differ between a run and its resumption (epsilon is filled in by the run)."""
+
+
+def _require_same(given: PsiOptions, path: Path) -> None:
+    """Refuse to take one experiment's network for another's."""
+    stored, asked = RunFolder.open(path).config, json.loads(json.dumps(common.config(given)))
+    different = [k for k in asked if k not in _WHERE and asked[k] != stored.get(k)]
+    if different:
+        raise FuncrobustError(
+            f"{path} holds a run with another {', '.join(different)}: use another --out, or delete "
+            "that folder"
+        )
+
+
+def _finished(path: Path) -> bool:
+    card = path / "checkpoint.json"
+    return card.exists() and "interrupted" not in json.loads(card.read_text())["notes"]
+
+
+def published(model: Functional, dataset: data.Dataset, options: StudyOptions) -> Functional:
+    """Do what the document's code does: no gradient reaches θ, the statistics alone move.
+
+    Its settings: untargeted from label 0, 10 L2 steps of 5, radius 200, batches of 50. ψ runs in
+    evaluation mode, and what it made goes through the network in training mode.
+    """
+    updates = options.updates or PsiOptions().updates
+    buffers = model.buffers
+    for step in range(updates):
+        draw = generator(options.seed, "study/published", step, dataset.y_train.device)
+        n = len(dataset.y_train)
+        index = torch.randperm(n, generator=draw, device=dataset.y_train.device)[:50]
+        x = data.as_float(dataset.x_train[index])
+        loss = cross_entropy(model.with_buffers(buffers))
+        walk = psi(loss, l2(200.0), step_size=5.0, steps=10)
+        with torch.no_grad():
+            moved = walk(model.params, x, torch.zeros_like(index))
+            _, buffers = model.predict_train(model.params, buffers, moved)
+    return replace(model, buffers=buffers)
+
+
+def score(model: Functional, bench: Bench) -> dict[str, Any]:
+    """Accuracies, held-out drift, and the judge's view of what ψ draws."""
+    options, dataset = bench.options, bench.dataset
+    predict = common.evaluating(model, model.buffers, bench.dtype)
+    n = options.examples
+    x, y = dataset.x_test[:n], dataset.y_test[:n]
+    found: dict[str, Any] = common.measure(
+        predict, model.params, x, y, bench.reporter, ball=linf(8 / 255),
+        steps=options.attack_steps, seed=options.seed, title=f"PGD-{options.attack_steps}",
+    )  # fmt: skip
+    five = psi(cross_entropy(predict), l2(RADIUS), step_size=STEP, steps=5, targeted=True)
+    found["drift"] = evaluation.mean_of(drift(five), model.params, x[: n // 2], y[: n // 2])
+    for kind in STARTS:
+        found[kind] = [
+            {"steps": steps, **judged(made, bench)} for steps, made in walked(model, bench, kind)
+        ]
+    return found
+
+
+def walked(model: Functional, bench: Bench, kind: str) -> Iterator[tuple[int, Tensor]]:
+    """Yield the images after 0 steps and after each of `MARKS`."""
+    predict = common.evaluating(model, model.buffers, bench.dtype)
+    step = gradient_step(cross_entropy(predict), l2(RADIUS), step_size=STEP, targeted=True)
+    x = center = bench.starts[kind].contiguous(memory_format=torch.channels_last)
+    yield 0, x
+    total = MARKS[-1] * len(x)
+    with bench.reporter.track(f"{kind} starts", total=total, unit="img") as bar:
+        for t in range(1, MARKS[-1] + 1):
+            parts = zip(x.split(125), bench.wanted.split(125), center.split(125), strict=True)
+            with torch.no_grad():
+                x = torch.cat([step(model.params, a, y, c) for a, y, c in parts])
+            bar.advance(len(x))
+            if t in MARKS:
+                yield t, x
+
+
+def judged(made: Tensor, bench: Bench) -> dict[str, float]:
+    """Fréchet distance to all test images; precision and recall against as many as were made."""
+    seen = generative.look(bench.judge, made)
+    n = len(made)
+    few = generative.Seen(bench.real.features[:n], bench.real.labels[:n])
+    precision, recall = generative.precision_recall(few, seen)
+    return {
+        "frechet": generative.frechet_distance(bench.real, seen), "precision": precision,
+        "recall": recall, "agreement": generative.agreement(seen, bench.wanted),
+    }  # fmt: skip
+
+
+def save(rows: dict[str, Any], options: StudyOptions, base: str, reporter: Reporter) -> None:
+    """Write the figures and the plots after every variant: a study can be cut short."""
+    plain = {
+        "checkpoint": base, "images": options.images, "examples": options.examples,
+        "attack_steps": options.attack_steps, "step_size": STEP, "seed": options.seed,
+        "threads": torch.get_num_threads(), "variants": rows,
+    }  # fmt: skip
+    atomic_write(options.out / "study.json", json.dumps(plain, indent=1) + "\n")
+    for kind in STARTS:
+        draw(rows, kind, options.out / f"{kind}.png")
+    reporter.say(f"figures  {options.out / 'study.json'}")
+
+
+def draw(rows: dict[str, Any], kind: str, path: Path) -> None:
+    """Plot each score against the number of steps, a line a variant."""
+    plots.lines(
+        {
+            label: {
+                name: [(point["steps"], point[key]) for point in row[kind]]
+                for name, row in rows.items()
+            }
+            for label, key in (
+                ("Fréchet distance", "frechet"), ("judge agrees", "agreement"),
+                ("precision", "precision"), ("recall", "recall"),
+            )
+        },
+        path, x="steps of ψ", title=f"Images made from {kind} starts, as the judge sees them",
+    )  # fmt: skip
+
+
+def table(rows: dict[str, Any], reporter: Reporter) -> None:
+    """Print a line a variant, at the last number of steps."""
+    reporter.table(
+        f"after {MARKS[-1]} steps of {STEP:g} from Gaussian starts",
+        ("", "drift", "clean", "robust", "Fréchet", "precision", "recall", "judge agrees"),
+        [
+            (
+                name, f"{row['drift']:.2f}", f"{row['clean']:.1%}", f"{row['robust']:.1%}",
+                f"{last['frechet']:.2f}", f"{last['precision']:.2f}", f"{last['recall']:.2f}",
+                f"{last['agreement']:.0%}",
+            )
+            for name, row in rows.items()
+            for last in [row["gaussian"][-1]]
+        ],
+    )  # fmt: skip

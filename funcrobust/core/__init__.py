@@ -1,0 +1,1 @@
+"""The functional core: pure, and importing nothing else of this library."""

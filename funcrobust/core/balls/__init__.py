@@ -1,0 +1,1 @@
+"""Threat models: where a perturbation may go, and which way is steepest."""

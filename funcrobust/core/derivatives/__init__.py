@@ -1,0 +1,1 @@
+"""How an iteration is differentiated: one way a file."""

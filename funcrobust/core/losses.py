@@ -1,0 +1,153 @@
+"""Losses, and distances between images: all per example, never reduced early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.network.functional import Params, Predict
+
+Loss = Callable[[Params, Tensor, Tensor], Tensor]
+"""``(params, x, y) -> (B,)``: x (B, C, H, W) in [0, 1], y (B,) int64."""
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""``(a, b) -> (B,)``: both (B, C, H, W)."""
+
+
+def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
+    """Build the cross-entropy, −log softmax(z)_y, z = predict(θ, x), in nats.
+
+    With ``label_smoothing`` s the target is (1 − s)·onehot(y) + s/classes (Szegedy et al. 2016).
+    """
+    if isinstance(predict, torch.nn.Module):
+        raise FuncrobustError(
+            "a loss takes a function (params, x) -> logits: pass functionalize(module).predict"
+        )
+
+    def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(
+            predict(params, x), y, reduction="none", label_smoothing=label_smoothing
+        )
+
+    return loss
+
+
+def margin(predict: Predict) -> Loss:
+    """Build the margin, max_{j≠y} z_j − z_y.
+
+    Carlini & Wagner 2017 (arXiv:1608.04644), their f₆ without the clip and the other way round.
+    Positive where x is misclassified, 0 at a tie. Ascending it fools the network away from y; with
+    ``targeted=True`` a perturbation descends it, toward y.
+    """
+
+    def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        logits = predict(params, x)
+        own = F.one_hot(y, logits.shape[-1]).bool()
+        others = logits.masked_fill(own, -torch.inf).amax(-1)
+        return others - logits.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+
+    return loss
+
+
+def logit(predict: Predict) -> Loss:
+    """Build the negative logit, −z_y, z = predict(θ, x): descend it to raise z_y.
+
+    Of a network that ends in features (`funcrobust.models.representation`) z_y is coordinate y of
+    the representation: what feature painting raises (Santurkar et al. 2019, arXiv:1906.09453).
+    """
+
+    def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        return -predict(params, x).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+
+    return loss
+
+
+def entropy(predict: Predict) -> Loss:
+    """Build the entropy −Σ p·log p of p = softmax(predict(θ, x)), in nats, in [0, log classes].
+
+    The label y is not used. Descended by ψ it sharpens whichever class is likeliest.
+    """
+
+    def loss(params: Params, x: Tensor, _y: Tensor) -> Tensor:
+        log_p = predict(params, x).log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
+    return loss
+
+
+def away_from(reference: Tensor, mask: Tensor | None = None) -> Loss:
+    """Build ‖m ⊙ (x − r)‖₂ per example, r the ``reference`` image (B, C, H, W), m the ``mask``.
+
+    Neither θ nor y is used. Madry's vision applications add it, with m the known pixels, to the
+    cross-entropy that ψ descends. Its slope at x = r is taken as 0.
+    """
+
+    def loss(_params: Params, x: Tensor, _y: Tensor) -> Tensor:
+        difference = x - reference if mask is None else (x - reference) * mask
+        squared = difference.square().flatten(1).sum(1)
+        away = squared > 0
+        return torch.where(away, torch.where(away, squared, 1.0).sqrt(), 0.0)
+
+    return loss
+
+
+def kl_divergence(predict: Predict, reference: Tensor) -> Loss:
+    """Build KL(softmax(r) ‖ softmax(z)), z = predict(θ, x), r the ``reference`` logits (B, C).
+
+    In nats, ≥ 0. The label y is not used. What TRADES ascends around x, with r the logits there.
+    """
+
+    def loss(params: Params, x: Tensor, _y: Tensor) -> Tensor:
+        return kl(reference, predict(params, x))
+
+    return loss
+
+
+def distillation(predict: Predict, teacher: Callable[[Tensor], Tensor]) -> Loss:
+    """Build KL(softmax(t) ‖ softmax(z)), z = predict(θ, x), t the ``teacher``'s logits of x, held.
+
+    In nats, ≥ 0, and 0 with a slope of 0 where θ is the teacher: the way to keep what a network
+    does, on images or, inside `adversarial`, on what attacks it, while another term changes it.
+    The label y is not used. Hinton et al. 2015 (arXiv:1503.02531) at temperature 1.
+    """
+
+    def loss(params: Params, x: Tensor, _y: Tensor) -> Tensor:
+        return kl(teacher(x).detach(), predict(params, x))
+
+    return loss
+
+
+def kl(reference: Tensor, logits: Tensor) -> Tensor:
+    """KL(softmax(reference) ‖ softmax(logits)) per example: (B, C), (B, C) -> (B,)."""
+    p, q = reference.log_softmax(-1), logits.log_softmax(-1)
+    return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+
+
+def squared_l2(a: Tensor, b: Tensor) -> Tensor:
+    """‖a − b‖², summed over an image: the ψ document's distance."""
+    return (a - b).square().flatten(1).sum(1)
+
+
+def l1(a: Tensor, b: Tensor) -> Tensor:
+    """‖a − b‖₁, summed over an image."""
+    return (a - b).abs().flatten(1).sum(1)
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """1 − SSIM(a, b), in [0, 2], for images in [0, 1] of at least 6×6 pixels.
+
+    Wang et al. 2004 with the 11×11 Gaussian window of σ = 1.5, as torchmetrics computes it.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    similarity = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
+    assert isinstance(similarity, Tensor)
+    return 1.0 - similarity
+
+
+DISTANCES: dict[str, Distance] = {"mse": squared_l2, "l1": l1, "ssim": ssim}
+"""The ψ document family's distances by the names its code gives them."""

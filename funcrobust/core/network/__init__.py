@@ -1,0 +1,1 @@
+"""A module becomes pure functions of its tensors."""

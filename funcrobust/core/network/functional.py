@@ -1,0 +1,172 @@
+"""An ``nn.Module`` becomes pure functions of explicit parameters and buffers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.network.skeletons import (
+    AffineBatchNorm,
+    OwnBatchNorm,
+    dropout_from,
+    fill,
+    replace_batch_norms,
+    skeleton,
+    with_explicit_dropout,
+)
+
+Params = dict[str, Tensor]
+Buffers = dict[str, Tensor]
+Predict = Callable[[Params, Tensor], Tensor]
+"""``(params, x) -> logits``: x (B, C, H, W) in [0, 1], logits (B, classes)."""
+
+
+@dataclass(frozen=True)
+class Functional:
+    """A network as data: two pure functions and the pytrees they start from.
+
+    ``params`` and ``buffers`` are the module's tensors at the time of `functionalize`, detached
+    and copied; no function here ever changes a tensor that was handed to it.
+    """
+
+    params: Params
+    buffers: Buffers
+    _skeleton: nn.Module = field(repr=False)
+    _eval_skeleton: nn.Module = field(repr=False)
+    _batch_skeleton: nn.Module = field(repr=False)
+    _train_skeleton: nn.Module = field(repr=False)
+
+    def predict(self, params: Params, x: Tensor) -> Tensor:
+        """Logits (B, classes) in evaluation mode, with the buffers of `functionalize`."""
+        return self.with_buffers(self.buffers)(params, x)
+
+    def with_buffers(self, buffers: Buffers) -> Predict:
+        """Bind evaluation mode to given buffers (batch-norm statistics): a `Predict`."""
+
+        def predict(params: Params, x: Tensor) -> Tensor:
+            logits: Tensor = functional_call(self._eval_skeleton, (params, buffers), (x,))
+            return logits
+
+        return predict
+
+    def predict_train(
+        self, params: Params, buffers: Buffers, x: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Buffers]:
+        """Logits in training mode, and the buffers that come after this batch.
+
+        Batch norm normalises by the batch's own statistics; the running statistics it would have
+        written in place come back as new tensors. A network with dropout needs ``generator``,
+        from which every mask is drawn: without one, `FuncrobustError`.
+        """
+        fresh = {name: buffer.detach().clone() for name, buffer in buffers.items()}
+        with dropout_from(self._train_skeleton, generator):
+            logits = functional_call(self._train_skeleton, (params, fresh), (x,))
+        return logits, {name: buffer.detach() for name, buffer in fresh.items()}
+
+    def by_batch(self, buffers: Buffers) -> Predict:
+        """Bind training mode to given buffers, which do not move: a `Predict`.
+
+        Batch norm normalises by the batch's own statistics, and derivatives go through them.
+        """
+
+        def predict(params: Params, x: Tensor) -> Tensor:
+            with dropout_from(self._batch_skeleton, None):
+                logits: Tensor = functional_call(self._batch_skeleton, (params, buffers), (x,))
+            return logits
+
+        return predict
+
+    def batch_statistics(self, before: Buffers, after: Buffers) -> Buffers:
+        """Return ``after`` with the batch's own statistics for the running ones, constant.
+
+        ``after`` is what `predict_train` made of ``before``: running ← (1 − m)·running + m·batch
+        in every batch norm, solved here for batch (the variance is the unbiased one).
+        """
+        found = dict(after)
+        for path, module in self._train_skeleton.named_modules():
+            if not isinstance(module, _BatchNorm) or module.running_mean is None:
+                continue
+            if module.momentum == 0.0:  # frozen: what it had is what it has
+                continue
+            for name in ("running_mean", "running_var"):
+                key = f"{path}.{name}" if path else name
+                m: float | Tensor | None = module.momentum
+                if m is None:  # a cumulative average
+                    m = 1.0 / after[key.removesuffix(name) + "num_batches_tracked"]
+                found[key] = before[key] + (after[key] - before[key]) / m
+        return {name: b.detach() for name, b in found.items()}
+
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        memory_format: torch.memory_format = torch.preserve_format,
+    ) -> Functional:
+        """Return a copy whose tensors are on ``device`` and whose images are laid out so.
+
+        ``torch.channels_last`` is faster for convolutions on CPUs and on tensor cores. For another
+        precision convert the module first: ``functionalize(module.double())``.
+        """
+
+        def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                name: t.to(device, memory_format=memory_format) if t.ndim == 4 else t.to(device)
+                for name, t in tensors.items()
+            }
+
+        return replace(self, params=move(self.params), buffers=move(self.buffers))
+
+    def module(self, params: Params | None = None, buffers: Buffers | None = None) -> nn.Module:
+        """Return a fresh ``nn.Module`` in evaluation mode holding copies of these tensors."""
+        tensors = {**(params or self.params), **(buffers or self.buffers)}
+        module = copy.deepcopy(self._skeleton)
+        fill(module, {name: tensor.detach().clone() for name, tensor in tensors.items()})
+        return module.eval()
+
+
+def functionalize(module: nn.Module) -> Functional:
+    """Turn a module into pure functions of its parameters and buffers.
+
+    The module is not kept and not changed. Tied parameters stay tied. Tensors that the module
+    holds as plain attributes (neither parameter nor buffer) are copied as constants.
+
+    >>> model = functionalize(nn.Linear(4, 3))
+    >>> model.predict(model.params, torch.zeros(2, 4)).shape
+    torch.Size([2, 3])
+    """
+    if not isinstance(module, nn.Module):
+        raise FuncrobustError(f"functionalize takes an nn.Module, got {type(module).__name__}")
+    return Functional(
+        params={name: p.detach().clone() for name, p in module.named_parameters()},
+        buffers={name: b.detach().clone() for name, b in module.named_buffers()},
+        _skeleton=skeleton(module),
+        _eval_skeleton=replace_batch_norms(skeleton(module).eval(), AffineBatchNorm),
+        _batch_skeleton=replace_batch_norms(
+            with_explicit_dropout(skeleton(module)).train(), OwnBatchNorm
+        ),
+        _train_skeleton=with_explicit_dropout(skeleton(module)).train(),
+    )
+
+
+def autocast(predict: Predict, dtype: torch.dtype | None) -> Predict:
+    """Run ``predict`` under autocast in ``dtype``, with logits in x's precision; None: no change.
+
+    Parameters, inputs, losses and every gradient stay float32: only the network's matrix products
+    and convolutions run in ``dtype`` (bfloat16 needs no loss scaling).
+    """
+    if dtype is None:
+        return predict
+    if dtype == torch.float16:
+        raise FuncrobustError("float16 needs loss scaling, which is not here: use torch.bfloat16")
+
+    def half(params: Params, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, dtype):
+            return predict(params, x).to(x.dtype)
+
+    return half

@@ -1,0 +1,1 @@
+"""The loss algebra, and its lift to what an update differentiates."""

@@ -1,0 +1,1 @@
+"""FGSM, PGD and ψ: one step function, iterated."""

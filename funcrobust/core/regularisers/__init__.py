@@ -1,0 +1,1 @@
+"""Losses that keep the loss close to linear around the data."""

@@ -1,0 +1,226 @@
+r"""CURE: curvature of the loss along a direction, by a finite difference of input gradients.
+
+Moosavi-Dezfooli et al., CVPR 2019 (arXiv:1811.09716), section 4, in the form of the CURE document
+(the norm, where the paper squares it), with g(x) = ∇ₓ ℓ(θ, x, y), per example:
+
+    z = h · sign(g(x)) / ‖sign(g(x))‖₂
+    L_r = ‖ g(x + z) − g(x) ‖₂
+
+``h`` is a length in the units of the data, over the whole image: on a 3×32×32 image h = 3 moves
+each pixel by 3/√3072 = 13.8/255.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+
+from funcrobust.core.balls.norms import l2, per_example
+from funcrobust.core.errors import FuncrobustError, require_count, require_finite
+from funcrobust.core.losses import Loss
+from funcrobust.core.network.functional import Params
+from funcrobust.core.perturbations.projected_gradient import constant, input_gradient
+
+DIRECTIONS = ("classic", "random", "fgsm", "linf", "none")
+BACKWARDS = ("shared", "batched", "forward", "central", "one-sided")
+
+Norm = Callable[[Loss, Params, Tensor, Tensor, Tensor], Tensor]
+"""``(loss, params, x, z, y) -> (B,)``: ‖g(x + z) − g(x)‖₂, with some derivative in θ."""
+
+
+def cure(
+    loss: Loss,
+    h: float | Tensor = 3.0,
+    *,
+    direction: str = "classic",
+    toward: Tensor | None = None,
+    backward: str = "shared",
+) -> Loss:
+    """Build CURE's regulariser of ``loss``, a `Loss` itself: add λ times it to the objective.
+
+    ``loss`` should be over an evaluation-mode `Predict`, as in the published code. ``direction``:
+
+    - ``"classic"``: the formula above. Both gradients depend on θ; z is constant.
+    - ``"random"``: z = (h/√d) · u with u = ``toward``, a tensor in [−1, 1] of x's shape: uniform
+      in the cube that the classic z lies in a corner of (ε-cube: h = ε√d).
+    - ``"fgsm"``: z = ``toward`` − x, a given adversarial point; the gradient at x is held constant
+      and the squared norm is returned, as in the document's code (whose loss is the mean over a
+      batch of B, so its λ is B² times one here). ``h`` is not used.
+    - ``"linf"``: the same at twice the displacement, z = 2 (``toward`` − x), which is what the
+      document's code computes under that name. ``h`` is not used.
+    - ``"none"``: zero.
+
+    ``backward`` chooses how classic and random are differentiated in θ, never their value. With
+    u = Δ/‖Δ‖ constant, Δ = g(x + z) − g(x), the derivative is that of ⟨Δ, u⟩:
+
+    - ``"shared"``: exact, by double backward; g(x) gives z and is subtracted too;
+    - ``"batched"``: exact; z first, then one double backward over x and x + z as one batch;
+    - ``"forward"``: exact; ⟨g(·), u⟩ is a jvp of the loss, so θ needs one reverse pass over it;
+    - ``"central"``: first order only. ⟨g(p), u⟩ ≈ (ℓ(p + ηu) − ℓ(p − ηu))/2η at both points, with
+      η the length of z (at least 1e-3): four losses an image, no second derivative. Error O(η²)
+      for a smooth network; with ReLUs it sees the kinks within η, which a double backward does
+      not, and differs from the others by more than half;
+    - ``"one-sided"``: ``"central"`` with g(x) held constant: half the evaluations, and another
+      regulariser: it leaves out a term that does not vanish with h.
+
+    Fused attention has no second derivative in torch ("flash_attention ... not implemented"): run a
+    transformer inside ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``, or with ``"central"``.
+    z is a sign, and jumps in θ where an input gradient is exactly 0, as in networks whose residual
+    branches start at zero.
+
+    Only shared and batched have further derivatives (in x, or twice in θ). Measured costs and
+    errors are in docs/recipes.md; ``benchmarks/cure_step.py`` measures them anew.
+
+    ``h`` may be a 0-dim tensor, so that a schedule does not recompile. The document's code
+    measures h, and λ, in inputs divided by their standard deviation σ: its h = 3, λ = 10 are about
+    h = 0.74, λ = 2.5 here (σ = 0.25 on CIFAR-10). Taken as they stand in these units they keep a
+    small network at chance level.
+
+    Raises `FuncrobustError` for h negative or not finite, an unknown direction or backward, or
+    ``toward`` missing or out of place.
+    """
+    if not isinstance(h, Tensor):
+        require_finite("h", h)
+    if direction not in DIRECTIONS:
+        raise FuncrobustError(f"direction must be one of {', '.join(DIRECTIONS)}; got {direction}")
+    if backward not in BACKWARDS:
+        raise FuncrobustError(f"backward must be one of {', '.join(BACKWARDS)}; got {backward}")
+    if (toward is not None) != (direction in ("random", "fgsm", "linf")):
+        raise FuncrobustError(
+            "the tensor toward=... goes with the directions random, fgsm and linf alone"
+        )
+    g = input_gradient(loss)
+    norm = {
+        "batched": _batched, "forward": _forward, "central": _central, "one-sided": _one_sided,
+    }.get(backward)  # fmt: skip
+
+    def classic(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        if norm is None:
+            g_x = g(params, x, y)
+            return safe_norm(g(params, x + classic_direction(g_x, h), y) - g_x)
+        z = classic_direction(g(constant(params), x.detach(), y), h)
+        return norm(loss, params, x, z, y)
+
+    def random(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        assert toward is not None
+        z = toward * (h / x.shape[1:].numel() ** 0.5)
+        if norm is None:
+            return safe_norm(g(params, x + z, y) - g(params, x, y))
+        return norm(loss, params, x, z, y)
+
+    def adversarial(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        assert toward is not None
+        there = toward if direction == "fgsm" else x + 2 * (toward - x)
+        held = g(constant(params), x, y).detach()
+        return (g(params, there, y) - held).square().flatten(1).sum(1)
+
+    def none(_params: Params, x: Tensor, _y: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[0])
+
+    losses = {"classic": classic, "random": random, "none": none}
+    return losses.get(direction, adversarial)
+
+
+def _batched(loss: Loss, params: Params, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
+    here, there = input_gradient(loss)(params, torch.cat([x, x + z]), y.repeat(2)).chunk(2)
+    return safe_norm(there - here)
+
+
+def _forward(loss: Loss, params: Params, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
+    value, unit = _difference(loss, params, x, z, y)
+    points, units = torch.cat([x, x + z]), torch.cat([unit, unit])
+    slopes: Tensor = jvp(lambda p: loss(params, p, y.repeat(2)), (points,), (units,))[1]
+    at_x, at_z = slopes.chunk(2)
+    return _with_derivative(value, at_z - at_x)
+
+
+def _central(loss: Loss, params: Params, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
+    value, unit = _difference(loss, params, x, z, y)
+    twice = (torch.cat([t, t]) for t in (_length(z) * unit, _length(z), y))
+    at_z, at_x = _slopes(loss, params, torch.cat([x + z, x]), *twice).chunk(2)
+    return _with_derivative(value, at_z - at_x)
+
+
+def _one_sided(loss: Loss, params: Params, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
+    value, unit = _difference(loss, params, x, z, y)
+    at_z = _slopes(loss, params, x + z, _length(z) * unit, _length(z), y)
+    return _with_derivative(value, at_z)
+
+
+def _slopes(
+    loss: Loss, params: Params, points: Tensor, step: Tensor, eta: Tensor, y: Tensor
+) -> Tensor:
+    """(ℓ(p + ηu) − ℓ(p − ηu))/2η at each point p, for the step ηu, in one batch."""
+    both = torch.cat([points + step, points - step])
+    ahead, behind = loss(params, both, y.repeat(2)).chunk(2)
+    return (ahead - behind) / (2 * eta.flatten())
+
+
+def _length(z: Tensor) -> Tensor:
+    """‖z‖₂ of at least 1e-3, (B, 1, …, 1)."""
+    return per_example(safe_norm(z), z).clamp_min(1e-3)
+
+
+def _difference(
+    loss: Loss, params: Params, x: Tensor, z: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """‖Δ‖₂ and Δ/‖Δ‖₂ (0 where Δ is), Δ = g(x + z) − g(x), all constant."""
+    held = input_gradient(loss)(constant(params), torch.cat([x, x + z]).detach(), y.repeat(2))
+    here, there = held.detach().chunk(2)
+    delta = there - here
+    return safe_norm(delta), _unit(delta)
+
+
+def _with_derivative(value: Tensor, surrogate: Tensor) -> Tensor:
+    """The value of one, the derivative of the other."""
+    return value + (surrogate - surrogate.detach())
+
+
+def top_curvature(loss: Loss, *, iterations: int = 20) -> Loss:
+    """Build the eigenvalue of the input Hessian ∇²ₓℓ largest in size, per example (B,), signed.
+
+    By power iteration, one Hessian-vector product a step, from the gradient's own direction: what
+    CURE drives down (the curvature profile of its paper, figure 1). The estimate is a Rayleigh
+    quotient, so its size is a lower bound. Costs ``iterations`` + 1 products, each like two input
+    gradients; the result is for reading, and is constant in θ.
+    """
+    require_count("iterations", iterations, minimum=1)
+    gradient = input_gradient(loss)
+
+    def curvature(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        held, x = constant(params), x.detach()
+
+        def hessian(v: Tensor) -> Tensor:
+            product: Tensor = jvp(lambda point: gradient(held, point, y), (x,), (v,))[1]
+            return product
+
+        v = _unit(gradient(held, x, y))
+        for _ in range(iterations):
+            v = _unit(hessian(v))
+        return (v * hessian(v)).flatten(1).sum(1).detach()
+
+    return curvature
+
+
+def _unit(v: Tensor) -> Tensor:
+    """v/‖v‖₂ per example, also where the squares of v underflow; 0 stays 0."""
+    return l2(math.inf).steepest(v)
+
+
+def classic_direction(gradient: Tensor, h: float | Tensor) -> Tensor:
+    """Z = h · sign(g)/‖sign(g)‖₂ per example, constant; 0 where the gradient is 0."""
+    sign = gradient.detach().sign()
+    norm = sign.flatten(1).norm(dim=1).clamp_min(1.0)
+    z: Tensor = h * sign / per_example(norm, sign)
+    return z
+
+
+def safe_norm(x: Tensor) -> Tensor:
+    """‖x‖₂ per example, (B,), with derivative 0 rather than NaN where x = 0."""
+    squared = x.square().flatten(1).sum(1)
+    positive = squared > 0
+    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)

@@ -1,0 +1,109 @@
+r"""Regularisers that keep the loss close to linear around the images.
+
+CURE's relatives: each is a `Loss`, so add λ times it to an objective. A robust network's loss is
+nearly linear in the ε-ball; where single-step training collapses, it is not (catastrophic
+overfitting). Random points are arguments, drawn outside from a counted generator.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from funcrobust.core.balls.norms import per_example
+from funcrobust.core.errors import require_finite
+from funcrobust.core.losses import Loss
+from funcrobust.core.network.functional import Params
+from funcrobust.core.perturbations.projected_gradient import (
+    PerturbationOf,
+    constant,
+    input_gradient,
+)
+
+
+def input_gradient_norm(loss: Loss) -> Loss:
+    """Build ‖∇ₓℓ(θ, x, y)‖₂² per example: double backpropagation.
+
+    Drucker & LeCun 1992; for robustness Ross & Doshi-Velez 2018 (arXiv:1711.09404).
+    """
+    g = input_gradient(loss)
+
+    def penalty(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        return g(params, x, y).square().flatten(1).sum(1)
+
+    return penalty
+
+
+def gradient_alignment(loss: Loss, *, toward: Tensor) -> Loss:
+    """Build GradAlign, 1 − cos(∇ₓℓ(x), ∇ₓℓ(x + η)), in [0, 2].
+
+    ``toward`` is x + η, with η uniform in the ε-ball: ``ball.sample(x, generator)``.
+    Andriushchenko & Flammarion 2020 (arXiv:2007.02617); both gradients depend on θ.
+    """
+    g = input_gradient(loss)
+
+    def penalty(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        here, there = g(params, x, y).flatten(1), g(params, toward, y).flatten(1)
+        # The gradients of a confident network are tiny: cosine_similarity's own floor of 1e-8 on
+        # the norms would read them as orthogonal, so its floor must lie below them.
+        return 1.0 - F.cosine_similarity(here, there, dim=1, eps=1e-20)
+
+    return penalty
+
+
+def linearity_error(loss: Loss, params: Params, center: Tensor, y: Tensor) -> Loss:
+    """Build ``(params, x, y) -> |ℓ(x) − ℓ(c) − (x − c)·∇ℓ(c)|``, c the ``center``.
+
+    How far the loss is from its tangent plane at c, which ``params`` and ``y`` fix once. Qin et
+    al. 2019 (arXiv:1907.02610).
+    """
+    value, slope = loss(params, center, y), input_gradient(loss)(params, center, y)
+
+    def error(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        rise = ((x - center) * slope).flatten(1).sum(1)
+        return (loss(params, x, y) - value - rise).abs()
+
+    return error
+
+
+def local_linearity(loss: Loss, attack: PerturbationOf, *, start: Tensor, mu: float = 0.75) -> Loss:
+    """Build the local linearity regulariser (LLR), γ(x) + μ·|δ·∇ℓ(x)|.
+
+        γ(x) = max_{δ in the ball} |ℓ(x + δ) − ℓ(x) − δ·∇ℓ(x)|
+
+    ``attack`` builds the search for δ on a loss (PGD, a few steps); it begins at ``start``, since
+    the error's derivative is zero at x itself. δ is held constant, the tangent is not. Qin et al.
+    2019 (arXiv:1907.02610), whose λ γ + μ |δ·∇ℓ| has λ = 4, μ = 3: here λ multiplies both terms.
+    """
+    require_finite("mu", mu)
+    g = input_gradient(loss)
+
+    def penalty(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        held, center = constant(params), x.detach()
+        search = attack(linearity_error(loss, held, center, y))
+        delta = (search(held, start.detach(), y, center=center) - center).detach()
+        rise = (delta * g(params, x, y)).flatten(1).sum(1)
+        error = (loss(params, x + delta, y) - loss(params, x, y) - rise).abs()
+        return error + mu * rise.abs()
+
+    return penalty
+
+
+def elle(loss: Loss, *, ends: tuple[Tensor, Tensor], mix: Tensor) -> Loss:
+    """Build ELLE, (ℓ(x_c) − (1 − α)·ℓ(x_a) − α·ℓ(x_b))², x_c = (1 − α)·x_a + α·x_b.
+
+    ``ends`` are x_a and x_b, two random points of the ε-ball around x, and ``mix`` (B,) is α,
+    uniform in [0, 1]. It needs no input gradient: one forward pass over three batches. Abad
+    Rocamora et al. 2024 (arXiv:2401.11618). x itself is used for its place alone.
+    """
+    a, b = ends
+
+    def penalty(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        alpha = mix.to(x.dtype)
+        wide = per_example(alpha, x)
+        points = torch.cat([a, b, (1 - wide) * a + wide * b])
+        at_a, at_b, at_c = loss(params, points, y.repeat(3)).chunk(3)
+        return (at_c - (1 - alpha) * at_a - alpha * at_b).square()
+
+    return penalty

@@ -1,0 +1,1 @@
+"""The pure update, its schedules, and its compilation."""

@@ -1,1 +1,0 @@
-"""The two commands' recipes: the imperative shell around the pure updates."""

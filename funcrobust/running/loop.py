@@ -1,0 +1,238 @@
+"""Drive a pure update over a run: progress, records, safe stops, exact resumption.
+
+A batch is a function of the step number alone (counted randomness), so a run continued from any
+saved state goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchopt import pytree
+
+from funcrobust import checkpoints
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.training.updates import State, Update
+from funcrobust.report.console import Reporter
+from funcrobust.report.runs import RunFolder
+from funcrobust.report.sinks import Sink
+
+STATE_FILE = "state.safetensors"
+Record = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run. ``batch(step)`` gives the update's batch; ``examine(epoch, state)`` measures."""
+
+    update: Update
+    """Eager or compiled."""
+    batch: Callable[[int], tuple[Tensor, ...]]
+    steps: int
+    steps_per_epoch: int
+    """Updates between two records; the last stretch may be shorter."""
+    batch_size: int
+    examine: Callable[[int, State], Record]
+    unit: str = "epoch"
+    """What a stretch between two records is called."""
+    enough: Callable[[Record], bool] = lambda _: False
+    """Whether a record says that the run has reached its aim and may end early."""
+    watch_collapse: bool = False
+    """Whether records have "train_clean" and "train_robust" to compare."""
+
+    @property
+    def epochs(self) -> int:
+        """Stretches in all."""
+        return -(-self.steps // self.steps_per_epoch)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, and the state worth keeping."""
+
+    state: State
+    status: str
+    """ "finished", "interrupted", "collapsed" or "diverged"."""
+
+
+COLLAPSE = 0.15
+"""Catastrophic overfitting (Wong et al. 2020, section 5.4): accuracy under PGD falls by this much
+below its best in the run while clean accuracy does not fall. Five times what the noise of a
+256-example slice (σ ≈ 3 points) explains; a learning rate that is too high, which lowers both, is
+not mistaken for it."""
+
+
+def drive(plan: Plan, state: State, run: RunFolder, reporter: Reporter, sink: Sink) -> Outcome:
+    """Run ``plan`` from ``state`` (any step) to its end, or to the first reason to stop.
+
+    After every epoch: a line in metrics.jsonl and the full state in state.safetensors. Ctrl-C
+    and SIGTERM stop after saving; a loss that is not finite, or a collapse of robustness, stops
+    with the last good state.
+    """
+    kept = state
+    done = int(state.step)
+    try:
+        with _sigterm_as_interrupt():
+            for epoch in range(_epochs_recorded(run), plan.epochs):
+                state, record = _epoch(plan, epoch, state, reporter)
+                record |= plan.examine(epoch, state)
+                numbered = {"epoch": epoch + 1, "step": int(state.step), **record}
+                run.log(numbered)
+                sink(numbered)
+                reporter.say(_line(plan, epoch, record))
+                if plan.watch_collapse and (fall := collapse(run.metrics())):
+                    reporter.warn(f"{fall}; keeping the parameters of the epoch before")
+                    return Outcome(kept, "collapsed")
+                kept = state
+                save_state(run, state)
+                if plan.enough(record):
+                    break
+    except _DivergedError as stop:
+        reporter.warn(f"{stop}; training stopped, keeping the last good parameters")
+        return Outcome(kept if int(kept.step) > done else stop.good, "diverged")
+    except _InterruptedRunError as stop:  # within an epoch
+        save_state(run, stop.state)
+        return Outcome(stop.state, "interrupted")
+    except KeyboardInterrupt:  # while examining: the epoch's record is made again on resuming
+        save_state(run, state)
+        return Outcome(state, "interrupted")
+    return Outcome(state, "finished")
+
+
+class _DivergedError(Exception):
+    def __init__(self, name: str, step: int, good: State) -> None:
+        super().__init__(f"{name} became NaN or infinite at step {step}")
+        self.good = good
+
+
+class _InterruptedRunError(Exception):
+    def __init__(self, state: State) -> None:
+        super().__init__("interrupted")
+        self.state = state
+
+
+def _epoch(plan: Plan, epoch: int, state: State, reporter: Reporter) -> tuple[State, Record]:
+    """Update through one epoch (or what is left of it); the record holds the metrics' means."""
+    first = int(state.step)
+    end = min((epoch + 1) * plan.steps_per_epoch, plan.steps)
+    # Reading a number off a GPU waits for it: there, look at the metrics only now and then.
+    every = 1 if _device(state).type == "cpu" else 50
+    sums: dict[str, Tensor] = {}
+    counts: Counter[str] = Counter()  # regularisers may come at every k-th update alone
+    good = state
+    title = f"{plan.unit} {epoch + 1}/{plan.epochs}"
+    try:
+        with reporter.track(title, total=(end - first) * plan.batch_size, unit="img") as bar:
+            for step in range(first, end):
+                after, metrics = plan.update(state, *plan.batch(step))
+                sums |= {name: sums.get(name, 0.0) + m for name, m in metrics.items()}
+                counts.update(metrics.keys())
+                shown = {}
+                if (step + 1) % every == 0 or step + 1 == end:
+                    shown = {name: float(m) for name, m in metrics.items()}
+                    for name, value in shown.items():
+                        if not math.isfinite(value):
+                            raise _DivergedError(name, step, good)
+                    good = state
+                state = after
+                bar.advance(plan.batch_size, **shown)
+    except KeyboardInterrupt:
+        raise _InterruptedRunError(state) from None
+    return state, {name: float(total) / counts[name] for name, total in sums.items()}
+
+
+def _epochs_recorded(run: RunFolder) -> int:
+    return max((int(record["epoch"]) for record in run.metrics()), default=0)
+
+
+def _device(state: State) -> torch.device:
+    return next(iter(state.params.values())).device
+
+
+def _line(plan: Plan, epoch: int, record: Record) -> str:
+    shares = ("accuracy", "clean", "robust")
+    facts = "  ".join(
+        f"{name} {value:.1%}" if any(s in name for s in shares) else f"{name} {value:.4g}"
+        for name, value in record.items()
+    )
+    return f"{plan.unit} {epoch + 1}/{plan.epochs}  {facts}"
+
+
+def collapse(records: list[Record]) -> str:
+    """Say how robustness collapsed in the last record, or return an empty string."""
+    last = records[-1]
+    best = max(records, key=lambda record: record["train_robust"])
+    fall = best["train_robust"] - last["train_robust"]
+    if fall < COLLAPSE or last["train_clean"] < best["train_clean"]:
+        return ""
+    return (
+        f"catastrophic overfitting in epoch {last['epoch']}: robust accuracy on training images "
+        f"fell from {best['train_robust']:.1%} to {last['train_robust']:.1%}, while clean accuracy "
+        f"went from {best['train_clean']:.1%} to {last['train_clean']:.1%}"
+    )
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not in the main thread: there is no handler to set
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def save_state(run: RunFolder, state: State) -> None:
+    """Write the full state, atomically, into the run folder."""
+    tensors = {f"params/{name}": p for name, p in state.params.items()}
+    tensors |= {f"buffers/{name}": b for name, b in state.buffers.items()}
+    tensors |= {f"average/{name}": a for name, a in state.average.items()}
+    leaves: list[Any] = pytree.tree_leaves(state.optimizer_state)
+    tensors |= {f"optimizer/{i:04d}": leaf for i, leaf in enumerate(leaves)}
+    tensors["step"] = state.step
+    # The file holds values alone; kernels are chosen by layout too, so a resumed run needs both
+    # to go on to the same bits.
+    strides = {name: tensor.stride() for name, tensor in tensors.items()}
+    checkpoints.save_state(
+        run.file(STATE_FILE), tensors, {"step": int(state.step), "strides": strides}
+    )
+
+
+def load_state(run: RunFolder, template: State) -> State:
+    """Read the state back; ``template`` (a fresh initial state) gives its structure and device."""
+    path = run.file(STATE_FILE)
+    if not path.exists():
+        raise FuncrobustError(f"{path} is missing: this run has not saved a state to resume from")
+    tensors, meta = checkpoints.load_state(path)
+
+    def saved(key: str, like: Tensor) -> Tensor:
+        if key not in tensors or tensors[key].shape != like.shape:
+            raise FuncrobustError(f"{path} does not fit this run's network or optimizer: {key}")
+        layout = torch.empty_strided(
+            like.shape, meta["strides"][key], dtype=like.dtype, device=like.device
+        )
+        return layout.copy_(tensors[key])
+
+    def group(prefix: str, like: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: saved(f"{prefix}/{name}", old) for name, old in like.items()}
+
+    old_leaves, spec = pytree.tree_flatten(template.optimizer_state)
+    leaves = [saved(f"optimizer/{i:04d}", old) for i, old in enumerate(old_leaves)]
+    return State(
+        group("params", template.params),
+        group("buffers", template.buffers),
+        pytree.tree_unflatten(spec, leaves),
+        tensors["step"].cpu(),
+        group("average", template.average),
+    )

@@ -1,0 +1,423 @@
+"""Other libraries' files: written in their form and loaded by themselves, and read from theirs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from dataclasses import replace
+from importlib.util import find_spec
+
+import dill
+import pytest
+import torch
+from torch import nn
+
+import funcrobust
+from funcrobust import checkpoints, cli, models
+from funcrobust.checkpoints import Card
+from funcrobust.checkpoints import export as exports
+from funcrobust.checkpoints.export import export
+from funcrobust.core.errors import FuncrobustError
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)  # nobody's defaults
+
+
+def network(name, classes=10, **kwargs):
+    """An untrained network and its card, its batch-norm statistics moved."""
+    module = models.build(name, num_classes=classes, **kwargs).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.5, 2.0)
+            nn.init.uniform_(norm.weight, 0.5, 1.0)
+    size = models.usual_image_size(name)
+    card = Card(
+        model=name, num_classes=classes, image_shape=(3, size, size), dataset="none",
+        mean=tuple(module.mean.flatten().tolist()), std=tuple(module.std.flatten().tolist()),
+    )  # fmt: skip
+    return module, card
+
+
+def images(size=32):
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def require_same_logits(ours, theirs, size=32):
+    x = images(size)
+    with torch.no_grad():
+        expected, found = ours(x), theirs(x)
+    assert expected.std() > 1e-3, "logits that say nothing"
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def require_same_tensors(path, name, module):
+    loaded, card = checkpoints.load(path, model=name)
+    expected = module.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[n]) for n, tensor in loaded.state_dict().items())
+    return card
+
+
+# --- robustness ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def restore(monkeypatch):
+    """Run the line that `export` gives; the library calls .cuda() whatever the machine."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(nn.Module, "cuda", lambda self, *_: self)
+    datasets = models.import_robustness("datasets")
+    names = {
+        "make_and_restore_model": models.import_robustness("model_utils").make_and_restore_model,
+        "CIFAR": datasets.CIFAR, "ImageNet": datasets.ImageNet, "funcrobust": funcrobust,
+        "SimpleNamespace": types.SimpleNamespace, "torch": torch,
+    }  # fmt: skip
+
+    def run(exported):
+        model, checkpoint = eval(exported.load, dict(names))
+        assert checkpoint["epoch"] == 0
+        return lambda x: model.eval().cpu()(x.cpu(), with_image=False)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "arch"),
+    [
+        ("robustness-resnet18", 10, "arch='resnet18', dataset=CIFAR()"),
+        ("robustness-resnet18", 7, "num_classes=7, in_channels=3).net, dataset=CIFAR()"),
+        ("robustness-imagenet-resnet18", 1000, "arch='resnet18', dataset=ImageNet('')"),
+        ("preact-tiny-silu", 10, "add_custom_forward=True"),
+    ],
+)
+def test_robustness_restores_what_is_exported(tmp_path, restore, name, classes, arch):
+    module, card = network(name, classes, mean=MEAN, std=STD)
+    exported = export(module, card, tmp_path / "net.pt")
+    assert arch in exported.load
+    size = 64 if "imagenet" in name else 32
+    require_same_logits(module, restore(exported), size)
+    again = require_same_tensors(exported.path, name, module)
+    assert (again.image_shape, again.num_classes) == (card.image_shape, classes)
+    assert again.mean == pytest.approx(MEAN)
+
+
+def test_the_exported_names_are_those_of_robustness_itself(tmp_path):
+    """In the order of its own classes, DataParallel's prefix included."""
+    library = models.import_robustness("attacker")
+    dataset = types.SimpleNamespace(mean=torch.tensor(MEAN), std=torch.tensor(STD))
+    module, card = network("robustness-resnet18", mean=MEAN, std=STD)
+    theirs = nn.DataParallel(library.AttackerModel(module.net, dataset)).state_dict()
+    export(module, card, tmp_path / "net.pt")
+    ours = torch.load(tmp_path / "net.pt", weights_only=True)["model"]
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[n], theirs[n]) for n in theirs)
+    size = sum(t.numel() for t in module.state_dict().values()) * 4
+    assert (tmp_path / "net.pt").stat().st_size < 1.05 * size, "the attacker's copy is shared"
+
+
+def test_gray_images_go_to_robustness(tmp_path, restore):
+    module = models.build("preact-tiny", in_channels=1).eval()
+    card = Card("preact-tiny", 10, (1, 8, 8), (0.5,), (0.5,), "digits")
+    theirs = restore(export(module, card, tmp_path / "net.pt"))
+    x = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(theirs(x), module(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_that_normalises_by_itself_goes_to_robustness(tmp_path, restore, monkeypatch):
+    (tmp_path / "my_export_net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    normalized = True\n"
+        "    def __init__(self): super().__init__(nn.Flatten(), nn.Linear(12, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    module = models.build("my_export_net:Net").eval()
+    card = Card("my_export_net:Net", 10, (3, 2, 2), MEAN, STD, "none")
+    exported = export(module, card, tmp_path / "net.pt")
+    x = torch.rand(2, 3, 2, 2)
+    torch.testing.assert_close(restore(exported)(x), module(x), rtol=1e-5, atol=1e-5)
+    require_same_tensors(exported.path, card.model, module)
+
+
+# --- robustbench --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def robustbench():
+    """The library, with stand-ins for two imports whose packages have moved since."""
+    pytest.importorskip("timm")
+    with pytest.MonkeyPatch.context() as patch:
+        if find_spec("pkg_resources") is None:  # setuptools dropped it in version 81
+            stand_in = types.ModuleType("pkg_resources")
+            stand_in.resource_filename = lambda _package, name: name
+            patch.setitem(sys.modules, "pkg_resources", stand_in)
+        if find_spec("autoattack") is None:  # on the index under another name
+            moved = pytest.importorskip("pyautoattack")
+            patch.setitem(sys.modules, "autoattack", moved)
+            patch.setitem(sys.modules, "autoattack.state", moved.state)
+        library = pytest.importorskip("robustbench")
+
+        def download(*arguments):
+            raise AssertionError("the exported file was not found where it was written")
+
+        patch.setattr(library.utils, "download_gdrive_new", download)
+        yield library
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "place"),
+    [
+        ("preact-resnet18", 10, "cifar10/L2/Rice2020Overfitting.pt"),
+        ("preact-resnet18", 100, "cifar100/Linf/Rice2020Overfitting.pt"),
+        ("wrn-28-10", 10, "cifar10/L2/Rony2019Decoupling.pt"),
+        ("robustness-resnet18", 10, "cifar10/corruptions/Modas2021PRIMEResNet18.pt"),
+        ("robustness-resnet50", 10, "cifar10/Linf/Engstrom2019Robustness.pt"),
+        ("robustness-imagenet-resnet18", 1000, "imagenet/Linf/Salman2020Do_R18.pt"),
+    ],
+)
+def test_robustbench_loads_what_is_exported(tmp_path, robustbench, name, classes, place):
+    imagenet = "imagenet" in name
+    module, card = network(name, classes, **({} if imagenet else {"mean": MEAN, "std": STD}))
+    exported = export(module, card, tmp_path, to="robustbench")
+    assert exported.path == tmp_path / place
+    theirs = eval(exported.load, {"load_model": robustbench.load_model})
+    require_same_logits(module, theirs, 64 if imagenet else 32)
+    require_same_tensors(exported.path, name, module)
+
+
+@pytest.mark.parametrize("key", exports._ZOO, ids=lambda key: f"{key[0]}-{key[1]}")
+def test_every_class_of_the_zoo_has_the_names_and_shapes_of_ours(robustbench, key):
+    """Without weights, so for the large ones too."""
+    entry = exports._ZOO[key]
+    dataset = robustbench.utils.all_models[robustbench.utils.BenchmarkDataset(entry.dataset)]
+    zoo = dataset[robustbench.utils.ThreatModel(entry.threat_model)][entry.name]["model"]
+    with torch.device("meta"):
+        theirs, ours = zoo(), models.build(key[0], num_classes=key[1]).net
+    own = ("mu", "sigma", "normalize.mean", "normalize.std")
+    shapes = {n.removeprefix("model."): t.shape for n, t in theirs.state_dict().items()}
+    fixed = {"normalize.mean", "normalize.std"} <= shapes.keys()
+    assert fixed == (entry.normalisation is not None)
+    assert fixed or {"mu", "sigma"} <= shapes.keys()
+    assert {n: s for n, s in shapes.items() if n not in own} == {
+        n: t.shape for n, t in ours.state_dict().items()
+    }
+
+
+def test_the_fixed_normalisation_is_the_zoos(robustbench):
+    from robustbench.model_zoo import imagenet
+
+    assert (imagenet.mu, imagenet.sigma) == (models.IMAGENET_MEAN, models.IMAGENET_STD)
+
+
+def test_a_file_of_ones_own_name_says_where_to_put_it(tmp_path):
+    module, card = network("preact-resnet18")
+    exported = export(module, card, tmp_path / "mine.pt", to="robustbench")
+    assert exported.path == tmp_path / "mine.pt"
+    assert "after moving it to DIR/cifar10/L2/Rice2020Overfitting.pt" in exported.load
+    assert "model_dir='DIR'" in exported.load
+
+
+# --- refusals and files -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("preact-tiny", {}, r"no class for a preact-tiny .*--to robustness.*as it is"),
+        ("preact-resnet18-silu", {}, "no class for a preact-resnet18-silu"),
+        ("preact-resnet18", {"num_classes": 7}, "3x32x32 images and 7 classes"),
+        ("preact-resnet18", {"image_shape": (3, 64, 64)}, "3x64x64 images"),
+    ],
+)
+def test_networks_that_robustbench_has_no_class_for(tmp_path, name, change, message):
+    module, card = network(name)
+    with pytest.raises(FuncrobustError, match=message) as caught:
+        export(module, replace(card, **change), tmp_path, to="robustbench")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_normalisation_that_the_class_cannot_hold(tmp_path):
+    module, card = network("robustness-imagenet-resnet18", 1000, mean=MEAN, std=STD)
+    with pytest.raises(FuncrobustError, match=r"\(0.485, .*by \(0.4, 0.5, 0.6\) / .*--to robust"):
+        export(module, card, tmp_path, to="robustbench")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "to", "message"),
+    [
+        ("net.pt", "foolbox", "unknown form 'foolbox': export to robustness or robustbench"),
+        ("net.safetensors", "robustness", "give a name that ends in .pt"),
+        ("", "robustness", "give a name that ends in .pt"),
+        ("net.pth", "robustbench", "give a folder, or a name that ends in .pt"),
+    ],
+)
+def test_bad_arguments_are_one_line(tmp_path, file, to, message):
+    module, card = network("preact-resnet18")
+    with pytest.raises(FuncrobustError, match=message) as caught:
+        export(module, card, tmp_path / file, to=to)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    module, card = network("preact-tiny")
+    (tmp_path / "net.pt").write_text("old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(FuncrobustError, match="cannot write"):
+        export(module, card, tmp_path / "net.pt")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("net.pt", "old")]
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    module, card = network("preact-tiny")
+    checkpoints.save(tmp_path / "mine", module.state_dict(), card)
+    file = tmp_path / "theirs.pt"
+    arguments = ["funcrobust", "export", str(tmp_path / "mine"), str(file)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert done.value.code == 0
+    assert "make_and_restore_model(" in capsys.readouterr().out
+    require_same_tensors(file, "preact-tiny", module)
+    monkeypatch.setattr(sys, "argv", [*arguments, "--to", "robustbench"])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert done.value.code == 2
+    assert capsys.readouterr().err.startswith("error: robustbench's zoo has no class for")
+
+
+# --- files of the Madry lab's kind --------------------------------------------------------------
+
+
+class Hostile:
+    """Runs a command in whoever unpickles it in the ordinary way."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.mark}",)
+
+
+def as_trained(module, mark):
+    """What robustness's trainer saves: its classes and closures around the weights."""
+    library = models.import_robustness("attacker")
+    parameters = pytest.importorskip("cox.utils").Parameters
+    dataset = models.import_robustness("datasets").CIFAR()
+    dataset.mean, dataset.std = torch.tensor(MEAN), torch.tensor(STD)
+    attacker = nn.DataParallel(library.AttackerModel(module.net, dataset))
+
+    class Schedule:
+        step = staticmethod(lambda epoch: 0.1 * epoch)
+
+    return {
+        "model": attacker.state_dict(),
+        "optimizer": torch.optim.SGD(attacker.parameters(), 0.1, 0.9).state_dict(),
+        "schedule": Schedule(),
+        "args": parameters({"arch": "resnet18", "eps": 0.5, "custom_lr": lambda epoch: epoch}),
+        "dataset": dataset,
+        "hook": Hostile(mark),
+        "epoch": 150,
+        "amp": None,
+    }
+
+
+def variants(module, mark):
+    """The same network in every form that such files come in; a path goes to `torch.save`."""
+    weights = module.net.state_dict()
+    parallel = {f"module.{name}": tensor for name, tensor in weights.items()}
+    old = {name: t for name, t in weights.items() if not name.endswith("num_batches_tracked")}
+    trained = as_trained(module, mark)
+    return {
+        "plain": (weights, {}),
+        "plain-before-0.4.1": (old, {"_use_new_zipfile_serialization": False}),
+        "parallel": (parallel, {}),
+        "nested-state_dict": ({"state_dict": parallel, "epoch": 3, "hook": Hostile(mark)}, {}),
+        "nested-model": ({"model": weights, "epoch": 3}, {}),
+        "dill": (trained, {"pickle_module": dill}),
+        "dill-legacy": (
+            trained, {"pickle_module": dill, "_use_new_zipfile_serialization": False}
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "kinds"),
+    [
+        ("robustness-resnet18", 10, None),
+        ("robustness-imagenet-resnet18", 1000, ("parallel", "dill-legacy")),
+    ],
+)
+def test_madry_lab_files_of_every_kind_are_read_and_run_nothing(tmp_path, name, classes, kinds):
+    mark = tmp_path / "mark"
+    bare, _ = network(name, classes)
+    trained, _ = network(name, classes, mean=MEAN, std=STD)
+    size = 64 if "imagenet" in name else 32
+    every = variants(trained, mark)
+    for kind in kinds or every:
+        content, how = every[kind]
+        torch.save(content, tmp_path / "net.pt", **how)
+        loaded, card = checkpoints.load(tmp_path / "net.pt", model=name)
+        assert not mark.exists(), kind
+        dilled = kind.startswith("dill")
+        require_same_logits(trained if dilled else bare, loaded, size)
+        assert (card.num_classes, card.image_shape[1]) == (classes, models.usual_image_size(name))
+        assert ("from the file" in card.notes) == dilled
+    torch.load(tmp_path / "net.pt", weights_only=False, pickle_module=dill)
+    assert mark.exists(), "an ordinary reader does run what was in the last of them"
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "count"),
+    [
+        ("robustness-imagenet-resnet18", "resnet18", 11_689_512),
+        ("robustness-imagenet-resnet50", "resnet50", 25_557_032),
+        ("robustness-imagenet-wrn50-2", "wide_resnet50_2", 68_883_240),
+    ],
+)
+def test_imagenet_networks_are_robustness_own(name, arch, count):
+    dataset = models.import_robustness("datasets").ImageNet("")
+    with torch.device("meta"):
+        ours, theirs = models.build(name), dataset.get_model(arch, pretrained=False)
+    assert type(ours.net) is type(theirs)
+    assert sum(p.numel() for p in ours.parameters()) == count
+    shapes = {n: t.shape for n, t in ours.net.state_dict().items()}
+    assert shapes == {n: t.shape for n, t in theirs.state_dict().items()}
+    assert name in models.names()
+
+
+def test_imagenet_networks_normalise_as_imagenet_does_and_take_any_size():
+    dataset = models.import_robustness("datasets").ImageNet("")
+    module = models.build("robustness-imagenet-resnet18").eval()
+    assert module.mean.flatten().tolist() == pytest.approx(dataset.mean.tolist())
+    assert module.std.flatten().tolist() == pytest.approx(dataset.std.tolist())
+    for size in (32, 40):
+        assert module(images(size)).shape == (2, 1000)
+    assert models.build("robustness-imagenet-resnet18", num_classes=3).net.fc.out_features == 3
+    with pytest.raises(FuncrobustError, match="takes RGB images only, got in_channels=1"):
+        models.build("robustness-imagenet-resnet18", in_channels=1)
+
+
+def test_a_factorys_own_mu_and_sigma_stay_its_own(tmp_path, monkeypatch):
+    (tmp_path / "my_zoo_net.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    normalized = True\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.linear = nn.Linear(12, 10)\n"
+        "        self.register_buffer('mu', torch.rand(1, 3, 1, 1))\n"
+        "        self.register_buffer('sigma', torch.rand(1, 3, 1, 1))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    module = models.build("my_zoo_net:Net", seed=3)
+    torch.save(module.state_dict(), tmp_path / "net.pt")
+    require_same_tensors(tmp_path / "net.pt", "my_zoo_net:Net", module)

@@ -1,0 +1,311 @@
+"""The commands as a user runs them: child processes, real data, bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from problems import ROOT, run_cli
+from safetensors.torch import load_file
+
+DIGITS = ("--dataset", "digits", "--test-examples", "200", "--evaluate-examples", "200")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def robust_digits(runs, digits_run):
+    """cure-train on the digits, and standard training beside it."""
+    plain = run_cli(
+        "cure-train", *DIGITS, "--epochs", "12", "--out", str(runs), "--name", "plain",
+        "--attack", "none", "--lambda", "0",
+    )  # fmt: skip
+    assert plain.returncode == 0, plain.stderr
+    return digits_run[0], runs / "plain", digits_run[1]
+
+
+def card(run):
+    return json.loads((run / "checkpoint.json").read_text())
+
+
+def test_cure_train_makes_digits_more_robust_than_standard_training(robust_digits):
+    cure, plain, _ = robust_digits
+    assert card(cure)["metrics"]["pgd20"] >= card(plain)["metrics"]["pgd20"] + 0.10
+    assert card(cure)["metrics"]["clean"] >= 0.80
+
+
+def test_a_run_folder_has_all_it_should(robust_digits):
+    run = robust_digits[0]
+    names = {p.name for p in run.iterdir()}
+    assert names >= {
+        "config.json", "metrics.jsonl", "checkpoint.safetensors", "checkpoint.json",
+        "state.safetensors", "console.log", "curves.png", "adversarial.png",
+    }  # fmt: skip
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in records] == list(range(1, 13))
+    assert all(r["curvature"] >= 0 for r in records)
+    assert json.loads((run / "config.json").read_text())["options"]["h"] == 3.0
+    assert "cure-train --dataset digits" in card(run)["command"]
+
+
+def test_cure_train_says_its_preset_in_the_first_line(robust_digits):
+    first = robust_digits[2].splitlines()[0]
+    assert first.startswith("preset digits on CPU") or "cuda" in first
+    assert "\x1b" not in robust_digits[2], "no colours or bars where there is no terminal"
+
+
+def test_psi_train_lowers_the_heldout_drift(robust_digits, runs):
+    result = run_cli(
+        "psi-train", *DIGITS, "--checkpoint", str(robust_digits[0]), "--updates", "50",
+        "--out", str(runs), "--name", "psi", "--epsilon", "0.15",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    records = [json.loads(s) for s in (runs / "psi" / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["heldout_drift"] < 0.9 * records[0]["heldout_drift"]
+    assert records[-1]["clean"] > records[0]["clean"] - 0.1
+    assert (runs / "psi" / "before_after.png").stat().st_size > 5000
+    before, after = (
+        load_file(p / "checkpoint.safetensors") for p in (robust_digits[0], runs / "psi")
+    )
+    assert any(not torch.equal(before[k], after[k]) for k in before if "weight" in k)
+    assert all(torch.equal(before[k], after[k]) for k in before if "running" in k)
+    wrong = run_cli("cure-train", "--resume", str(runs / "psi"))
+    assert wrong.returncode == 2
+    assert "psi-train run" in wrong.stderr
+
+
+def test_a_finished_run_says_so(robust_digits):
+    before = (robust_digits[0] / "checkpoint.safetensors").read_bytes()
+    result = run_cli("cure-train", "--resume", str(robust_digits[0]))
+    assert result.returncode == 2
+    assert "is complete" in result.stderr
+    assert (robust_digits[0] / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_network_of_ones_own(tmp_path):
+    """--model package.module:factory, through every command; and one that cannot be trained."""
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(),"
+        " nn.Linear(288, 10))\n"
+        "def wide():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
+        "def drop():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))\n"
+    )
+    model = ("--model", "mine:net")
+    size = ("--evaluate-examples", "50", "--evaluate-steps", "5", "--name")
+    done = run_cli(
+        "cure-train", "--preset", "digits", "--epochs", "2", *model, *size, "own", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    run = str(tmp_path / "runs" / "own")
+    for command in (
+        ("evaluate", run, "--examples", "50", "--steps", "5", *model),
+        ("psi-train", "--checkpoint", run, "--updates", "2", *model, *size, "own-psi"),
+        ("generate", run, "--steps", "2", *model),
+    ):
+        result = run_cli(*command, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    refused = run_cli("evaluate", run, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--model mine:net" in refused.stderr
+    for factory, word in (("wide", "logits"), ("drop", "dropout")):
+        result = run_cli(
+            "cure-train", "--preset", "digits", "--model", f"mine:{factory}", cwd=tmp_path
+        )
+        assert result.returncode == 2
+        assert word in result.stderr
+    assert len(list((tmp_path / "runs").iterdir())) == 2, "refused before a run folder is made"
+
+
+def test_evaluate_uses_the_threat_model_of_training(robust_digits):
+    result = run_cli("evaluate", str(robust_digits[0]), "--examples", "200", "--json", "-")
+    figures = json.loads(result.stdout)
+    assert figures["epsilon"] == 0.15
+    # Other test images than in training's own figure; at the default 8/255 it would be about 0.9.
+    assert figures["robust"] == pytest.approx(card(robust_digits[0])["metrics"]["pgd20"], abs=0.12)
+
+
+def test_evaluate_writes_json_and_generate_a_picture(robust_digits, tmp_path):
+    cure, plain, _ = robust_digits
+    result = run_cli(
+        "evaluate", str(cure), "--examples", "100", "--steps", "10", "--restarts", "2",
+        "--epsilon", "0.15", "--json", "-",
+    )  # fmt: skip
+    figures = json.loads(result.stdout)
+    assert figures["restarts"] == 2
+    assert 0 < figures["robust"] <= figures["clean"] <= 1
+    png = tmp_path / "made.png"
+    result = run_cli("generate", str(cure), str(plain), "--png", str(png), "--steps", "5")
+    assert result.returncode == 0, result.stderr
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_both_commands_on_a_slice_of_cifar10(cifar, runs):
+    """Real images: two short passes teach the network something, and the drift falls."""
+    size = ("--train-examples", "2560", "--test-examples", "256", "--evaluate-examples", "256")
+    result = run_cli(
+        "cure-train", "--h", "3", *size, "--epochs", "3", "--batch-size", "64",
+        "--robust-examples", "64", "--out", str(runs), "--name", "cifar",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert card(runs / "cifar")["metrics"]["pgd20"] > 0.14, "chance is 0.10"
+    result = run_cli(
+        "psi-train", *size, "--checkpoint", str(runs / "cifar"), "--updates", "12", "--batch-size",
+        "32", "--lr-max", "0.02", "--heldout-examples", "128", "--anchor", "0",
+        "--evaluate-steps", "5", "--out", str(runs), "--name", "cifar-psi",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    metrics = (runs / "cifar-psi" / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(s) for s in metrics]
+    assert records[-1]["heldout_drift"] < records[0]["heldout_drift"]
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), *arguments], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed_equals_uninterrupted(runs, stop, robust_digits):
+    """Stopped somewhere in the middle, continued: the same bits as a run left alone."""
+    name = f"stopped-{stop.name}"
+    arguments = ("cure-train", *DIGITS, "--epochs", "12", "--out", str(runs), "--name", name)
+    process = start(*arguments)
+    metrics = runs / name / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(stop)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "--resume" in out
+    assert (runs / name / "checkpoint.safetensors").exists()
+    resumed = run_cli("cure-train", "--resume", str(runs / name))
+    assert resumed.returncode == 0, resumed.stderr
+    whole, parts = (
+        load_file(run / "checkpoint.safetensors") for run in (robust_digits[0], runs / name)
+    )
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    epochs = [json.loads(s)["epoch"] for s in metrics.read_text().splitlines()]
+    assert epochs == list(range(1, 13))
+
+
+def test_a_loss_that_becomes_nan_stops_and_keeps_the_last_good_state(runs):
+    result = run_cli(
+        "cure-train", *DIGITS, "--epochs", "3", "--lr-max", "1e18", "--lr-schedule", "constant",
+        "--out", str(runs), "--name", "nan",
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "NaN or infinite" in result.stdout
+    kept = load_file(runs / "nan" / "checkpoint.safetensors")
+    assert all(torch.isfinite(t).all() for t in kept.values())
+
+
+BAD = [
+    (("cure-train", "--dataset", "cifar11"), "cifar10"),
+    (("cure-train", "--dataset", "digits", "--preset", "fast?"), "preset"),
+    (("cure-train", "--dataset", "digits", "--model", "preact-tinny"), "preact-tiny"),
+    (("cure-train", "--dataset", "digits", "--model", "no.such:thing"), "no"),
+    (("cure-train", "--dataset", "digits", "--device", "tpu"), "tpu"),
+    (("cure-train", "--dataset", "digits", "--epsilon", "-0.1"), "eps"),
+    (("cure-train", "--dataset", "digits", "--epsilon", "8"), "8/255"),
+    (("cure-train", "--dataset", "digits", "--h", "nan"), "h must be"),
+    (("cure-train", "--dataset", "digits", "--lambda", "-1"), "lambda"),
+    (("cure-train", "--dataset", "digits", "--epochs", "0"), "epochs"),
+    (("cure-train", "--dataset", "digits", "--batch-size", "100000"), "batch"),
+    (("cure-train", "--dataset", "digits", "--delta", "sideways"), "delta"),
+    (("cure-train", "--dataset", "digits", "--lr-schedule", "zigzag"), "schedule"),
+    (("cure-train", "--dataset", "digits", "--opt", "lion"), "optimizer"),
+    (("cure-train", "--dataset", "digits", "--epochs", "many"), "--epochs"),
+    (("cure-train", "--resume", "nowhere"), "nowhere"),
+    (("psi-train", "--constraint", "linf", "--eps", "0.1"), "zero derivative"),
+    (("psi-train", "--steps", "0"), "0 steps"),
+    (("psi-train", "--steps", "-3"), "steps"),
+    (("psi-train", "--step-size", "inf"), "step_size"),
+    (("psi-train", "--distance", "cosine"), "distance"),
+    (("psi-train", "--anchor", "-1"), "anchor"),
+    (("psi-train", "--backward", "sideways"), "backward"),
+    (("psi-train", "--checkpoint", "nowhere.safetensors"), "nowhere"),
+    (("evaluate", "nowhere"), "nowhere"),
+    (("generate", "--png", "picture.jpg"), ".png"),
+    (("data", "cifar11"), "cifar10"),
+    (("no-such-command",), "no-such-command"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "word"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(arguments, word, tmp_path, monkeypatch, capsys):
+    """In this process, for speed; the next test looks at a real child's stderr."""
+    from funcrobust.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["cli.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert len(error.strip().splitlines()) == 1
+    assert word in error
+    assert list(tmp_path.rglob("*.safetensors")) == [], "nothing half-written"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
+def test_cuda_asked_for_and_absent(tmp_path):
+    result = run_cli("cure-train", "--device", "cuda", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: CUDA was asked for")
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_checkpoints(robust_digits, tmp_path):
+    whole = (robust_digits[0] / "checkpoint.safetensors").read_bytes()
+    truncated = tmp_path / "truncated.safetensors"
+    truncated.write_bytes(whole[: len(whole) // 2])
+    result = run_cli("evaluate", str(truncated))
+    assert result.returncode == 2
+    assert re.fullmatch(r"error: .*truncated.*\n", result.stderr)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    result = run_cli("cure-train", *DIGITS, "--epochs", "1", "--out", str(tmp_path / "file"))
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_help_is_quick():
+    began = time.monotonic()
+    result = run_cli("--help")
+    assert time.monotonic() - began < 3
+    for command in ("cure-train", "psi-train", "evaluate", "generate", "data", "demo"):
+        assert command in result.stdout
+
+
+def test_import_costs_little_more_than_torch():
+    def loaded(code):
+        program = f"{code}\nimport sys; print(' '.join(sys.modules))"
+        return subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout.split()
+
+    heavy = {"torchvision", "matplotlib", "rich", "robustness", "torchmetrics", "sklearn", "typer"}
+    assert not heavy & set(loaded("import funcrobust as fr; fr.psi, fr.cure, fr.functionalize"))
+    assert "torch" not in loaded("import funcrobust")

@@ -1,0 +1,161 @@
+"""The psi-train recipe: every kind of start, its pictures, and resuming to the bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import funcrobust as fr
+from funcrobust import checkpoints, data
+from funcrobust.commands.psi_train import assemble as psi_setup
+from funcrobust.commands.psi_train import run as psi_train
+from funcrobust.models import build
+from funcrobust.report.console import Reporter
+from funcrobust.running import common
+from funcrobust.running.options import PsiOptions
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """A fresh network of the digits: what is tested here needs no accuracy."""
+    digits = data.load("digits")
+    network = build("preact-tiny", in_channels=1, mean=digits.mean, std=digits.std)
+    card = checkpoints.Card(
+        model="preact-tiny", num_classes=10, image_shape=digits.image_shape, mean=digits.mean,
+        std=digits.std, dataset="digits", class_names=digits.class_names,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("checkpoints") / "untrained"
+    return checkpoints.save(path, network.state_dict(), card)
+
+
+@pytest.fixture
+def options(untrained, tmp_path):
+    return PsiOptions(
+        checkpoint=str(untrained), out=tmp_path, updates=6, batch_size=16, steps=2, strips=0,
+        heldout_examples=20, evaluate_examples=20, evaluate_steps=2, aim=1.0, precision="fp32",
+    )  # fmt: skip
+
+
+def run(options, **changes):
+    with Reporter.silent() as reporter:
+        return psi_train.psi_train(replace(options, **changes), reporter)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"start": "made", "drift_fraction": 0.5, "anchor_steps": 2},
+        {"start": "gaussian", "entropy": 0.5},
+        {"start": "noise", "psi_loss": "margin", "distance": "l1"},
+        {"learn_starts": 32},
+        {"anchor_loss": "keep", "anchor_steps": 2},
+        {"label": "random", "anchor_loss": "robust", "psi_loss": "entropy"},
+    ],
+    ids=["made", "gaussian", "noise", "learned", "keep", "entropy"],
+)
+def test_every_start_trains_the_network(options, untrained, changes):
+    result = run(options, name="run", **changes)
+    assert result.status == "finished"
+    before, after = load_file(untrained), load_file(result.run.path / "checkpoint.safetensors")
+    assert before.keys() == after.keys(), "learned starts are no part of the network"
+    assert any(not torch.equal(before[k], after[k]) for k in before if "weight" in k)
+    records = result.run.metrics()
+    assert [r["step"] for r in records] == list(range(7))
+    assert ("entropy" in records[-1]) == (options.entropy > 0 or "entropy" in changes)
+    pictures = {p.name for p in result.run.path.glob("*.png")}
+    assert pictures >= {"before_after.png", "curves.png"}
+    assert ("starts.png" in pictures) == ("learn_starts" in changes)
+
+
+def test_strips_are_left_along_the_way(options):
+    result = run(options, strips=2, name="run", updates=10)
+    strips = sorted(p.name for p in (result.run.path / "strips").iterdir())
+    assert strips == ["step-00005.png", "step-00010.png"]
+
+
+@pytest.mark.parametrize("start", ["own", "made", "learned"])
+def test_resumed_equals_uninterrupted(options, monkeypatch, start):
+    """Ctrl-C while the seventh batch is drawn; then --resume, with nothing else said."""
+    changes = {"learn_starts": 32} if start == "learned" else {"start": start}
+    whole = run(options, updates=10, name="whole", **changes)
+    draw = psi_setup.Batches.__call__
+
+    def interrupted(self, step):
+        if step == 7:
+            raise KeyboardInterrupt
+        return draw(self, step)
+
+    monkeypatch.setattr(psi_setup.Batches, "__call__", interrupted)
+    cut = run(options, updates=10, name="cut", **changes)
+    assert cut.status == "interrupted"
+    monkeypatch.undo()
+    stored = common.resumed_options(cut.run.path, "psi-train", PsiOptions())
+    with Reporter.silent() as reporter:
+        resumed = psi_train.psi_train(stored, reporter, resume=cut.run.path)
+    assert resumed.status == "finished"
+    assert resumed.metrics == whole.metrics
+    a, b = (load_file(r.run.path / "checkpoint.safetensors") for r in (whole, resumed))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert whole.run.metrics() == resumed.run.metrics()
+
+
+def test_the_default_compiles(options):
+    """No value decides how long a loop is: the update traces into one graph."""
+    update, state, batch = assembled(options)
+    torch.compiler.reset()
+    eager, _ = update(state, *batch)
+    traced, _ = torch.compile(update, fullgraph=True, backend="eager")(state, *batch)
+    worst = max(float((eager.params[k] - traced.params[k]).abs().max()) for k in eager.params)
+    assert worst <= 1e-4
+
+
+def assembled(options):
+    dataset = data.load("digits")
+    module, card = checkpoints.load(options.checkpoint)
+    options = replace(options, epsilon=card.epsilon, batch_size=8)
+    model = fr.functionalize(module)
+    update, state = psi_train.make_training(options, model, dataset, None)
+    return update, state, psi_setup.make_batches(options, dataset)(0)
+
+
+def test_images_that_the_network_made(problem):
+    """x is s after its own number of steps, and the drift is measured from there."""
+
+    def step_of(predict):
+        return fr.gradient_step(fr.cross_entropy(predict), fr.l2(9.0), step_size=0.2, targeted=True)
+
+    def psi_of(predict):
+        return fr.psi(fr.cross_entropy(predict), fr.l2(9.0), step_size=0.2, steps=2, targeted=True)
+
+    objective = fr.psi_training(problem.model, psi_of, weight=0.0, approach=step_of)
+    stops = torch.tensor([0, 3, 1, 2])
+    start = problem.x.flip(0)
+    arguments = (problem.model.buffers, problem.x, problem.y, problem.y, start)
+    total, _ = objective(problem.params, *arguments, stops)
+    predict = problem.model.predict
+    arrived = torch.cat([
+        fr.iterate(step_of(predict), int(k), problem.params, s[None], y[None], s[None])
+        for k, s, y in zip(stops, start, problem.y, strict=True)
+    ])  # fmt: skip
+    expected = fr.drift(psi_of(predict))(problem.params, arrived, problem.y).mean()
+    assert torch.allclose(total, expected)
+    with pytest.raises(fr.FuncrobustError, match="stops"):
+        objective(problem.params, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"start": "nowhere"}, "own, made"), ({"start_noise": 2.0}, "start-noise"),
+        ({"psi_loss": "hinge"}, "psi-loss"), ({"learn_starts": 9, "start": "noise"}, "learn"),
+        ({"anchor_steps": 0}, "anchor-steps"), ({"drift_fraction": 0.0}, "fraction"),
+        ({"entropy": -1.0}, "entropy"), ({"learn_starts": 10**6}, "learn-starts"),
+    ],
+)  # fmt: skip
+def test_bad_options_leave_nothing_behind(options, changes, word):
+    with pytest.raises(fr.FuncrobustError, match=word):
+        run(options, **changes)
+    assert not list(options.out.iterdir())

@@ -1,0 +1,150 @@
+"""Each training attack against its paper's formula in plain autograd on the module."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import funcrobust as fr
+from funcrobust.core.attacks import LargestOnly, from_images
+
+EPS, ALPHA, Q = 8 / 255, 10 / 255, 0.35
+BALL = fr.linf(EPS)
+ATTACKS = {
+    "rs_fgsm": fr.rs_fgsm(BALL, step_size=ALPHA),
+    "n_fgsm": fr.n_fgsm(EPS),
+    "zerograd": fr.zerograd(BALL, step_size=ALPHA, quantile=Q),
+    "pgd_k": fr.pgd_k(BALL, step_size=EPS / 2, steps=3),
+}
+
+
+@pytest.fixture
+def images(problem):
+    """Pixels up to the bounds and on them."""
+    return (1.8 * (problem.x - 0.5) + 0.5).clamp(0, 1)
+
+
+def gradient(problem, x):
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(problem.module(x), problem.y), x)[0]
+
+
+def into_ball(x, delta):
+    return (x + delta.clamp(-EPS, EPS)).clamp(0, 1)
+
+
+def published(name, problem, x, start):
+    if name == "pgd_k":
+        for _ in range(3):
+            start = into_ball(x, start + EPS / 2 * gradient(problem, start).sign() - x)
+        return start
+    g = gradient(problem, start)
+    if name == "n_fgsm":
+        return (start + EPS * g.sign()).clamp(0, 1)
+    if name == "zerograd":
+        g[g.abs() < torch.quantile(g.abs().flatten(1), Q, dim=1)[:, None, None, None]] = 0
+    return into_ball(x, start + ALPHA * g.sign() - x)
+
+
+def run(attack, problem, x, seed=0):
+    start = attack.start(x, fr.generator(seed, "start"))
+    return start, attack.perturb(problem.loss)(problem.params, start, problem.y, center=x)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_it_is_the_papers_formula(name, problem, images):
+    start, found = run(ATTACKS[name], problem, images)
+    assert (found - published(name, problem, images, start)).abs().max() <= 1e-14
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_it_stays_where_it_may_go(name, problem, images):
+    """N-FGSM may leave the ball, by its noise and its step, and does."""
+    reach = 2 * EPS + EPS if name == "n_fgsm" else EPS
+    start, found = run(ATTACKS[name], problem, images)
+    for x in (start, found):
+        assert x.min() >= 0
+        assert x.max() <= 1
+        assert (x - images).abs().max() <= reach + 1e-12
+    assert (found - images).abs().max() > 0.9 * reach
+
+
+@pytest.mark.parametrize(("name", "radius"), [("rs_fgsm", EPS), ("n_fgsm", 2 * EPS)])
+def test_the_start_is_uniform(name, radius):
+    x = torch.full((8, 3, 32, 32), 0.5)
+    offset = (ATTACKS[name].start(x, fr.generator(3, "start")) - x) / radius
+    share = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9])
+    assert (offset.flatten().quantile(share) - (2 * share - 1)).abs().max() < 0.02
+    assert not torch.equal(offset[0], offset[1])
+
+
+def test_noise_and_step_size_of_n_fgsm(problem):
+    attack = fr.n_fgsm(EPS, step_size=0.5 * EPS, noise=0.0, bounds=(-1.0, 2.0))
+    start, found = run(attack, problem, problem.x)
+    assert torch.equal(start, problem.x)
+    expected = problem.x + 0.5 * EPS * gradient(problem, problem.x).sign()
+    assert (found - expected).abs().max() <= 1e-14
+    outside = problem.x + 1
+    assert run(attack, problem, outside)[1].max() > 1
+
+
+def test_zerograd_moves_the_largest_gradients_alone(problem):
+    _, found = run(from_images(ATTACKS["zerograd"]), problem, problem.x)
+    still = (found == problem.x).flatten(1)
+    size = gradient(problem, problem.x).abs().flatten(1)
+    assert (still.sum(1) >= math.floor(Q * size.shape[1])).all()
+    for i in range(4):
+        assert size[i][still[i]].max() < size[i][~still[i]].min()
+    assert (still.sum(1) < size.shape[1] / 2).all()
+
+
+def test_zerograd_with_quantile_0_is_rs_fgsm(problem, images):
+    plain = run(ATTACKS["rs_fgsm"], problem, images)[1]
+    assert torch.equal(
+        run(fr.zerograd(BALL, step_size=ALPHA, quantile=0), problem, images)[1], plain
+    )
+
+
+def test_the_quantile_is_each_images_own(problem):
+    """One image's gradients do not decide what another's keep."""
+    together = run(from_images(ATTACKS["zerograd"]), problem, problem.x)[1]
+    for i in range(4):
+        loss = fr.cross_entropy(problem.model.predict)
+        x, y = problem.x[i : i + 1], problem.y[i : i + 1]
+        alone = ATTACKS["zerograd"].perturb(loss)(problem.params, x, y)
+        assert torch.equal(alone, together[i : i + 1])
+
+
+def test_largest_only_of_an_l2_ball():
+    gradient = torch.tensor([[4.0, -1.0, 3.0, 0.5], [0.1, 0.2, -0.3, 0.4]]).double()
+    found = LargestOnly(fr.l2(1.0), 0.5).steepest(gradient)
+    expected = torch.tensor([[0.8, 0.0, 0.6, 0.0], [0.0, 0.0, -0.6, 0.8]]).double()
+    assert torch.allclose(found, expected)
+
+
+def test_from_images_starts_at_the_images(problem):
+    attack = from_images(ATTACKS["rs_fgsm"])
+    start, found = run(attack, problem, problem.x)
+    assert start is problem.x
+    expected = into_ball(problem.x, ALPHA * gradient(problem, problem.x).sign())
+    assert (found - expected).abs().max() <= 1e-14
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: fr.zerograd(BALL, step_size=ALPHA, quantile=1.0), "quantile"),
+        (lambda: fr.zerograd(BALL, step_size=ALPHA, quantile=-0.1), "quantile"),
+        (lambda: fr.zerograd(BALL, step_size=ALPHA, quantile=math.nan), "quantile"),
+        (lambda: fr.n_fgsm(EPS, noise=-1.0), "noise"), (lambda: fr.n_fgsm(-EPS), "radius"),
+        (lambda: fr.n_fgsm(EPS, noise=math.inf), "noise"),
+        (lambda: fr.rs_fgsm(BALL, step_size=-1.0).perturb(None), "step_size"),
+        (lambda: fr.pgd_k(BALL, step_size=ALPHA, steps=-1).perturb(None), "steps"),
+    ],
+)  # fmt: skip
+def test_bad_input(make, message):
+    with pytest.raises(fr.FuncrobustError, match=message):
+        make()

@@ -1,0 +1,302 @@
+"""CURE against its formula and finite differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from problems import (
+    directional_difference,
+    inner,
+    largest_difference,
+    make_problem,
+    random_direction,
+)
+from torch import nn
+from torch.func import grad
+
+import funcrobust as fr
+from funcrobust.core.regularisers.cure import BACKWARDS
+
+
+def published(problem, h):
+    """The document's steps in plain autograd, written out apart from the library."""
+    x = problem.x.clone().requires_grad_()
+    g = torch.autograd.grad(F.cross_entropy(problem.module(x), problem.y, reduction="sum"), x)[0]
+    z = torch.sign(g)
+    z = h * z / z.flatten(1).norm(dim=1)[:, None, None, None]
+    moved = (problem.x + z).requires_grad_()
+    loss = F.cross_entropy(problem.module(moved), problem.y, reduction="sum")
+    return (torch.autograd.grad(loss, moved)[0] - g).flatten(1).norm(dim=1)
+
+
+@pytest.mark.parametrize("h", [0.5, 3.0])
+def test_classic_is_the_documents_formula(problem, h):
+    found = fr.cure(problem.loss, h)(problem.params, problem.x, problem.y)
+    assert found.shape == (4,)
+    assert (found - published(problem, h)).abs().max() <= 1e-12
+
+
+def test_small_h_is_the_hessian_along_z(problem):
+    """‖g(x + z) − g(x)‖/h → ‖H z/‖z‖‖ as h → 0 (a Hessian-vector product, exactly)."""
+    h = 1e-5
+    curvature = fr.cure(problem.loss, h)(problem.params, problem.x, problem.y) / h
+    gradient = fr.input_gradient(problem.loss)
+    g = gradient(problem.params, problem.x, problem.y)
+    unit = g.sign() / g.sign().flatten(1).norm(dim=1)[:, None, None, None]
+    _, product = torch.func.jvp(
+        lambda x: gradient(problem.params, x, problem.y), (problem.x,), (unit,)
+    )
+    assert torch.allclose(curvature, product.flatten(1).norm(dim=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("direction", ["classic", "random"])
+def test_gradient_equals_finite_differences(problem, direction):
+    toward = torch.rand(problem.x.shape, generator=torch.Generator().manual_seed(3)).double()
+    toward = 2 * toward - 1 if direction == "random" else None
+    term = fr.mean(fr.cure(problem.loss, 1.0, direction=direction, toward=toward))
+    step = random_direction(problem.params)
+    exact = inner(grad(term)(problem.params, problem.x, problem.y), step)
+    numeric = directional_difference(lambda p: term(p, problem.x, problem.y), problem.params, step)
+    assert abs(exact - numeric) <= 1e-6 * abs(exact)
+
+
+def test_fgsm_direction_holds_the_clean_gradient(problem):
+    toward = (problem.x + 0.03 * torch.sign(torch.randn_like(problem.x))).clamp(0, 1)
+    term = fr.cure(problem.loss, direction="fgsm", toward=toward)
+    gradient = fr.input_gradient(problem.loss)
+    clean = gradient(problem.params, problem.x, problem.y)
+
+    def by_hand(params):
+        return (gradient(params, toward, problem.y) - clean).square().flatten(1).sum(1).mean()
+
+    assert torch.allclose(
+        term(problem.params, problem.x, problem.y).mean(), by_hand(problem.params)
+    )
+    step = random_direction(problem.params)
+    found = grad(fr.mean(term))(problem.params, problem.x, problem.y)
+    numeric = directional_difference(by_hand, problem.params, step)
+    assert abs(inner(found, step) - numeric) <= 1e-6 * abs(numeric)
+
+
+def test_a_linear_classifier_has_no_curvature_in_its_margin():
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).double()
+    model = fr.functionalize(module)
+    x, y = torch.rand(3, 3, 2, 2).double(), torch.tensor([0, 1, 0])
+    term = fr.cure(fr.margin(model.predict), 3.0)
+    assert term(model.params, x, y).abs().max() <= 1e-12
+    gradient = grad(fr.mean(term))(model.params, x, y)
+    assert all(torch.isfinite(g).all() for g in gradient.values())
+
+
+def test_none_is_zero(problem):
+    assert fr.cure(problem.loss, direction="none")(problem.params, problem.x, problem.y).sum() == 0
+
+
+def test_cure_has_a_gradient_in_the_parameters(problem):
+    """One published version forgot create_graph: its penalty trained nothing."""
+    gradient = grad(fr.mean(fr.cure(problem.loss, 3.0)))(problem.params, problem.x, problem.y)
+    assert sum(float(g.norm()) for g in gradient.values()) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"h": -1.0}, "h must be"), ({"h": float("inf")}, "h must be"),
+        ({"direction": "sideways"}, "direction must be"), ({"direction": "random"}, "toward"),
+        ({"toward": torch.zeros(4, 3, 8, 8)}, "toward"), ({"direction": "linf"}, "toward"),
+        ({"backward": "sideways"}, "backward must be"),
+    ],
+)  # fmt: skip
+def test_bad_input(problem, kwargs, message):
+    with pytest.raises(fr.FuncrobustError, match=message):
+        fr.cure(problem.loss, **kwargs)
+
+
+def uniform(x):
+    return 2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(3)).double() - 1
+
+
+def displacement(problem, h, direction):
+    """z and u = Δ/‖Δ‖, constant, in plain autograd."""
+
+    def slope(point):
+        point = point.clone().requires_grad_()
+        loss = F.cross_entropy(problem.module(point), problem.y, reduction="sum")
+        return torch.autograd.grad(loss, point)[0]
+
+    g = slope(problem.x)
+    z = h * (g.sign() if direction == "classic" else uniform(problem.x)) / 192**0.5
+    delta = slope(problem.x + z) - g
+    return z, delta / delta.flatten(1).norm(dim=1)[:, None, None, None]
+
+
+def slope_of(term, problem):
+    return grad(fr.mean(term))(problem.params, problem.x, problem.y)
+
+
+def relative(found, expected):
+    off = {k: found[k] - e for k, e in expected.items()}
+    return (inner(off, off) / inner(expected, expected)) ** 0.5
+
+
+@pytest.mark.parametrize("direction", ["classic", "random"])
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_backward_does_not_change_the_value(problem, backward, direction):
+    toward = uniform(problem.x) if direction == "random" else None
+    term = fr.cure(problem.loss, 1.5, direction=direction, toward=toward, backward=backward)
+    found = term(problem.params, problem.x, problem.y)
+    z, _ = displacement(problem, 1.5, direction)
+    expected = []
+    for point in (problem.x, problem.x + z):
+        point = point.clone().requires_grad_()
+        loss = F.cross_entropy(problem.module(point), problem.y, reduction="sum")
+        expected.append(torch.autograd.grad(loss, point)[0])
+    expected = (expected[1] - expected[0]).flatten(1).norm(dim=1)
+    assert (found - expected).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("direction", ["classic", "random"])
+@pytest.mark.parametrize("backward", ["shared", "batched", "forward"])
+def test_exact_backwards_are_the_derivative_at_constant_z(problem, backward, direction):
+    """Against plain double backward on the module, and finite differences of the value there."""
+    toward = uniform(problem.x) if direction == "random" else None
+    z, _ = displacement(problem, 1.0, direction)
+    found = slope_of(
+        fr.cure(problem.loss, 1.0, direction=direction, toward=toward, backward=backward), problem
+    )
+    module = problem.model.module()
+
+    def slopes(point):
+        point = point.clone().requires_grad_()
+        loss = F.cross_entropy(module(point), problem.y, reduction="sum")
+        return torch.autograd.grad(loss, point, create_graph=True)[0]
+
+    def value():
+        change = slopes(problem.x + z) - slopes(problem.x)
+        return change.flatten(1).norm(dim=1).mean()
+
+    value().backward()
+    expected = {k: p.grad for k, p in module.named_parameters()}
+    assert largest_difference(found, expected) <= 1e-12
+
+    def held(params):
+        module.load_state_dict(params, strict=False)
+        return value().detach()
+
+    step = random_direction(problem.params)
+    numeric = directional_difference(held, problem.params, step)
+    assert abs(inner(found, step) - numeric) <= 1e-6 * abs(numeric)
+
+
+@pytest.mark.parametrize("direction", ["classic", "random"])
+def test_central_converges_with_the_square_of_h(problem, direction):
+    toward = uniform(problem.x) if direction == "random" else None
+    errors = []
+    for h in (0.2, 0.1):
+        term, exact = (
+            fr.cure(problem.loss, h, direction=direction, toward=toward, backward=b)
+            for b in ("central", "shared")
+        )
+        errors.append(relative(slope_of(term, problem), slope_of(exact, problem)))
+    assert 1e-7 < errors[1] < 1e-3
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
+
+
+@pytest.mark.parametrize("direction", ["classic", "random"])
+def test_one_sided_holds_the_clean_gradient(problem, direction):
+    """In the limit it is the derivative of ⟨g(x + z), u⟩, u constant; g(x) has none."""
+    toward = uniform(problem.x) if direction == "random" else None
+    errors = []
+    for h in (0.4, 0.2):
+        z, u = displacement(problem, h, direction)
+        module = problem.model.module()
+        point = (problem.x + z).requires_grad_()
+        loss = F.cross_entropy(module(point), problem.y, reduction="sum")
+        (torch.autograd.grad(loss, point, create_graph=True)[0] * u).sum().div(4).backward()
+        expected = {k: p.grad for k, p in module.named_parameters()}
+        term = fr.cure(problem.loss, h, direction=direction, toward=toward, backward="one-sided")
+        errors.append(relative(slope_of(term, problem), expected))
+    assert 1e-7 < errors[1] < 1e-3
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_h_may_be_a_tensor(problem, backward):
+    number, tensor = (
+        fr.cure(problem.loss, h, backward=backward) for h in (0.75, torch.tensor(0.75))
+    )
+    arguments = (problem.params, problem.x, problem.y)
+    assert torch.equal(number(*arguments), tensor(*arguments))
+    assert largest_difference(slope_of(number, problem), slope_of(tensor, problem)) == 0
+
+
+def test_linf_direction_is_the_published_code(problem):
+    """‖∇ℓ(x̂ + (x̂ − x)) − ∇ℓ(x)‖² with the second gradient constant, and its derivative."""
+    toward = (problem.x + 0.03 * uniform(problem.x).sign()).clamp(0, 1)
+    module = problem.model.module()
+    clean = problem.x.clone().requires_grad_()
+    first = torch.autograd.grad(F.cross_entropy(module(clean), problem.y, reduction="sum"), clean)
+    beyond = (toward + (toward - problem.x)).requires_grad_()
+    loss = F.cross_entropy(module(beyond), problem.y, reduction="sum")
+    second = torch.autograd.grad(loss, beyond, create_graph=True)
+    expected = (second[0] - first[0].detach()).square().sum(dim=(1, 2, 3))
+    term = fr.cure(problem.loss, direction="linf", toward=toward)
+    found = term(problem.params, problem.x, problem.y)
+    assert torch.allclose(found, expected, rtol=1e-10)
+    expected.mean().backward()
+    slopes = {k: p.grad for k, p in module.named_parameters()}
+    assert relative(slope_of(term, problem), slopes) <= 1e-10
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+@pytest.mark.parametrize("size", [0.0, 1e-21, 1e-24])
+def test_gradients_whose_squares_underflow(backward, size):
+    """A confident example's: nothing is scaled up that has no length in float32."""
+    problem = make_problem(torch.float32)
+    term = fr.cure(lambda *a: size * problem.loss(*a), 1.0, backward=backward)
+    slope = slope_of(term, problem)
+    assert max(float(s.abs().max()) for s in slope.values()) <= size
+
+
+def test_top_curvature_is_an_eigenvalue_of_the_hessian():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.SiLU(), nn.Linear(8, 3)).double()
+        x, y = torch.rand(4, 3, 2, 2).double(), torch.tensor([0, 1, 2, 0])
+    model = fr.functionalize(module)
+    loss = fr.cross_entropy(model.predict)
+    term = fr.top_curvature(loss, iterations=300)
+    found = term(model.params, x, y)
+    expected = []
+    for image, label in zip(x, y, strict=True):
+        hessian = torch.autograd.functional.hessian(
+            lambda v, label=label: F.cross_entropy(module(v.reshape(1, 3, 2, 2)), label[None]),
+            image.flatten(),
+        )
+        eigenvalues = torch.linalg.eigvalsh(hessian)
+        expected.append(eigenvalues[eigenvalues.abs().argmax()])
+    expected = torch.stack(expected)
+    assert torch.allclose(found, expected, rtol=1e-6)
+    negated = fr.top_curvature(lambda *a: -loss(*a), iterations=300)(model.params, x, y)
+    assert torch.allclose(negated, -expected, rtol=1e-6), "the sign is the eigenvalue's"
+    for iterations in (1, 5):
+        early = fr.top_curvature(loss, iterations=iterations)(model.params, x, y)
+        assert (early.abs() <= expected.abs() + 1e-12).all()
+    slope = grad(fr.mean(term))(model.params, x, y)
+    assert all(float(s.abs().max()) == 0 for s in slope.values())
+
+
+def test_top_curvature_of_tiny_and_of_no_gradients():
+    problem = make_problem(torch.float32)
+    arguments = (problem.params, problem.x, problem.y)
+    usual = fr.top_curvature(problem.loss)(*arguments)
+    tiny = fr.top_curvature(lambda *a: 1e-24 * problem.loss(*a))(*arguments)
+    assert torch.allclose(tiny / 1e-24, usual, rtol=1e-3)
+    assert (fr.top_curvature(lambda *a: 0 * problem.loss(*a))(*arguments) == 0).all()
+
+
+@pytest.mark.parametrize("iterations", [0, -1, 1.5])
+def test_top_curvature_needs_iterations(problem, iterations):
+    with pytest.raises(fr.FuncrobustError, match="iterations"):
+        fr.top_curvature(problem.loss, iterations=iterations)

@@ -1,0 +1,144 @@
+"""Evaluation against a plain attack on everybody, and starts against their law."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import make_problem
+
+import funcrobust as fr
+from funcrobust.core import evaluation
+
+EPS = 0.03
+BALL = fr.linf(EPS)
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A network trained for a moment: some examples withstand the attack and some do not."""
+    problem = make_problem(torch.float32)
+    draw = torch.Generator().manual_seed(5)
+    y = torch.randint(5, (200,), generator=draw)
+    centers = torch.rand(5, 3, 8, 8, generator=draw)
+    x = (0.35 * centers[y] + 0.3 + 0.12 * torch.randn(200, 3, 8, 8, generator=draw)).clamp(0, 1)
+    optim = fr.optimizer("SGD", 0.05)
+
+    def objective(params, buffers, x, y):
+        loss = fr.cross_entropy(problem.model.with_buffers(buffers))
+        return loss(params, x, y).mean(), (buffers, {})
+
+    update, state = fr.make_update(objective, optim), fr.initial_state(problem.model, optim)
+    for _ in range(60):
+        state, _ = update(state, x, y)
+    return problem.model.predict, state.params, x, y
+
+
+def robust(case, **options):
+    predict, params, x, y = case
+    return evaluation.robust(
+        predict, params, x, y, BALL, **({"step_size": EPS / 4, "steps": 10} | options)
+    )
+
+
+def test_clean_accuracy(case):
+    predict, params, x, y = case
+    expected = predict(params, x).argmax(1) == y
+    assert 0.5 < expected.float().mean() < 1
+    assert torch.equal(evaluation.correct(predict, params, x, y, batch_size=7), expected)
+
+
+def test_nobody_who_withstands_is_fooled_at_the_end_and_nobody_is_lost_without_cause(case):
+    """Legs of five steps: an example is lost iff it is misclassified clean, at step 5 or at 10."""
+    predict, params, x, y = case
+    stands = predict(params, x).argmax(1) == y
+    draw = fr.generator(0, "evaluate/0", 0)
+    survivors = stands.nonzero().squeeze(1)
+    start = BALL.sample(x[survivors], draw)
+    for steps in (5, 10):
+        attack = fr.pgd(fr.cross_entropy(predict), BALL, step_size=EPS / 4, steps=steps)
+        end = attack(params, start, y[survivors], center=x[survivors])
+        stands[survivors] &= predict(params, end).argmax(1) == y[survivors]
+    found = robust(case)
+    assert torch.equal(found, stands)
+    assert 0.05 < found.float().mean() < stands.numel()
+
+
+def test_more_restarts_and_more_steps_never_help_the_defender(case):
+    one, three = robust(case), robust(case, restarts=3)
+    assert not (three & ~one).any()
+    assert one.sum() <= evaluation.correct(*case).sum()
+
+
+def test_robust_falls_with_the_radius(case):
+    predict, params, x, y = case
+
+    def share(r):
+        stand = evaluation.robust(predict, params, x, y, fr.linf(r), step_size=r / 4, steps=10)
+        return float(stand.float().mean())
+
+    shares = [share(r) for r in (0.0, 0.02, 0.05, 0.2)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == float(evaluation.correct(*case).float().mean())
+    assert shares[-1] < 0.05
+
+
+def test_progress_counts_every_example_of_every_restart(case):
+    counts = []
+    robust(case, restarts=3, batch_size=30, advance=counts.append)
+    assert sum(counts) == 3 * 200
+
+
+def test_deterministic_in_the_seed(case):
+    assert torch.equal(robust(case, seed=1), robust(case, seed=1))
+
+
+def test_uint8_images_are_scaled(case):
+    predict, params, x, y = case
+    bytes_ = (x * 255).round().to(torch.uint8)
+    assert torch.equal(
+        evaluation.correct(predict, params, bytes_, y),
+        evaluation.correct(predict, params, bytes_.float() / 255, y),
+    )
+
+
+def test_mean_of(case):
+    predict, params, x, y = case
+    loss = fr.cross_entropy(predict)
+    found = evaluation.mean_of(loss, params, x, y, batch_size=64)
+    assert found == pytest.approx(float(loss(params, x, y).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"), [({"restarts": 0}, "restarts"), ({"steps": 0}, "steps")]
+)
+def test_bad_input(case, options, word):
+    with pytest.raises(fr.FuncrobustError, match=word):
+        robust(case, **options)
+
+
+def test_class_conditional_gaussian_has_the_classes_mean_and_covariance():
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(2).repeat_interleave(300)
+    mixing = 0.03 * torch.randn(4, 4, generator=draw)
+    images = 0.5 + (torch.randn(600, 4, generator=draw) @ mixing).reshape(600, 1, 2, 2)
+    images[300:] -= 0.1
+    wanted = torch.tensor([1]).repeat(20000)
+    samples = fr.class_conditional_gaussian(images, labels, wanted, draw).flatten(1)
+    own = images[300:].flatten(1)
+    assert (samples.mean(0) - own.mean(0)).abs().max() < 2e-3
+    assert (samples.T.cov() - own.T.cov()).abs().max() < 2e-4
+
+
+def test_gaussian_starts_follow_their_labels_and_stay_in_range():
+    draw = torch.Generator().manual_seed(0)
+    images = torch.rand(60, 3, 4, 4, generator=draw)
+    labels = torch.arange(3).repeat(20)
+    images[labels == 2] = 0.9 + 0.2 * images[labels == 2] - 0.1
+    samples = fr.class_conditional_gaussian(
+        images.clamp(0, 1), labels, torch.tensor([2, 0, 2]), draw
+    )
+    assert samples.min() >= 0
+    assert samples.max() <= 1
+    assert samples[0].mean() > samples[1].mean()
+    with pytest.raises(fr.FuncrobustError, match="class 7"):
+        fr.class_conditional_gaussian(images, labels, torch.tensor([7]), draw)

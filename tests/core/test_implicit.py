@@ -1,0 +1,134 @@
+"""The derivative of a fixed point, against the long way round."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import directional_difference, inner, largest_difference, random_direction
+from torch.func import grad, jvp, vjp, vmap
+
+import funcrobust as fr
+
+
+def contracting(problem, backward, steps=300):
+    """Descend cross-entropy plus 3‖x − ½‖²: strongly convex enough for one fixed point."""
+
+    def loss(params, x, y):
+        return problem.loss(params, x, y) + 3.0 * (x - 0.5).square().flatten(1).sum(1)
+
+    return fr.psi(
+        loss, fr.unconstrained(), step_size=0.1, steps=steps, targeted=True, backward=backward
+    )
+
+
+def functional(psi, x, y, weights):
+    return lambda params: (psi(params, x, y) * weights).sum()
+
+
+@pytest.fixture
+def weights(problem):
+    return torch.randn(problem.x.shape, generator=torch.Generator().manual_seed(7)).double()
+
+
+def test_at_a_fixed_point_it_is_the_adjoint(problem, weights):
+    psi = contracting(problem, "implicit")
+    assert (psi(problem.params, problem.x, problem.y) - problem.x).abs().max() > 0.05
+    found = grad(functional(psi, problem.x, problem.y, weights))(problem.params)
+    long = contracting(problem, "adjoint")
+    expected = grad(functional(long, problem.x, problem.y, weights))(problem.params)
+    assert max(float(g.norm()) for g in expected.values()) > 1e-3
+    assert largest_difference(found, expected) < 1e-5
+
+
+def test_against_finite_differences(problem, weights):
+    value = functional(contracting(problem, "implicit"), problem.x, problem.y, weights)
+    direction = random_direction(problem.params)
+    exact = inner(grad(value)(problem.params), direction)
+    numeric = directional_difference(value, problem.params, direction)
+    assert abs(exact - numeric) <= 1e-4 * abs(numeric)
+
+
+def test_the_start_does_not_matter(problem, weights):
+    psi = contracting(problem, "implicit")
+    slope = grad(lambda start: (psi(problem.params, start, problem.y) * weights).sum())
+    assert slope(problem.x).abs().max() == 0
+
+
+def test_per_example_gradients(problem, weights):
+    psi = contracting(problem, "implicit", steps=100)
+
+    def one(params, x, y, w):
+        return (psi(params, x[None], y[None])[0] * w).sum()
+
+    each = vmap(grad(one), (None, 0, 0, 0))(problem.params, problem.x, problem.y, weights)
+    whole = grad(functional(psi, problem.x, problem.y, weights))(problem.params)
+    assert largest_difference({k: g.sum(0) for k, g in each.items()}, whole) < 1e-5
+
+
+def test_a_walk_that_goes_on_is_refused(problem, weights):
+    psi = fr.psi(
+        problem.loss, fr.l2(float("inf"), bounds=(-1e9, 1e9)), step_size=1e-9, steps=3,
+        backward="implicit",
+    )  # fmt: skip
+    with pytest.raises(fr.FuncrobustError, match="fixed point"):
+        grad(functional(psi, problem.x, problem.y, weights))(problem.params)
+
+
+def test_no_second_derivative(problem, weights):
+    value = functional(contracting(problem, "implicit", 50), problem.x, problem.y, weights)
+
+    def slope(params):
+        return sum(g.square().sum() for g in grad(value)(params).values())
+
+    with pytest.raises(fr.FuncrobustError, match="second derivative"):
+        grad(slope)(problem.params)
+
+
+def test_one_step_is_truncated_1(problem, weights):
+    a, b = (
+        grad(functional(contracting(problem, backward, 5), problem.x, problem.y, weights))(
+            problem.params
+        )
+        for backward in ("one_step", "truncated:1")
+    )
+    assert largest_difference(a, b) == 0
+
+
+def test_forward_mode_is_reverse_mode(problem, weights):
+    psi = contracting(problem, "implicit")
+    direction = random_direction(problem.params)
+    step = torch.randn(problem.x.shape, generator=torch.Generator().manual_seed(5)).double()
+
+    def end(params, center):
+        return psi(params, problem.x, problem.y, center=center)
+
+    _, tangent = jvp(end, (problem.params, problem.x), (direction, step))
+    _, pull = vjp(end, problem.params, problem.x)
+    pulled, center_bar = pull(weights)
+    forward = float((tangent * weights).sum())
+    reverse = inner(pulled, direction) + float((center_bar * step).sum())
+    assert abs(forward) > 1e-3
+    assert abs(forward - reverse) <= 1e-4 * abs(forward)
+    each = vmap(lambda d: jvp(lambda p: end(p, problem.x), (problem.params,), (d,))[1])(
+        {k: torch.stack([d, 2 * d]) for k, d in direction.items()}
+    )
+    assert torch.allclose(2 * each[0], each[1], atol=1e-6)
+
+
+def test_one_lost_example_is_not_hidden_by_the_others(problem):
+    """∂Φ/∂x = I for the last example alone, whose share of the cotangent is small."""
+    shares = torch.tensor([0.5, 0.5, 0.5, 0.0]).double().reshape(4, 1, 1, 1)
+
+    def step(params, x, y, center):
+        moved = x - 0.4 * (x - 0.5 * params["a"])
+        return torch.where(shares > 0, moved, x + 0.0 * params["a"])
+
+    def value(params, share):
+        end = fr.iterate_implicit(step, 60, params, problem.x, problem.y, problem.x)
+        return (end * torch.tensor([1.0, 1.0, 1.0, share]).reshape(4, 1, 1, 1)).sum()
+
+    params = {"a": torch.tensor(1.0).double()}
+    for share in (1.0, 1e-4):
+        with pytest.raises(fr.FuncrobustError, match="examples"):
+            grad(value)(params, share)
+    assert grad(value)(params, 0.0)["a"] == pytest.approx(3 * 192 * 0.5, rel=1e-6)

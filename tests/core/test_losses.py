@@ -1,0 +1,174 @@
+"""Losses and distances against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.func import vmap
+
+import funcrobust as fr
+from funcrobust.core.losses import kl
+
+LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 3.5]], dtype=torch.float64)
+Y = torch.tensor([0, 1])
+
+
+def predict(params, x):
+    return LOGITS + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+X = torch.zeros(2, 3, 2, 2, dtype=torch.float64)
+
+
+def test_cross_entropy():
+    expected = LOGITS.logsumexp(1) - LOGITS.gather(1, Y[:, None]).squeeze(1)
+    assert torch.allclose(fr.cross_entropy(predict)({}, X, Y), expected)
+
+
+def test_label_smoothing():
+    s = 0.3
+    log_p = LOGITS.log_softmax(1)
+    expected = -(1 - s) * log_p.gather(1, Y[:, None]).squeeze(1) - s * log_p.mean(1)
+    assert torch.allclose(fr.cross_entropy(predict, label_smoothing=s)({}, X, Y), expected)
+
+
+def test_margin():
+    assert torch.allclose(fr.margin(predict)({}, X, Y), torch.tensor([-1.5, 0.5]).double())
+
+
+def test_margin_is_positive_exactly_where_misclassified(problem):
+    wrong = problem.model.predict(problem.params, problem.x).argmax(1) != problem.y
+    assert torch.equal(
+        fr.margin(problem.model.predict)(problem.params, problem.x, problem.y) > 0, wrong
+    )
+
+
+def test_targeted_margin_reaches_its_target(problem):
+    loss = fr.margin(problem.model.predict)
+    target = (problem.y + 1) % 5
+    attack = fr.pgd(loss, fr.l2(5.0), step_size=0.2, steps=30, targeted=True)
+    end = attack(problem.params, problem.x, target)
+    assert (loss(problem.params, end, target) < loss(problem.params, problem.x, target)).all()
+    assert (problem.model.predict(problem.params, end).argmax(1) == target).all()
+
+
+OTHER = torch.tensor([[0.3, 0.1, -2.0], [5.0, 0.0, 1.0]], dtype=torch.float64)
+
+
+def test_kl_divergence_is_torchs():
+    p, q = (torch.distributions.Categorical(logits=z) for z in (OTHER, LOGITS))
+    expected = torch.distributions.kl_divergence(p, q)
+    assert torch.allclose(fr.kl_divergence(predict, OTHER)({}, X, Y), expected)
+    assert torch.allclose(kl(OTHER, LOGITS), expected)
+    assert not torch.allclose(kl(LOGITS, OTHER), expected), "the order matters here"
+
+
+def test_kl_divergence_from_a_certain_reference():
+    """p = (1, 0, 0) to float64: −log q_0, and no NaN of 0·log 0."""
+    certain = torch.tensor([[2000.0, 0.0, 0.0]]).double()
+    found = kl(certain, LOGITS[:1])
+    assert torch.allclose(found, -LOGITS[:1].log_softmax(1)[:, 0])
+
+
+def test_kl_divergence_is_flat_at_its_reference(problem):
+    reference = problem.model.predict(problem.params, problem.x)
+    loss = fr.kl_divergence(problem.model.predict, reference)
+    arguments = (problem.params, problem.x, problem.y)
+    assert loss(*arguments).abs().max() <= 1e-15
+    assert fr.input_gradient(loss)(*arguments).abs().max() <= 1e-15
+    slope = torch.func.grad(fr.mean(loss))(*arguments)
+    assert max(float(g.abs().max()) for g in slope.values()) <= 1e-14
+    beside = loss(problem.params, problem.x + 0.01, problem.y)
+    assert beside.min() > 0
+
+
+def test_losses_work_on_one_example_under_vmap(problem):
+    for make in (fr.cross_entropy, fr.margin):
+        loss = make(problem.model.predict)
+        each = vmap(lambda x, y, f=loss: f(problem.params, x[None], y[None])[0])(
+            problem.x, problem.y
+        )
+        assert torch.allclose(each, loss(problem.params, problem.x, problem.y))
+
+
+def test_distances():
+    a, b = torch.zeros(2, 3, 16, 16), torch.full((2, 3, 16, 16), 0.5)
+    assert torch.allclose(fr.squared_l2(a, b), torch.full((2,), 0.25 * 768))
+    assert torch.allclose(fr.l1(a, b), torch.full((2,), 0.5 * 768))
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_ssim_is_wangs_formula(size):
+    """Identical images are at distance 0; the formula written out, window by window, agrees."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.rand(3, 1, size, size, generator=generator).double()
+    b = (a + 0.2 * torch.rand(a.shape, generator=generator).double()).clamp(0, 1)
+    assert fr.ssim(a, a).abs().max() < 1e-6
+    distance = fr.ssim(a, b)
+    assert distance.shape == (3,)
+    assert ((distance > 0) & (distance < 2)).all()
+    if size == 16:
+        t = torch.arange(11).double() - 5
+        g = torch.exp(-t.square() / (2 * 1.5**2))
+        w = torch.outer(g / g.sum(), g / g.sum())
+        values = []
+        padded_a, padded_b = (F.pad(v, (5, 5, 5, 5), mode="reflect")[0, 0] for v in (a, b))
+        for i in range(size):
+            for j in range(size):
+                p, q = padded_a[i : i + 11, j : j + 11], padded_b[i : i + 11, j : j + 11]
+                mp, mq = (w * p).sum(), (w * q).sum()
+                vp, vq = (w * p * p).sum() - mp**2, (w * q * q).sum() - mq**2
+                c = (w * p * q).sum() - mp * mq
+                values.append((2 * mp * mq + 1e-4) * (2 * c + 9e-4)
+                              / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4)))  # fmt: skip
+        assert abs(float(distance[0]) - (1 - float(torch.stack(values).mean()))) < 1e-6
+
+
+def test_drift_takes_any_distance(problem):
+    psi = fr.psi(problem.loss, fr.l2(5.0), step_size=0.2, steps=3, targeted=True)
+    end = psi(problem.params, problem.x, problem.y)
+    for distance in (fr.squared_l2, fr.l1, fr.ssim):
+        found = fr.drift(psi, distance=distance)(problem.params, problem.x, problem.y)
+        assert torch.allclose(found, distance(problem.x, end))
+        gradient = torch.func.grad(fr.mean(fr.drift(psi, distance=distance)))(
+            problem.params, problem.x, problem.y
+        )
+        assert all(torch.isfinite(g).all() for g in gradient.values())
+
+
+def test_logit_and_entropy(problem):
+    logits = problem.model.predict(problem.params, problem.x)
+    found = fr.logit(problem.model.predict)(problem.params, problem.x, problem.y)
+    assert torch.equal(found, -logits[torch.arange(4), problem.y])
+    found = fr.entropy(problem.model.predict)(problem.params, problem.x, problem.y)
+    expected = torch.distributions.Categorical(logits=logits).entropy()
+    assert torch.allclose(found, expected)
+
+
+def test_away_from(problem):
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[:4] = True
+    reference = problem.x.flip(0)
+    found = fr.away_from(reference, mask)(problem.params, problem.x, problem.y)
+    expected = (problem.x - reference)[..., :4, :].flatten(1).norm(dim=1)
+    assert torch.allclose(found, expected)
+    slope = torch.func.grad(
+        lambda x: fr.away_from(problem.x)(problem.params, x, problem.y).sum()
+    )(problem.x)  # fmt: skip
+    assert slope.abs().max() == 0, "finite where the root is not differentiable"
+
+
+def test_distillation_keeps_the_teacher(problem):
+    """Zero with a slope of zero at the teacher, and elsewhere the divergence of torch."""
+    model = problem.model
+    loss = fr.distillation(model.predict, lambda x: model.predict(model.params, x))
+    mean = fr.mean(loss)
+    assert mean(model.params, problem.x, problem.y) == 0
+    slope = torch.func.grad(mean)(model.params, problem.x, problem.y)
+    assert max(float(g.abs().max()) for g in slope.values()) <= 1e-12
+    moved = {k: p * 1.1 for k, p in model.params.items()}
+    a, b = (torch.distributions.Categorical(logits=model.predict(p, problem.x))
+            for p in (model.params, moved))  # fmt: skip
+    expected = torch.distributions.kl_divergence(a, b)
+    assert torch.allclose(loss(moved, problem.x, problem.y), expected)

@@ -1,0 +1,174 @@
+"""The loss algebra: sums, means, and operators inside operators."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from problems import directional_difference, inner, largest_difference, random_direction
+from torch.func import grad
+
+import funcrobust as fr
+
+
+def test_the_designs_example_runs_and_is_exact(problem):
+    """DESIGN.md's composition, differentiated as one, against finite differences."""
+    loss = fr.cross_entropy(problem.model.predict)
+    pgd = fr.pgd(loss, fr.linf(8 / 255), step_size=2 / 255, steps=3)
+    psi = fr.psi(loss, fr.l2(float("inf")), step_size=0.1, steps=4, targeted=True)
+    fixed = pgd(problem.params, problem.x, problem.y)
+    held = fr.adversarial(loss, lambda params, start, y, *, center=None: fixed)
+    total = fr.weighted_sum((1.0, held), (10.0, fr.cure(loss, h=3.0)), (0.5, fr.drift(psi)))
+    objective = fr.mean(total)
+    direction = random_direction(problem.params)
+    exact = inner(grad(objective)(problem.params, problem.x, problem.y), direction)
+    numeric = directional_difference(
+        lambda p: objective(p, problem.x, problem.y), problem.params, direction
+    )
+    assert abs(exact - numeric) <= 1e-6 * abs(exact)
+    # The attack itself is held constant, so swapping it for its own result changes no gradient.
+    live = fr.weighted_sum(
+        (1.0, fr.adversarial(loss, pgd)), (10.0, fr.cure(loss, h=3.0)), (0.5, fr.drift(psi))
+    )
+    found = grad(fr.mean(live))(problem.params, problem.x, problem.y)
+    expected = grad(objective)(problem.params, problem.x, problem.y)
+    assert largest_difference(found, expected) <= 1e-12
+
+
+def test_weighted_sum_is_the_sum(problem):
+    margin = fr.margin(problem.model.predict)
+    total = fr.weighted_sum((2.0, problem.loss), (0.5, margin), (0.0, None))
+    arguments = (problem.params, problem.x, problem.y)
+    assert torch.allclose(
+        total(*arguments), 2 * problem.loss(*arguments) + 0.5 * margin(*arguments)
+    )
+    assert torch.allclose(fr.mean(total)(*arguments), total(*arguments).mean())
+
+
+def test_operators_nest(problem):
+    """CURE of an adversarial loss is curvature, not zero: δ is held constant, x is not."""
+    pgd = fr.pgd(problem.loss, fr.linf(0.03), step_size=0.01, steps=2)
+    robust = fr.adversarial(problem.loss, pgd)
+    assert (fr.cure(robust, 1.0)(problem.params, problem.x, problem.y) > 1e-4).all()
+    delta = pgd(problem.params, problem.x, problem.y) - problem.x
+    found = fr.input_gradient(robust)(problem.params, problem.x, problem.y)
+    expected = fr.input_gradient(problem.loss)(problem.params, problem.x + delta, problem.y)
+    assert (found - expected).abs().max() <= 1e-12
+    moved = fr.pgd(robust, fr.l2(1.0), step_size=0.1, steps=2)(problem.params, problem.x, problem.y)
+    assert (moved - problem.x).abs().max() > 1e-3
+
+
+def test_adversarial_from_a_random_start(problem):
+    ball = fr.linf(0.03)
+    start = ball.sample(problem.x, fr.generator(0, "start"))
+    fgsm = fr.fgsm(problem.loss, ball, step_size=0.04)
+    found = fr.adversarial(problem.loss, fgsm, start=start)(problem.params, problem.x, problem.y)
+    end = fgsm(problem.params, start, problem.y, center=problem.x)
+    assert torch.allclose(found, problem.loss(problem.params, end, problem.y))
+    assert (found > problem.loss(problem.params, problem.x, problem.y)).all()
+
+
+def test_bad_sums(problem):
+    with pytest.raises(fr.FuncrobustError, match="weight"):
+        fr.weighted_sum((-1.0, problem.loss))
+    with pytest.raises(fr.FuncrobustError, match="positive weight"):
+        fr.weighted_sum((0.0, problem.loss))
+    reduced = fr.weighted_sum((1.0, problem.loss), (1.0, fr.mean(problem.loss)))
+    with pytest.raises(fr.FuncrobustError, match="per example"):
+        reduced(problem.params, problem.x, problem.y)
+
+
+def kl_from(module, x, natural):
+    """KL(p(natural) ‖ p(x)), as the published code computes it."""
+    return F.kl_div(F.log_softmax(module(x), 1), F.softmax(natural, 1), reduction="none").sum(1)
+
+
+def test_trades_is_the_published_code(problem):
+    """Zhang et al.'s trades_loss in evaluation mode, value and derivative; x̂ by PGD on the KL."""
+    eps, alpha, beta = 0.05, 0.02, 3.0
+    generator = torch.Generator().manual_seed(0)
+    start = problem.x + 0.001 * torch.randn(problem.x.shape, generator=generator).double()
+    module = problem.model.module()
+    natural = module(problem.x).detach()
+    x_hat = start
+    for _ in range(3):
+        x_hat = x_hat.detach().requires_grad_()
+        slope = torch.autograd.grad(kl_from(module, x_hat, natural).sum(), x_hat)[0]
+        x_hat = x_hat.detach() + alpha * slope.sign()
+        x_hat = x_hat.clamp(problem.x - eps, problem.x + eps).clamp(0, 1)
+    logits = module(problem.x)
+    expected = F.cross_entropy(logits, problem.y, reduction="none")
+    expected = expected + beta * kl_from(module, x_hat, logits)
+    expected.mean().backward()
+    attack = fr.pgd_k(fr.linf(eps), step_size=alpha, steps=3)
+    loss = fr.trades(problem.model.predict, attack.perturb, beta=beta, start=start)
+    found = loss(problem.params, problem.x, problem.y)
+    assert (found - expected).abs().max() <= 1e-12
+    assert (expected - problem.loss(problem.params, problem.x, problem.y)).min() > 1e-4
+    slopes = grad(fr.mean(loss))(problem.params, problem.x, problem.y)
+    wanted = {k: p.grad for k, p in module.named_parameters()}
+    assert largest_difference(slopes, wanted) <= 1e-12
+
+
+def test_trades_differentiates_both_distributions(problem):
+    """With x̂ given: the finite difference of its value, p(x) moving too."""
+    x_hat = (problem.x + 0.1).clamp(0, 1)
+    loss = fr.mean(
+        fr.trades(problem.model.predict, lambda _: lambda params, start, y, *, center=None: x_hat)
+    )
+    step = random_direction(problem.params)
+    exact = inner(grad(loss)(problem.params, problem.x, problem.y), step)
+    numeric = directional_difference(lambda p: loss(p, problem.x, problem.y), problem.params, step)
+    assert abs(exact - numeric) <= 1e-6 * abs(exact)
+    nested = fr.input_gradient(
+        fr.trades(problem.model.predict, lambda _: lambda params, start, y, *, center=None: x_hat)
+    )(problem.params, problem.x, problem.y)
+    x = problem.x.clone().requires_grad_()
+    logits = problem.module(x)
+    by_hand = (
+        F.cross_entropy(logits, problem.y, reduction="sum")
+        + 6 * kl_from(problem.module, x + (x_hat - problem.x), logits).sum()
+    )
+    assert (nested - torch.autograd.grad(by_hand, x)[0]).abs().max() <= 1e-12
+
+
+def test_trades_without_its_kl_is_the_cross_entropy(problem):
+    """Whether the search moves nothing or β = 0."""
+    attack = fr.pgd_k(fr.linf(0.1), step_size=0.05, steps=2).perturb
+    start = problem.x + 0.01
+    plain = F.cross_entropy(problem.module(problem.x), problem.y, reduction="none")
+    for loss in (
+        fr.trades(problem.model.predict, lambda _: lambda params, start, y, *, center=None: start),
+        fr.trades(problem.model.predict, attack, beta=0.0, start=start),
+    ):
+        found = loss(problem.params, problem.x, problem.y)
+        assert (found - plain).abs().max() <= 1e-12
+
+
+def test_helper_is_hats_formula(problem):
+    """ℓ(x + 2(x̂ − x), ŷ), ŷ another network's decision on x̂; the images may leave the bounds."""
+    toward = (problem.x + 0.4 * torch.sign(torch.randn_like(problem.x))).clamp(0, 1)
+    beyond = problem.x + 2 * (toward - problem.x)
+    assert beyond.max() > 1
+    standard = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5)).double()
+    labels = standard(toward).argmax(1)
+    assert not torch.equal(labels, problem.y)
+    module = problem.model.module()
+    expected = F.cross_entropy(module(beyond), labels, reduction="none")
+    loss = fr.helper(problem.loss, toward=toward, labels=lambda x: standard(x).argmax(1))
+    assert torch.allclose(loss(problem.params, problem.x, problem.y), expected)
+    expected.mean().backward()
+    slopes = grad(fr.mean(loss))(problem.params, problem.x, problem.y)
+    wanted = {k: p.grad for k, p in module.named_parameters()}
+    assert largest_difference(slopes, wanted) <= 1e-12
+    on_it = fr.helper(problem.loss, toward=toward, labels=lambda x: problem.y, extrapolate=1.0)
+    at_x_hat = F.cross_entropy(problem.module(toward), problem.y, reduction="none")
+    assert torch.allclose(on_it(problem.params, problem.x, problem.y), at_x_hat)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_bad_weights_of_trades_and_helper(problem, value):
+    with pytest.raises(fr.FuncrobustError, match="beta"):
+        fr.trades(problem.model.predict, lambda loss: None, beta=value)
+    with pytest.raises(fr.FuncrobustError, match="extrapolate"):
+        fr.helper(problem.loss, toward=problem.x, labels=lambda x: None, extrapolate=value)

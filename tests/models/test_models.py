@@ -1,0 +1,286 @@
+"""Networks: sizes, normalisation, seeds, factories of one's own, and other libraries as oracles."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+from funcrobust import models
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.models.preact_resnet import preact_resnet
+from funcrobust.models.wide_resnet import wide_resnet
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("preact-tiny", 308_938),
+        ("preact-small", 1_228_170),
+        ("preact-resnet18", 11_172_170),
+        ("wrn-28-10", 36_479_194),
+        ("robustness-resnet18", 11_173_962),
+        ("robustness-resnet50", 23_520_842),
+    ],
+)
+def test_parameter_counts(name, count):
+    with torch.device("meta"):
+        network = models.build(name)
+    assert parameters(network) == count
+    assert name in models.names()
+
+
+def test_the_wide_resnet_has_the_papers_number_of_convolutions():
+    with torch.device("meta"):
+        network = wide_resnet(depth=28, widen=10)
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert sum(m.kernel_size == (3, 3) for m in convolutions) == 25
+    assert sum(m.kernel_size == (1, 1) for m in convolutions) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "size"),
+    [
+        ("preact-tiny", 3, 32),
+        ("preact-tiny", 1, 8),
+        ("preact-tiny", 1, 28),
+        ("preact-small", 1, 8),
+        ("preact-resnet18", 1, 8),
+    ],
+)
+def test_forward_shapes(name, channels, size):
+    network = models.build(name, num_classes=7, in_channels=channels)
+    x = torch.rand(2, channels, size, size)
+    assert network(x).shape == (2, 7)  # training mode: batch statistics over a 1x1 last stage
+    assert network.eval()(x).shape == (2, 7)
+
+
+def test_wide_resnet_forward():
+    assert wide_resnet(depth=10, widen=1, num_classes=5)(torch.rand(2, 3, 32, 32)).shape == (2, 5)
+
+
+def test_normalisation_equals_doing_it_outside():
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    network = models.build("preact-tiny", mean=mean, std=std).eval()
+    x = torch.rand(4, 3, 32, 32)
+    outside = (x - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    torch.testing.assert_close(network(x), network.net(outside), rtol=0, atol=0)
+    assert network.state_dict()["mean"].shape == (1, 3, 1, 1)
+
+
+def test_default_normalisation_is_cifar10s():
+    network = models.build("preact-tiny")
+    assert network.mean.flatten().tolist() == pytest.approx(models.CIFAR10_MEAN)
+    assert network.std.flatten().tolist() == pytest.approx(models.CIFAR10_STD)
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = models.build("preact-tiny", seed=3).state_dict()
+    torch.manual_seed(2)
+    torch.rand(5)
+    second = models.build("preact-tiny", seed=3).state_dict()
+    other = models.build("preact-tiny", seed=4).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["net.conv1.weight"], other["net.conv1.weight"])
+
+
+def test_the_callers_random_state_is_untouched():
+    before = torch.get_rng_state()
+    models.build("preact-tiny", seed=9)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_network_starts_in_training_mode():
+    assert models.build("preact-tiny").training
+
+
+def test_wide_resnet_equals_the_preact_network_of_that_width():
+    """The two are written from different papers' code, and are the same function."""
+    wide = wide_resnet(depth=10, widen=1).eval()
+    pre = preact_resnet(widths=(16, 32, 64), blocks=(1, 1, 1)).eval()
+    renamed = {
+        name.replace("block", "layer")
+        .replace(".layer.", ".")
+        .replace("convShortcut", "shortcut.0")
+        .replace("fc.", "linear."): value
+        for name, value in wide.state_dict().items()
+    }
+    renamed = {
+        ("bn." + name.removeprefix("bn1.") if name.startswith("bn1.") else name): value
+        for name, value in renamed.items()
+    }
+    pre.load_state_dict(renamed)
+    x = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(wide(x), pre(x))
+
+
+def test_smooth_activation_gives_second_derivatives():
+    network = preact_resnet(widths=(4,), blocks=(1,), activation=nn.Softplus).eval()
+    x = torch.rand(1, 3, 8, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(network(x).logsumexp(1).sum(), x, create_graph=True)
+    (curvature,) = torch.autograd.grad(gradient.square().sum(), x)
+    assert curvature.abs().sum() > 0
+
+
+def test_robustness_network_equals_the_librarys_own():
+    library = models.import_robustness("cifar_models.resnet")
+    network = models.build("robustness-resnet18", num_classes=4, seed=1).eval()
+    theirs = library.ResNet18(num_classes=4).eval()
+    theirs.load_state_dict(network.net.state_dict())
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.equal(network(x), theirs((x - network.mean) / network.std))
+
+
+def test_robustness_resnet50_is_the_librarys_own():
+    library = models.import_robustness("cifar_models.resnet")
+    with torch.device("meta"):
+        network = models.build("robustness-resnet50", num_classes=4)
+        theirs = library.ResNet50(num_classes=4)
+    assert type(network.net) is library.ResNet
+    ours = {name: t.shape for name, t in network.net.state_dict().items()}
+    assert ours == {name: t.shape for name, t in theirs.state_dict().items()}
+
+
+def test_networks_work_under_function_transforms():
+    """Per-example input gradients by vmap equal those of one backward pass."""
+    network = models.build("preact-tiny", in_channels=1).eval()
+    weights = network.state_dict()
+
+    def margin(x):
+        logits = torch.func.functional_call(network, weights, (x[None],))
+        return logits[0, 0] - logits[0, 1]
+
+    x = torch.rand(3, 1, 8, 8, requires_grad=True)
+    logits = network(x)
+    (together,) = torch.autograd.grad((logits[:, 0] - logits[:, 1]).sum(), x)
+    apart = torch.func.vmap(torch.func.grad(margin))(x.detach())
+    torch.testing.assert_close(apart, together)
+
+
+def test_robustness_imports_where_it_needs_the_removed_torchvision_module():
+    assert models.import_robustness().__name__ == "robustness"
+    assert hasattr(models.import_robustness("model_utils"), "make_and_restore_model")
+
+
+def test_robustness_networks_take_32x32_rgb_only():
+    with pytest.raises(FuncrobustError, match="32x32 RGB"):
+        models.build("robustness-resnet18", in_channels=1)
+    with pytest.raises(FuncrobustError, match="takes 32x32 images, got 28x28"):
+        models.build("robustness-resnet18")(torch.rand(1, 3, 28, 28))
+
+
+def test_images_with_other_channels_are_refused_not_broadcast():
+    with pytest.raises(FuncrobustError, match="in_channels"):
+        models.build("preact-tiny")(torch.rand(1, 1, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 0}, "num_classes"),
+        ({"in_channels": 0}, "in_channels"),
+        ({"seed": -1}, "seed"),
+        ({"mean": (0.5,)}, "each of 3 channels"),
+        ({"std": (0.5, 0.5, 0.0)}, "std positive"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "finite"),
+    ],
+)
+def test_bad_sizes_are_refused(arguments, message):
+    with pytest.raises(FuncrobustError, match=message):
+        models.build("preact-tiny", **arguments)
+
+
+def test_bad_architectures_are_refused():
+    with pytest.raises(FuncrobustError, match="one number a stage"):
+        preact_resnet(widths=(4, 8), blocks=(1,))
+    with pytest.raises(FuncrobustError, match="stem"):
+        preact_resnet(widths=(4,), blocks=(1,), stem="7x7")  # type: ignore[arg-type]
+    with pytest.raises(FuncrobustError, match="6n"):
+        wide_resnet(depth=27)
+
+
+def test_unknown_name_suggests_and_lists():
+    with pytest.raises(FuncrobustError, match=r"did you mean 'preact-tiny'.*wrn-28-10"):
+        models.build("preact-tinny")
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder to work in, with a user's module in it."""
+    (tmp_path / "my_nets.py").write_text(
+        textwrap.dedent("""
+        import torch
+        from torch import nn
+        not_callable = 3
+        shared = nn.Identity()
+        def plain(): return nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+        def sized(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(12, num_classes))
+        def loose(**kwargs): return sized(**kwargs)
+        class Net(nn.Module):
+            normalized = True
+            def __init__(self): super().__init__(); self.w = nn.Parameter(torch.randn(3))
+        def wrong(): return 7
+        def broken(): raise RuntimeError("no\\nluck")
+        """)
+    )
+    (tmp_path / "my_broken.py").write_text("import nothing_of_this_name\n")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for name in ("my_nets", "my_broken"):
+        sys.modules.pop(name, None)
+
+
+def test_own_factories(own):
+    path = list(sys.path)
+    x = torch.rand(3, 3, 2, 2)
+    plain = models.build("my_nets:plain")
+    assert isinstance(plain, models.Normalized)
+    assert plain(x).shape == (3, 2)
+    assert models.build("my_nets:sized", num_classes=6)(x).shape == (3, 6)
+    assert models.build("my_nets:loose", num_classes=6)(x).shape == (3, 6)
+    assert type(models.build("my_nets:Net")).__name__ == "Net"
+    assert sys.path == path
+
+
+def test_own_factories_depend_on_the_seed_alone(own):
+    weights = [models.build("my_nets:Net", seed=s).state_dict()["w"] for s in (1, 1, 2)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_nets:absent", "has nothing called 'absent'"),
+        ("my_nets:not_callable", "it is int"),
+        ("my_nets:shared", "it is Identity"),
+        ("my_nets:wrong", "returned int"),
+        ("my_nets:broken", "RuntimeError: no luck"),
+        ("my_broken:net", "nothing_of_this_name"),
+        ("not_a_module_anywhere:net", "cannot import 'not_a_module_anywhere'"),
+        (":net", "package.module:factory"),
+        ("my_nets:", "package.module:factory"),
+        (".my_nets:plain", "package.module:factory"),
+    ],
+)
+def test_failing_factories_give_one_line(own, name, message):
+    with pytest.raises(FuncrobustError, match=message) as caught:
+        models.build(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_importing_models_is_light():
+    code = (
+        "import sys, funcrobust.models\n"
+        "assert not {'torchvision', 'robustness', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
