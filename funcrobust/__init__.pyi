@@ -1,8 +1,10 @@
 from .core.attacks import Attack, n_fgsm, pgd_k, rs_fgsm, zerograd
 from .core.balls.composed import masked, measured, steps_of
 from .core.balls.norms import Ball, fourier, l2, linf, random_smoothing, smooth_linf, unconstrained
-from .core.derivatives.adjoint import iterate, iterate_adjoint
-from .core.derivatives.implicit import iterate_implicit
+from .core.derivatives.adjoint import adjoint
+from .core.derivatives.implicit import implicit
+from .core.derivatives.iteration import Derivative, Step, iterate, unrolled
+from .core.derivatives.truncated import one_step, truncated
 from .core.errors import FuncrobustError
 from .core.losses import (
     Distance,
@@ -12,7 +14,7 @@ from .core.losses import (
     distillation,
     entropy,
     kl_divergence,
-    l1,
+    l1_distance,
     logit,
     margin,
     squared_l2,
@@ -22,15 +24,25 @@ from .core.network.functional import Buffers, Functional, Params, Predict, autoc
 from .core.objectives.algebra import (
     Objective,
     adversarial,
+    at,
     drift,
-    helper,
+    helper_examples,
     mean,
+    through,
     trades,
     weighted_sum,
 )
+from .core.objectives.lift import (
+    Batch,
+    Metrics,
+    Modes,
+    Terms,
+    TrainingObjective,
+    objective,
+    training_objective,
+)
 from .core.perturbations.projected_gradient import (
     Perturbation,
-    PerturbationOf,
     fgsm,
     gradient_step,
     input_gradient,
@@ -38,7 +50,7 @@ from .core.perturbations.projected_gradient import (
     psi,
 )
 from .core.randomness import generator
-from .core.regularisers.cure import cure, top_curvature
+from .core.regularisers.cure import cure, gradient_difference, top_curvature
 from .core.regularisers.linearity import (
     elle,
     gradient_alignment,
@@ -48,31 +60,46 @@ from .core.regularisers.linearity import (
 )
 from .core.starts import GaussianStarts, class_conditional_gaussian
 from .core.training.compiling import compile_checked
-from .core.training.drift import STARTS, psi_training, with_learned_starts
-from .core.training.robust import Term, Views, cure_term, cure_training, robust_training
 from .core.training.schedules import Schedule, schedule
-from .core.training.updates import State, averaged, ema, initial_state, make_update, optimizer
+from .core.training.updates import (
+    Optimizer,
+    State,
+    Update,
+    averaged,
+    ema,
+    initial_state,
+    make_update,
+    matrices,
+    optimizer,
+)
 
 __all__ = [
-    "STARTS",
     "Attack",
     "Ball",
+    "Batch",
     "Buffers",
+    "Derivative",
     "Distance",
     "FuncrobustError",
     "Functional",
     "GaussianStarts",
     "Loss",
+    "Metrics",
+    "Modes",
     "Objective",
+    "Optimizer",
     "Params",
     "Perturbation",
-    "PerturbationOf",
     "Predict",
     "Schedule",
     "State",
-    "Term",
-    "Views",
+    "Step",
+    "Terms",
+    "TrainingObjective",
+    "Update",
+    "adjoint",
     "adversarial",
+    "at",
     "autocast",
     "averaged",
     "away_from",
@@ -80,8 +107,6 @@ __all__ = [
     "compile_checked",
     "cross_entropy",
     "cure",
-    "cure_term",
-    "cure_training",
     "distillation",
     "drift",
     "elle",
@@ -92,16 +117,16 @@ __all__ = [
     "functionalize",
     "generator",
     "gradient_alignment",
+    "gradient_difference",
     "gradient_step",
-    "helper",
+    "helper_examples",
+    "implicit",
     "initial_state",
     "input_gradient",
     "input_gradient_norm",
     "iterate",
-    "iterate_adjoint",
-    "iterate_implicit",
     "kl_divergence",
-    "l1",
+    "l1_distance",
     "l2",
     "linearity_error",
     "linf",
@@ -110,26 +135,30 @@ __all__ = [
     "make_update",
     "margin",
     "masked",
+    "matrices",
     "mean",
     "measured",
     "n_fgsm",
+    "objective",
+    "one_step",
     "optimizer",
     "pgd",
     "pgd_k",
     "psi",
-    "psi_training",
     "random_smoothing",
-    "robust_training",
     "rs_fgsm",
     "schedule",
     "smooth_linf",
     "squared_l2",
     "ssim",
     "steps_of",
+    "through",
     "top_curvature",
     "trades",
+    "training_objective",
+    "truncated",
     "unconstrained",
+    "unrolled",
     "weighted_sum",
-    "with_learned_starts",
     "zerograd",
 ]  # fmt: skip

@@ -58,6 +58,13 @@ def make_problem(dtype: torch.dtype = torch.float64, **kwargs: object) -> Proble
     return Problem(module.eval(), model, x, y, fr.cross_entropy(model.predict))
 
 
+DERIVATIVES: dict[str, fr.Derivative] = {
+    "unrolled": fr.unrolled(), "adjoint": fr.adjoint(), "segmented": fr.adjoint(every=0),
+    "truncated": fr.truncated(3), "one_step": fr.one_step(), "implicit": fr.implicit(),
+}  # fmt: skip
+"""Every way of differentiating an iteration, by name."""
+
+
 def random_direction(params: fr.Params, seed: int = 1) -> fr.Params:
     generator = torch.Generator().manual_seed(seed)
     return {k: torch.randn(p.shape, generator=generator, dtype=p.dtype) for k, p in params.items()}

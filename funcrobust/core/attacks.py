@@ -1,10 +1,11 @@
-r"""Training attacks, each a pair of pure functions: where it starts, and what it then does.
+r"""Attacks: a pair of pure functions, where one starts, and what it then does.
 
-    start(x, generator)   the random start point around the images x (B, C, H, W)
+    start(x, generator)   the random start point around x (B, …)
     perturb(loss)         the `Perturbation` that goes on from there, with ``center=x``
 
 so that x̂ = perturb(loss)(params, start(x, generator), y, center=x). Start points are drawn outside
-the update, from a counted generator; what is inside is pure and compiles.
+the update, from a counted generator; what is inside is pure and compiles. Every builder here takes
+the ball first. Lengths are in units of the data; each step size has the default of its source.
 """
 
 from __future__ import annotations
@@ -17,62 +18,99 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from funcrobust.core.balls.norms import Ball, Bounds, linf
+from funcrobust.core.balls.norms import Ball, Linf, linf
 from funcrobust.core.errors import FuncrobustError, require_finite
 from funcrobust.core.losses import Loss
+from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.projected_gradient import Perturbation, fgsm, pgd
 
 
 class Attack(NamedTuple):
-    """A training attack; see this module. Write your own: any two such functions will do."""
+    """An attack, as training and evaluation take it. Write your own: any two such functions."""
 
     start: Callable[[Tensor, torch.Generator], Tensor]
+    """``(x, generator) -> start``, both (B, …)."""
     perturb: Callable[[Loss], Perturbation]
+    """Builds the perturbation that ascends a loss."""
 
 
-def rs_fgsm(ball: Ball, *, step_size: float) -> Attack:
+def perturbation_on(attack: Attack | Perturbation, loss: Loss) -> Perturbation:
+    """Let an `Attack` ascend ``loss``; a `Perturbation` has its own loss, and stays as it is."""
+    return attack.perturb(loss) if isinstance(attack, Attack) else attack
+
+
+def rs_fgsm(ball: Ball, *, step_size: float | None = None) -> Attack:
     """Build FGSM from a random start: x̂ = Π(x + η + α·sign ∇ℓ(x + η)), η uniform in the ball.
 
-    Wong et al. 2020 (arXiv:2001.03994), algorithm 3; α = 10/255 for ε = 8/255.
+    Wong et al. 2020 (arXiv:2001.03994), algorithm 3. α (``step_size``) defaults to 1.25·radius,
+    their 10/255 for ε = 8/255.
     """
-    return Attack(ball.sample, lambda loss: fgsm(loss, ball, step_size=step_size))
+    alpha = _step_size(step_size, ball, 1.25)
+    return Attack(ball.sample, lambda loss: fgsm(loss, ball, step_size=alpha))
 
 
-def n_fgsm(
-    radius: float, *, step_size: float | None = None, noise: float = 2.0, bounds: Bounds = (0, 1)
-) -> Attack:
+def n_fgsm(ball: Ball, *, step_size: float | None = None, noise: float = 2.0) -> Attack:
     """Build N-FGSM: x̂ = x + η + α·sign ∇ℓ(x + η), η uniform in ±k·ε, with no projection on ε.
 
-    De Jorge et al. 2022 (arXiv:2202.01181), algorithm 1. ``radius`` is ε, ``noise`` is k, and α
-    (``step_size``) defaults to ε, as in the paper. Only the data's ``bounds`` clamp x̂.
+    De Jorge et al. 2022 (arXiv:2202.01181), algorithm 1. ``ball`` is an `linf` one, whose radius is
+    ε; ``noise`` is k, and α (``step_size``) defaults to ε, as in the paper. Only the ball's bounds
+    clamp x̂. Raises `FuncrobustError` for another ball.
     """
-    alpha = radius if step_size is None else step_size
+    if not isinstance(ball, Linf):
+        raise FuncrobustError(f"N-FGSM is an L-infinity attack: give fr.linf(...), not {ball}")
+    alpha = _step_size(step_size, ball, 1.0)
     require_finite("noise", noise)
-    everywhere = linf(math.inf, bounds=bounds)
+    everywhere = linf(math.inf, bounds=ball.bounds)
     return Attack(
-        linf(noise * radius, bounds=bounds).sample,
+        linf(noise * ball.radius, bounds=ball.bounds).sample,
         lambda loss: fgsm(loss, everywhere, step_size=alpha),
     )
 
 
-def zerograd(ball: Ball, *, step_size: float, quantile: float = 0.35) -> Attack:
+def zerograd(ball: Ball, *, step_size: float | None = None, quantile: float = 0.35) -> Attack:
     """Build ZeroGrad: RS-FGSM that does not move where the gradient is small.
 
-    In each image the ``quantile`` of entries smallest in |∇ℓ| is set to zero before the sign is
+    In each example the ``quantile`` of entries smallest in |∇ℓ| is set to zero before the sign is
     taken (Golgooni et al. 2021, arXiv:2103.15476, section 4.1; their q is 0.35 for ε = 8/255).
     """
     largest = LargestOnly(ball, quantile)
-    return Attack(ball.sample, lambda loss: fgsm(loss, largest, step_size=step_size))
+    alpha = _step_size(step_size, ball, 1.25)
+    return Attack(ball.sample, lambda loss: fgsm(loss, largest, step_size=alpha))
 
 
-def pgd_k(ball: Ball, *, step_size: float, steps: int) -> Attack:
-    """Build PGD from a random start in the ball (Madry et al. 2018, arXiv:1706.06083)."""
-    return Attack(ball.sample, lambda loss: pgd(loss, ball, step_size=step_size, steps=steps))
+def pgd_k(ball: Ball, *, step_size: float | None = None, steps: int = 10) -> Attack:
+    """Build PGD from a random start in the ball (Madry et al. 2018, arXiv:1706.06083).
+
+    ``step_size`` defaults to radius/4, their 2/255 for ε = 8/255.
+    """
+    alpha = _step_size(step_size, ball, 0.25)
+    return Attack(ball.sample, lambda loss: pgd(loss, ball, step_size=alpha, steps=steps))
 
 
 def from_images(attack: Attack) -> Attack:
     """Start ``attack`` at the images themselves: plain FGSM of RS-FGSM, say."""
     return attack._replace(start=lambda x, _: x)
+
+
+def fixed(x: Tensor) -> Perturbation:
+    """Return the perturbation that ends at ``x`` whatever it is given: an x̂ known already."""
+
+    def perturb(
+        params: Params, start: Tensor, y: Tensor, *, center: Tensor | None = None
+    ) -> Tensor:
+        del params, start, y, center
+        return x
+
+    return perturb
+
+
+def _step_size(given: float | None, ball: Ball, share: float) -> float:
+    if given is not None:
+        return require_finite("step_size", given)
+    radius = getattr(ball, "radius", math.inf)
+    if not math.isfinite(radius):
+        raise FuncrobustError(f"{ball} has no finite radius to take a step size from: give one")
+    return float(share * radius)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from funcrobust.core.errors import FuncrobustError, require_count, require_finit
 from funcrobust.core.images import as_float
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Buffers, Functional, Params, Predict
-from funcrobust.core.perturbations.projected_gradient import stepped
+from funcrobust.core.perturbations.steps import advance as advanced
 from funcrobust.core.randomness import generator
 
 Advance = Callable[[int], object]
@@ -64,29 +64,35 @@ def recalibrated(
     return buffers | {name: (total / count).to(buffers[name]) for name, total in sums.items()}
 
 
+class Pgd(NamedTuple):
+    """PGD as an evaluation runs it: ``restarts`` counted random starts, ``steps`` steps each."""
+
+    ball: Ball
+    step_size: float
+    steps: int = 20
+    restarts: int = 1
+    seed: int = 0
+
+
 def robust(
     predict: Predict,
     params: Params,
     x: Tensor,
     y: Tensor,
-    ball: Ball,
+    attack: Pgd,
     *,
-    step_size: float,
-    steps: int = 20,
-    restarts: int = 1,
-    seed: int = 0,
     batch_size: int = 500,
     advance: Advance = _ignore,
 ) -> Tensor:
     """Tell which examples withstand PGD: (N,) bool.
 
-    Each of ``restarts`` attacks begins at a random point of the ball and ascends the
-    cross-entropy for ``steps`` steps. An example is lost if it is misclassified clean or at any
-    iterate, and then spends nothing more: its attacks leave the batch, and others, of later
-    examples and later restarts, take their rows. Each step's own logits tell, so that looking
-    costs nothing. ``advance(n)`` is called with the count of attacks dealt with, ``restarts`` × N
-    in all.
+    Each attack begins at a random point of the ball and ascends the cross-entropy. An example is
+    lost if it is misclassified clean or at any iterate, and then spends nothing more: its attacks
+    leave the batch, and others, of later examples and later restarts, take their rows. Each step's
+    own logits tell, so that looking costs nothing. ``advance(n)`` is called with the count of
+    attacks dealt with, restarts × N in all.
     """
+    ball, step_size, steps, restarts, seed = attack
     require_count("steps", steps, minimum=1)
     require_count("restarts", restarts, minimum=1)
     require_finite("step_size", step_size)
@@ -177,5 +183,5 @@ def _step(
         x = x.detach().requires_grad_()
         logits = predict(params, x)
         (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), x)
-    moved = stepped(ball, x.detach(), gradient, step_size, center)
+    moved = advanced(ball, x.detach(), gradient, step_size, center)
     return moved, logits.detach().argmax(-1) == y

@@ -9,13 +9,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.examples import flat, safe_norm, squared_norm
 from funcrobust.core.network.functional import Params, Predict
 
 Loss = Callable[[Params, Tensor, Tensor], Tensor]
-"""``(params, x, y) -> (B,)``: x (B, C, H, W) in [0, 1], y (B,) int64."""
+"""``(params, x, y) -> (B,)``, per example: x (B, …) of any shape, y (B, …), such as (B,) int64."""
 
 Distance = Callable[[Tensor, Tensor], Tensor]
-"""``(a, b) -> (B,)``: both (B, C, H, W)."""
+"""``(a, b) -> (B,)``: both (B, …)."""
+
+
+def per_example_loss(values: Tensor, x: Tensor) -> Tensor:
+    """Return ``values`` if they are one for each example of x, (B,), else raise.
+
+    A loss that is reduced early would be differentiated without complaint, and be B times too
+    small: `FuncrobustError` says so.
+    """
+    if values.shape != x.shape[:1]:
+        raise FuncrobustError(
+            f"a loss is per example, (B,) = ({len(x)},), and this one gave {tuple(values.shape)}: "
+            'leave out the mean (reduction="none")'
+        )
+    return values
 
 
 def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
@@ -87,10 +102,7 @@ def away_from(reference: Tensor, mask: Tensor | None = None) -> Loss:
     """
 
     def loss(_params: Params, x: Tensor, _y: Tensor) -> Tensor:
-        difference = x - reference if mask is None else (x - reference) * mask
-        squared = difference.square().flatten(1).sum(1)
-        away = squared > 0
-        return torch.where(away, torch.where(away, squared, 1.0).sqrt(), 0.0)
+        return safe_norm(x - reference if mask is None else (x - reference) * mask)
 
     return loss
 
@@ -129,12 +141,12 @@ def kl(reference: Tensor, logits: Tensor) -> Tensor:
 
 def squared_l2(a: Tensor, b: Tensor) -> Tensor:
     """‖a − b‖², summed over an image: the ψ document's distance."""
-    return (a - b).square().flatten(1).sum(1)
+    return squared_norm(a - b)
 
 
-def l1(a: Tensor, b: Tensor) -> Tensor:
+def l1_distance(a: Tensor, b: Tensor) -> Tensor:
     """‖a − b‖₁, summed over an image."""
-    return (a - b).abs().flatten(1).sum(1)
+    return flat((a - b).abs()).sum(1)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -149,5 +161,5 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     return 1.0 - similarity
 
 
-DISTANCES: dict[str, Distance] = {"mse": squared_l2, "l1": l1, "ssim": ssim}
+DISTANCES: dict[str, Distance] = {"mse": squared_l2, "l1": l1_distance, "ssim": ssim}
 """The ψ document family's distances by the names its code gives them."""

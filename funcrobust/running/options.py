@@ -5,7 +5,8 @@ Lengths (epsilon, alpha, step_size) are in units of the data, [0, 1]: 8/255 is 0
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 from pathlib import Path
 
 
@@ -66,7 +67,7 @@ class CureOptions(CommonOptions):
     h_schedule: str = "constant"
     lam: float = 1.0
     units: str = "normalized"
-    cure_backward: str = "shared"
+    cure_derivative: str = "shared"
     cure_statistics: str = "batch"
     """Batch norm in the regularisers: batch, held or running (`robust_training`). On the digits, 12
     epochs, PGD-20 at 0.15: without CURE 70.0 %, batch 75.0 %, running (the document's) 66.5 %, held
@@ -83,15 +84,19 @@ class CureOptions(CommonOptions):
     hat: float = 0.0
     helper: str | None = None
     """Checkpoint of the standard network that labels HAT's helper examples."""
-    gradalign: float = 0.0
-    llr: float = 0.0
-    elle: float = 0.0
-    input_gradient: float = 0.0
+    regularisers: dict[str, float] = field(default_factory=dict)
+    """Weights of regularisers by their public names."""
     label_smoothing: float = 0.0
     attack_statistics: str = "batch"
     """Batch norm in the training attack: batch or running. No difference was found."""
     robust_examples: int = 256
     """Training (and test) examples that PGD-10 attacks after every epoch."""
+
+    @property
+    def regularised(self) -> bool:
+        """Whether anything is added to the loss on x̂."""
+        cure = self.lam > 0 and self.delta != "none"
+        return cure or self.kappa > 0 or self.hat > 0 or any(self.regularisers.values())
 
 
 @dataclass(frozen=True)
@@ -111,13 +116,13 @@ class PsiOptions(CommonOptions):
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     constraint: str = "l2"
-    eps: float = 30.0
+    radius: float = 30.0
     step_size: float = 0.5
     steps: int = 5
     targeted: bool = True
     label: str = "own"
     distance: str = "mse"
-    backward: str = "adjoint"
+    derivative: Any = None
     psi_loss: str = "cross-entropy"
     """What ψ descends (or, untargeted, ascends): cross-entropy, margin, logit or entropy."""
     start: str = "made"

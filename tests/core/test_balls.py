@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import directional_difference, inner, random_direction
+from problems import DERIVATIVES, directional_difference, inner, random_direction
 
 import funcrobust as fr
 
@@ -160,10 +160,17 @@ def test_fourier_stays_inside_the_bounds(problem):
 
 
 @pytest.mark.parametrize("ball", [fr.fourier(), fr.fourier(decay=1.0), fr.smooth_linf(0.3)])
-@pytest.mark.parametrize("backward", ["adjoint", "unroll"])
-def test_psi_over_the_smooth_balls(problem, ball, backward):
+@pytest.mark.parametrize("derivative", ["adjoint", "unrolled"])
+def test_psi_over_the_smooth_balls(problem, ball, derivative):
     """ψ's derivative in θ against central differences."""
-    psi = fr.psi(problem.loss, ball, step_size=0.05, steps=3, targeted=True, backward=backward)
+    psi = fr.psi(
+        problem.loss,
+        ball,
+        step_size=0.05,
+        steps=3,
+        targeted=True,
+        derivative=DERIVATIVES[derivative],
+    )
     weights = torch.randn(problem.x.shape, generator=torch.Generator().manual_seed(2)).double()
 
     def value(params):

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import directional_difference, inner, largest_difference, random_direction
+from problems import (
+    DERIVATIVES,
+    directional_difference,
+    inner,
+    largest_difference,
+    random_direction,
+)
 from torch.func import grad, jvp, vmap
 
 import funcrobust as fr
@@ -13,9 +19,10 @@ OPTIONS = [{"momentum": 0.9}, {"use_best": True}, {"momentum": 1.0, "use_best": 
 IDS = ["momentum", "best", "both"]
 
 
-def make(problem, backward="adjoint", steps=5, **options):
+def make(problem, derivative=fr.adjoint(), steps=5, **options):
     return fr.psi(
-        problem.loss, fr.l2(2.0), step_size=0.2, steps=steps, targeted=True, backward=backward,
+        problem.loss, fr.l2(2.0), step_size=0.2, steps=steps, targeted=True,
+        derivative=DERIVATIVES[derivative],
         **options,
     )  # fmt: skip
 
@@ -40,7 +47,7 @@ def test_finite_differences(problem, options):
 def test_every_mode_is_the_unrolled_one(problem, options, mode):
     found, expected = (
         grad(functional(make(problem, m, **options), problem), (0, 1))(problem.params, problem.x)
-        for m in (mode, "unroll")
+        for m in (mode, "unrolled")
     )
     assert largest_difference(found[0], expected[0]) <= 1e-9
     if mode != "truncated:5":  # which holds the start constant when it has no step left

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import directional_difference, inner, random_direction
+from problems import DERIVATIVES, directional_difference, inner, random_direction
 from torch.func import grad, vmap
 
 import funcrobust as fr
@@ -29,10 +29,10 @@ NAMES = ["steps_of", "masked", "measured"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("backward", ["adjoint", "unroll"])
-def test_derivative(problem, name, backward):
+@pytest.mark.parametrize("derivative", ["adjoint", "unrolled"])
+def test_derivative(problem, name, derivative):
     ball = balls(problem.x)[name]
-    psi = fr.psi(problem.loss, ball, step_size=0.1, steps=4, backward=backward)
+    psi = fr.psi(problem.loss, ball, step_size=0.1, steps=4, derivative=DERIVATIVES[derivative])
     w = torch.randn(problem.x.shape, generator=torch.Generator().manual_seed(7)).double()
 
     def f(params):

@@ -144,7 +144,7 @@ def relative(found, expected):
 @pytest.mark.parametrize("backward", BACKWARDS)
 def test_backward_does_not_change_the_value(problem, backward, direction):
     toward = uniform(problem.x) if direction == "random" else None
-    term = fr.cure(problem.loss, 1.5, direction=direction, toward=toward, backward=backward)
+    term = fr.cure(problem.loss, 1.5, direction=direction, toward=toward, derivative=backward)
     found = term(problem.params, problem.x, problem.y)
     z, _ = displacement(problem, 1.5, direction)
     expected = []
@@ -163,7 +163,7 @@ def test_exact_backwards_are_the_derivative_at_constant_z(problem, backward, dir
     toward = uniform(problem.x) if direction == "random" else None
     z, _ = displacement(problem, 1.0, direction)
     found = slope_of(
-        fr.cure(problem.loss, 1.0, direction=direction, toward=toward, backward=backward), problem
+        fr.cure(problem.loss, 1.0, direction=direction, toward=toward, derivative=backward), problem
     )
     module = problem.model.module()
 
@@ -195,7 +195,7 @@ def test_central_converges_with_the_square_of_h(problem, direction):
     errors = []
     for h in (0.2, 0.1):
         term, exact = (
-            fr.cure(problem.loss, h, direction=direction, toward=toward, backward=b)
+            fr.cure(problem.loss, h, direction=direction, toward=toward, derivative=b)
             for b in ("central", "shared")
         )
         errors.append(relative(slope_of(term, problem), slope_of(exact, problem)))
@@ -215,7 +215,7 @@ def test_one_sided_holds_the_clean_gradient(problem, direction):
         loss = F.cross_entropy(module(point), problem.y, reduction="sum")
         (torch.autograd.grad(loss, point, create_graph=True)[0] * u).sum().div(4).backward()
         expected = {k: p.grad for k, p in module.named_parameters()}
-        term = fr.cure(problem.loss, h, direction=direction, toward=toward, backward="one-sided")
+        term = fr.cure(problem.loss, h, direction=direction, toward=toward, derivative="one-sided")
         errors.append(relative(slope_of(term, problem), expected))
     assert 1e-7 < errors[1] < 1e-3
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
@@ -224,7 +224,7 @@ def test_one_sided_holds_the_clean_gradient(problem, direction):
 @pytest.mark.parametrize("backward", BACKWARDS)
 def test_h_may_be_a_tensor(problem, backward):
     number, tensor = (
-        fr.cure(problem.loss, h, backward=backward) for h in (0.75, torch.tensor(0.75))
+        fr.cure(problem.loss, h, derivative=backward) for h in (0.75, torch.tensor(0.75))
     )
     arguments = (problem.params, problem.x, problem.y)
     assert torch.equal(number(*arguments), tensor(*arguments))
@@ -254,7 +254,7 @@ def test_linf_direction_is_the_published_code(problem):
 def test_gradients_whose_squares_underflow(backward, size):
     """A confident example's: nothing is scaled up that has no length in float32."""
     problem = make_problem(torch.float32)
-    term = fr.cure(lambda *a: size * problem.loss(*a), 1.0, backward=backward)
+    term = fr.cure(lambda *a: size * problem.loss(*a), 1.0, derivative=backward)
     slope = slope_of(term, problem)
     assert max(float(s.abs().max()) for s in slope.values()) <= size
 

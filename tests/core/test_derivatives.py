@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import directional_difference, inner, random_direction
+from problems import DERIVATIVES, directional_difference, inner, random_direction
 from torch.func import grad, jvp, vjp, vmap
 
 import funcrobust as fr
 
-MODES = ["unroll", "adjoint", "segmented", "truncated:3", "one_step", "implicit"]
+MODES = ["unrolled", "adjoint", "segmented", "truncated", "one_step", "implicit"]
 STEPS = 200  # a contraction by 0.9 or so: what is left to move is below 1e-8
-SEEN = {"truncated:3": 3, "one_step": 1}
+SEEN = {"truncated": 3, "one_step": 1}
 
 
-def make(problem, backward, steps=STEPS):
+def make(problem, derivative, steps=STEPS):
     def loss(params, x, y):
         return problem.loss(params, x, y) + 3.0 * (x - 0.5).square().flatten(1).sum(1)
 
     return fr.psi(
-        loss, fr.unconstrained(), step_size=0.1, steps=steps, targeted=True, backward=backward
+        loss,
+        fr.unconstrained(),
+        step_size=0.1,
+        steps=steps,
+        targeted=True,
+        derivative=DERIVATIVES[derivative],
     )
 
 
@@ -37,8 +42,8 @@ def weights(problem):
 def test_gradient(problem, weights, mode):
     """Truncated modes are exact for the steps they see, from the iterate before them."""
     seen = SEEN.get(mode, STEPS)
-    held = make(problem, "unroll", STEPS - seen)(problem.params, problem.x, problem.y)
-    rest = make(problem, "unroll", seen)
+    held = make(problem, "unrolled", STEPS - seen)(problem.params, problem.x, problem.y)
+    rest = make(problem, "unrolled", seen)
     psi = make(problem, mode)
     found = grad(lambda p: (psi(p, problem.x, problem.y) * weights).sum())(problem.params)
     direction = random_direction(problem.params)

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import directional_difference, inner, largest_difference, random_direction
+from problems import (
+    DERIVATIVES,
+    directional_difference,
+    inner,
+    largest_difference,
+    random_direction,
+)
 from torch.func import grad, jvp, vjp, vmap
 
 import funcrobust as fr
 
 
-def contracting(problem, backward, steps=300):
+def contracting(problem, derivative, steps=300):
     """Descend cross-entropy plus 3‖x − ½‖²: strongly convex enough for one fixed point."""
 
     def loss(params, x, y):
         return problem.loss(params, x, y) + 3.0 * (x - 0.5).square().flatten(1).sum(1)
 
     return fr.psi(
-        loss, fr.unconstrained(), step_size=0.1, steps=steps, targeted=True, backward=backward
+        loss,
+        fr.unconstrained(),
+        step_size=0.1,
+        steps=steps,
+        targeted=True,
+        derivative=DERIVATIVES[derivative],
     )
 
 
@@ -68,7 +79,7 @@ def test_per_example_gradients(problem, weights):
 def test_a_walk_that_goes_on_is_refused(problem, weights):
     psi = fr.psi(
         problem.loss, fr.l2(float("inf"), bounds=(-1e9, 1e9)), step_size=1e-9, steps=3,
-        backward="implicit",
+        derivative=fr.implicit(),
     )  # fmt: skip
     with pytest.raises(fr.FuncrobustError, match="fixed point"):
         grad(functional(psi, problem.x, problem.y, weights))(problem.params)
@@ -86,10 +97,10 @@ def test_no_second_derivative(problem, weights):
 
 def test_one_step_is_truncated_1(problem, weights):
     a, b = (
-        grad(functional(contracting(problem, backward, 5), problem.x, problem.y, weights))(
+        grad(functional(contracting(problem, derivative, 5), problem.x, problem.y, weights))(
             problem.params
         )
-        for backward in ("one_step", "truncated:1")
+        for derivative in ("one_step", "truncated:1")
     )
     assert largest_difference(a, b) == 0
 

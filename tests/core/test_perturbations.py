@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from problems import (
+    DERIVATIVES,
     Problem,
     directional_difference,
     inner,
@@ -23,10 +24,10 @@ IDS = ["l2", "l2-inf", "unconstrained"]
 STEP = {0: 0.1, 1: 0.1, 2: 2.0, 3: 0.1}
 
 
-def make_psi(problem: Problem, which: int, backward: str, steps: int = 6) -> fr.Perturbation:
+def make_psi(problem: Problem, which: int, derivative: str, steps: int = 6) -> fr.Perturbation:
     return fr.psi(
         problem.loss, BALLS[which], step_size=STEP[which], steps=steps, targeted=True,
-        backward=backward,
+        derivative=DERIVATIVES[derivative],
     )  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def test_adjoint_equals_unroll(problem, which):
         grad(linear_functional(make_psi(problem, which, mode), problem), (0, 1))(
             problem.params, problem.x
         )
-        for mode in ("adjoint", "unroll")
+        for mode in ("adjoint", "unrolled")
     ]
     assert largest_difference(gradients[0][0], gradients[1][0]) <= 1e-8
     assert (gradients[0][1] - gradients[1][1]).abs().max() <= 1e-8
@@ -77,11 +78,13 @@ def test_segmented_equals_unroll(problem, steps):
     """Also where the last segment is shorter than the others."""
 
     def f(mode):
-        psi = fr.psi(problem.loss, fr.l2(2.0), step_size=0.2, steps=steps, backward=mode)
+        psi = fr.psi(
+            problem.loss, fr.l2(2.0), step_size=0.2, steps=steps, derivative=DERIVATIVES[mode]
+        )
         return lambda p, x: psi(p, x, problem.y).square().sum()
 
     found, expected = (
-        grad(f(mode), (0, 1))(problem.params, problem.x) for mode in ("segmented", "unroll")
+        grad(f(mode), (0, 1))(problem.params, problem.x) for mode in ("segmented", "unrolled")
     )
     assert largest_difference(found[0], expected[0]) <= 1e-10
     assert (found[1] - expected[1]).abs().max() <= 1e-10
@@ -98,7 +101,7 @@ def test_start_and_center_have_their_own_derivatives(problem):
     for argument in (0, 1):
         found = [
             grad(lambda s, c, mode=mode: f(mode, s, c), argument)(start, problem.x)
-            for mode in ("adjoint", "unroll")
+            for mode in ("adjoint", "unrolled")
         ]
         assert found[0].abs().max() > 1e-3
         assert (found[0] - found[1]).abs().max() <= 1e-8
@@ -108,7 +111,7 @@ def test_adjoint_under_plain_autograd(problem):
     leaves = {k: p.clone().requires_grad_() for k, p in problem.params.items()}
     value = linear_functional(make_psi(problem, 0, "adjoint"), problem)(leaves, problem.x)
     found = dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
-    expected = grad(linear_functional(make_psi(problem, 0, "unroll"), problem))(
+    expected = grad(linear_functional(make_psi(problem, 0, "unrolled"), problem))(
         problem.params, problem.x
     )
     assert largest_difference(found, expected) <= 1e-8
@@ -120,12 +123,12 @@ def test_forward_mode(problem, which):
     tangents = [
         jvp(lambda p, x, m=mode: make_psi(problem, which, m)(p, x, problem.y),
             (problem.params, problem.x), directions)[1]
-        for mode in ("adjoint", "unroll")
+        for mode in ("adjoint", "unrolled")
     ]  # fmt: skip
     assert (tangents[0] - tangents[1]).abs().max() <= 1e-10
 
 
-@pytest.mark.parametrize("mode", ["adjoint", "segmented", "unroll"])
+@pytest.mark.parametrize("mode", ["adjoint", "segmented", "unrolled"])
 def test_vmap_over_restarts(problem, mode):
     psi = make_psi(problem, 0, mode)
     starts = torch.stack([problem.x, problem.x + 0.01, problem.x - 0.02])
@@ -134,7 +137,7 @@ def test_vmap_over_restarts(problem, mode):
     assert (mapped - looped).abs().max() <= 1e-12
 
 
-@pytest.mark.parametrize("mode", ["adjoint", "segmented", "unroll"])
+@pytest.mark.parametrize("mode", ["adjoint", "segmented", "unrolled"])
 def test_per_example_gradients(problem, mode):
     drift = fr.drift(make_psi(problem, 0, mode))
 
@@ -150,7 +153,7 @@ def test_per_example_gradients(problem, mode):
 def test_forward_over_forward_and_forward_over_reverse(problem):
     """Forward mode takes the unrolled iteration, so that no order of it is silently zero."""
     found = []
-    for mode in ("adjoint", "unroll"):
+    for mode in ("adjoint", "unrolled"):
         f = linear_functional(make_psi(problem, 0, mode, steps=3), problem)
         step = torch.ones_like(problem.x)
 
@@ -171,8 +174,10 @@ def test_soft_labels_have_a_derivative(problem):
 
     y = torch.softmax(torch.randn(4, 5, generator=torch.Generator().manual_seed(2)).double(), -1)
     found = []
-    for mode in ("adjoint", "unroll"):
-        psi = fr.psi(soft_cross_entropy, fr.l2(5.0), step_size=0.1, steps=4, backward=mode)
+    for mode in ("adjoint", "unrolled"):
+        psi = fr.psi(
+            soft_cross_entropy, fr.l2(5.0), step_size=0.1, steps=4, derivative=DERIVATIVES[mode]
+        )
         f = lambda p, y, psi=psi: psi(p, problem.x, y).square().sum()  # noqa: E731
         found.append(grad(f, (0, 1))(problem.params, y))
     assert found[0][1].abs().max() > 1e-4
@@ -194,10 +199,10 @@ def test_nested_grad(problem):
         return lambda p: sum(g.square().sum() for g in grad(f)(p, problem.x).values())
 
     direction = random_direction(problem.params)
-    second = inner(grad(after_a_step("unroll"))(problem.params), direction)
-    numeric = directional_difference(after_a_step("unroll"), problem.params, direction)
+    second = inner(grad(after_a_step("unrolled"))(problem.params), direction)
+    numeric = directional_difference(after_a_step("unrolled"), problem.params, direction)
     assert abs(second - numeric) <= 1e-5 * abs(second)
-    with pytest.raises(fr.FuncrobustError, match='backward="unroll"'):
+    with pytest.raises(fr.FuncrobustError, match="derivative=fr.unrolled()"):
         grad(after_a_step("adjoint"))(problem.params)
 
 
@@ -210,8 +215,8 @@ def test_truncated(problem):
     )
     assert largest_difference(full, whole) == 0
     # The last two steps by hand: four steps held constant, then two unrolled.
-    held = make_psi(problem, 0, "unroll", steps=4)(problem.params, problem.x, problem.y).detach()
-    last = make_psi(problem, 0, "unroll", steps=2)
+    held = make_psi(problem, 0, "unrolled", steps=4)(problem.params, problem.x, problem.y).detach()
+    last = make_psi(problem, 0, "unrolled", steps=2)
     w = torch.randn(problem.x.shape, generator=torch.Generator().manual_seed(7)).double()
     expected = grad(lambda p: (last(p, held, problem.y, center=problem.x) * w).sum())(
         problem.params
@@ -242,14 +247,14 @@ def test_targeted_descends_and_untargeted_ascends(problem):
 def test_fgsm_is_goodfellows_formula(problem):
     eps = 8 / 255
     x = problem.x.clone().requires_grad_()
-    torch.nn.functional.cross_entropy(problem.module(x), problem.y, reduction="sum").backward()
+    torch.nn.functional.cross_entropy(problem.module(x), problem.y, reduction="sum").derivative()
     expected = (problem.x + eps * x.grad.sign()).clamp(0, 1)
     found = fr.fgsm(problem.loss, fr.linf(eps), step_size=eps)(problem.params, problem.x, problem.y)
     assert (found - expected).abs().max() <= 1e-12
 
 
 def test_zero_steps_is_the_start(problem):
-    for mode in ("adjoint", "unroll"):
+    for mode in ("adjoint", "unrolled"):
         end = make_psi(problem, 0, mode, steps=0)(problem.params, problem.x, problem.y)
         assert torch.equal(end, problem.x)
 
@@ -270,9 +275,9 @@ def test_relu_network_too():
         ({"step_size": -1.0}, "step_size"),
         ({"step_size": float("nan")}, "step_size"),
         ({"steps": -1}, "steps"),
-        ({"backward": "magic"}, "truncated:k"),
-        ({"backward": "truncated:x"}, "truncated:k"),
-        ({"backward": "truncated:0"}, "truncated:k"),
+        ({"derivative": "magic"}, "truncated:k"),
+        ({"derivative": "truncated:x"}, "truncated:k"),
+        ({"derivative": "truncated:0"}, "truncated:k"),
     ],
 )
 def test_bad_input(problem, change, message):

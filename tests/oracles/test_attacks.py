@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from problems import make_problem
+from problems import DERIVATIVES, make_problem
 
 import funcrobust as fr
 from funcrobust.models import import_robustness
@@ -131,8 +131,8 @@ def test_robustness_unconstrained(case, attacker):
     same(attack(case.model.params, case.x, case.y), theirs)
 
 
-@pytest.mark.parametrize("backward", ["adjoint", "unroll"])
-def test_psi_is_robustness_walk(case, attacker, backward):
+@pytest.mark.parametrize("derivative", ["adjoint", "unrolled"])
+def test_psi_is_robustness_walk(case, attacker, derivative):
     """ψ as the ψ document runs it: L2 steps, a radius that never binds, targeted."""
     _, theirs = attacker(
         case.x, case.y, make_adv=True, constraint="2", eps=200.0, step_size=0.1, iterations=10,
@@ -140,7 +140,12 @@ def test_psi_is_robustness_walk(case, attacker, backward):
     )  # fmt: skip
     for radius in (200.0, math.inf):
         psi = fr.psi(
-            case.loss, fr.l2(radius), step_size=0.1, steps=10, targeted=True, backward=backward
+            case.loss,
+            fr.l2(radius),
+            step_size=0.1,
+            steps=10,
+            targeted=True,
+            derivative=DERIVATIVES[derivative],
         )
         same(psi(case.model.params, case.x, case.y), theirs)
 

@@ -6,13 +6,15 @@ The recipe drives it and the benchmarks time it, so both run the same thing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from funcrobust import checkpoints, data, models
-from funcrobust.commands.cure_train import methods
+from funcrobust.commands.cure_train import compose
+from funcrobust.commands.cure_train.compose import Composition
 from funcrobust.core.attacks import Attack
 from funcrobust.core.balls.norms import Ball
 from funcrobust.core.errors import FuncrobustError
@@ -20,12 +22,12 @@ from funcrobust.core.evaluation import recalibrated
 from funcrobust.core.losses import cross_entropy
 from funcrobust.core.network.functional import Buffers, Functional, Params, autocast, functionalize
 from funcrobust.core.randomness import generator
+from funcrobust.core.objectives.lift import Batch, Metrics, training_objective
 from funcrobust.core.training import updates
-from funcrobust.core.training.robust import Term, robust_training
 from funcrobust.core.training.schedules import Schedule, schedule
 from funcrobust.core.training.updates import State, Update
 from funcrobust.running import common
-from funcrobust.running.options import CureOptions
+from funcrobust.running.options import CureOptions as CureTrain
 
 Prepare = Callable[..., Update]
 """``(update, state=, batch=) -> update``: where an update may be compiled and checked."""
@@ -46,19 +48,19 @@ class Training:
     """Builds the update, with each of its (one or two) pure parts handed through ``Prepare``."""
 
 
-def assemble(options: CureOptions, dataset: data.Dataset) -> Training:
+def assemble(options: CureTrain, dataset: data.Dataset) -> Training:
     """Build the training that ``options`` describe, on the dataset's device."""
     device = dataset.x_train.device
     dtype = common.pick_dtype(options.precision, device)
     ball = common.pick_ball(options.constraint, options.epsilon)
-    attack = methods.training_attack(options, ball)
+    attack = compose.training_attack(options, ball)
     module = models.build(
         options.model, num_classes=dataset.num_classes, in_channels=dataset.image_shape[0],
         mean=dataset.mean, std=dataset.std, seed=options.seed,
     )  # fmt: skip
     model = common.to_device(functionalize(module), device)
     common.rehearse(model, dataset)
-    batches = Batches(dataset, attack, options, _steps_per_epoch(options, dataset))
+    batches = Batches(dataset, ball, attack, options, _steps_per_epoch(options, dataset))
     steps = options.epochs * batches.steps_per_epoch
     rate = schedule(
         options.lr_schedule, lr_max=options.lr_max, lr_min=options.lr_min, total_steps=steps
@@ -68,24 +70,20 @@ def assemble(options: CureOptions, dataset: data.Dataset) -> Training:
         nesterov=True,
     )  # fmt: skip
     state = updates.initial_state(model, optim, averaged=options.ema > 0)
-    labels = _helper_labels(options, dataset, dtype)
-    regularisers = methods.terms(options, ball, input_scale(options, dataset), labels)
+    composition = Composition(
+        options, ball, attack, input_scale(options, dataset), _helper_labels(options, dataset, dtype)
+    )
 
-    def update_with(terms: dict[str, tuple[float, Term]], prepare: Prepare) -> Update:
-        objective = robust_training(
-            model, None if attack is None else attack.perturb, terms=terms, trades=options.trades,
-            fraction=options.cure_fraction, label_smoothing=options.label_smoothing,
-            batch_statistics=options.attack_statistics == "batch",
-            statistics=options.cure_statistics, dtype=dtype,
-        )  # fmt: skip
+    def update_with(weight: float, prepare: Prepare) -> Update:
+        composed = replace(composition, weight=weight)
+        objective = training_objective(model, composed, dtype=dtype)
         made = updates.make_update(objective, optim, decay=options.ema or None)
         return prepare(made, state=state, batch=batches(0))
 
     def update(prepare: Prepare) -> Update:
-        k = options.cure_every if regularisers else 1
-        heavier = {name: (k * weight, term) for name, (weight, term) in regularisers.items()}
-        regularised = update_with(heavier, prepare)
-        return regularised if k == 1 else every(k, regularised, update_with({}, prepare))
+        k = options.cure_every if options.regularised else 1
+        regularised = update_with(k, prepare)
+        return regularised if k == 1 else every(k, regularised, update_with(0, prepare))
 
     return Training(model, ball, batches, state, steps, rate, dtype, update)
 
@@ -107,18 +105,18 @@ def evaluated(training: Training, state: State) -> tuple[Params, Buffers]:
     model, dtype = training.model, training.dtype
 
     def seen(step: int) -> Tensor:
-        x, y, start, *_ = training.batches(step)
-        if attack is None:
-            return x
+        batch = training.batches(step)
+        if attack is None or batch.start is None:
+            return batch.x
         loss = cross_entropy(autocast(model.by_batch(buffers), dtype))
-        return attack.perturb(loss)(params, start, y, center=x)
+        return attack.perturb(loss)(params, batch.start, batch.y, center=batch.x)
 
     # Of the steps to come, whose randomness is counted too: the same after a resumption.
     steps = range(int(state.step), int(state.step) + CALIBRATION)
     return params, recalibrated(model, params, buffers, map(seen, steps))
 
 
-def _steps_per_epoch(options: CureOptions, dataset: data.Dataset) -> int:
+def _steps_per_epoch(options: CureTrain, dataset: data.Dataset) -> int:
     steps = len(dataset.y_train) // options.batch_size
     if steps == 0:
         raise FuncrobustError(
@@ -131,7 +129,7 @@ def _steps_per_epoch(options: CureOptions, dataset: data.Dataset) -> int:
 def every(k: int, update: Update, otherwise: Update) -> Update:
     """Take ``update`` at every k-th step, and ``otherwise`` between."""
 
-    def alternating(state: State, *batch: Tensor) -> tuple[State, updates.Metrics]:
+    def alternating(state: State, *batch: Any) -> tuple[State, Metrics]:
         return (update if int(state.step) % k == 0 else otherwise)(state, *batch)
 
     return alternating
@@ -139,22 +137,24 @@ def every(k: int, update: Update, otherwise: Update) -> Update:
 
 @dataclass
 class Batches:
-    """``step -> (x, y, start)``, then noise and CURE's growth where the regularisers use them.
+    """``step -> Batch``, with the random parts that its terms use.
 
     Every random number is counted from (seed, purpose, step).
     """
 
     dataset: data.Dataset
+    ball: Ball
     attack: Attack | None
-    options: CureOptions
+    options: CureTrain
     steps_per_epoch: int
     _order: tuple[int, list[Tensor]] = (-1, [])
 
     def __post_init__(self) -> None:
         total = self.options.epochs * self.steps_per_epoch
-        self._growth = methods.Growth(self.options.h_schedule, total)
+        self._growth = compose.Growth(self.options.h_schedule, total)
+        self._points = compose.points_of(self.options)
 
-    def __call__(self, step: int) -> tuple[Tensor, ...]:
+    def __call__(self, step: int) -> Batch:
         """Draw the batch of one step."""
         device = self.dataset.x_train.device
         index = self._indices(step)
@@ -163,15 +163,19 @@ class Batches:
         if self.dataset.name not in ("digits", "svhn"):  # a mirrored 2 is no digit
             x = data.flip_and_crop(x, generator(seed, "augment", step, device))
         x = data.as_float(x).contiguous(memory_format=torch.channels_last)
-        start = x
+        batch = Batch(x, y, growth=self._growth(step).to(device))
         if self.attack is not None:
             start = self.attack.start(x, generator(seed, "start", step, device))
-        growth = self._growth(step).to(device)
-        if (k := methods.draws(self.options)) == 0:
-            return x, y, start, x.new_empty(0, len(x)), growth
-        draw = generator(seed, "noise", step, device)
-        noise = 2 * torch.rand((k, *x.shape), generator=draw, device=device) - 1
-        return x, y, start, noise, growth
+            batch = batch._replace(start=start)
+        if self.options.delta == "random":
+            draw = generator(seed, "noise", step, device)
+            batch = batch._replace(noise=2 * torch.rand(x.shape, generator=draw, device=device) - 1)
+        if self._points:
+            draw = generator(seed, "points", step, device)
+            points = torch.stack([self.ball.sample(x, draw) for _ in range(self._points)], 1)
+            mix = torch.rand(len(x), generator=draw, device=device)
+            batch = batch._replace(points=points, mix=mix)
+        return batch
 
     def _indices(self, step: int) -> Tensor:
         epoch, i = divmod(step, self.steps_per_epoch)
@@ -183,7 +187,7 @@ class Batches:
         return self._order[1][i]
 
 
-def input_scale(options: CureOptions, dataset: data.Dataset) -> float:
+def input_scale(options: CureTrain, dataset: data.Dataset) -> float:
     """Return what a length in the network's normalised input space is in pixel units: mean σ.
 
     The document's code perturbs inputs that are already divided by their standard deviation σ.
@@ -197,7 +201,7 @@ def input_scale(options: CureOptions, dataset: data.Dataset) -> float:
 
 
 def _helper_labels(
-    options: CureOptions, dataset: data.Dataset, dtype: torch.dtype | None
+    options: CureTrain, dataset: data.Dataset, dtype: torch.dtype | None
 ) -> Callable[[Tensor], Tensor] | None:
     """Decisions of HAT's standard network, which must know the same images and classes."""
     if options.hat == 0:

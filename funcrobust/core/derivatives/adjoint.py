@@ -12,7 +12,8 @@ sum of the same products, so it is exact (Griewank & Walther, Evaluating Derivat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,66 +22,68 @@ from torch.autograd import forward_ad
 from torch.func import vjp
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.derivatives.iteration import Derivative, Step, iterate
+from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.network.functional import Params
 
-Step = Callable[[Params, Tensor, Tensor, Tensor], Tensor]
-"""``(params, x, y, center) -> x``: one step Φ of an iteration."""
 
+@dataclass(frozen=True)
+class Adjoint:
+    """See `adjoint`."""
 
-def iterate(
-    step: Step, steps: int, params: Params, start: Tensor, y: Tensor, center: Tensor
-) -> Tensor:
-    """Apply ``step`` ``steps`` times: the unrolled iteration, differentiable to any order."""
-    x = start
-    for _ in range(steps):
-        x = step(params, x, y, center)
-    return x
+    every: int = 1
 
+    def __call__(
+        self, step: Step, steps: int, params: Params, start: Tensor, y: Tensor, center: Tensor
+    ) -> Tensor:
+        if _unrolled_anyway():
+            return iterate(step, steps, params, start, y, center)
+        if y.is_floating_point():
+            return self._with_soft_labels(step, steps, params, start, y, center)
+        leaves, spec = tree_flatten(params)
+        length = (steps, self.every or max(1, round(steps**0.5)))
+        end: Tensor = _Adjoint.apply(step, length, spec, start, y, center, *leaves)[0]
+        return end
 
-def iterate_adjoint(
-    step: Step,
-    steps: int,
-    params: Params,
-    start: Tensor,
-    y: Tensor,
-    center: Tensor,
-    *,
-    every: int = 1,
-) -> Tensor:
-    """Apply ``step`` ``steps`` times, with the derivative in ``params``, ``start``, ``center``.
-
-    Same values and first derivatives as `iterate` (also in ``y`` where it is floating point: soft
-    labels); peak memory that of one step's vjp plus ``steps`` images. Costs one more evaluation of
-    each step in the backward pass. ``every`` k keeps each k-th iterate alone and works out those
-    between again, at the cost of yet another evaluation: steps/k + k images (Griewank 1992), least
-    at k = √steps. Nests under ``torch.func`` ``grad``, ``vjp`` and ``vmap``.
-
-    - It has no second derivative: asking for one raises.
-    - What ``step`` closes over is constant. It must not be an argument of the function that a
-      transform differentiates or maps: write ``grad(lambda p: f(p, buffers))(params)``, not
-      ``grad(f)(params, buffers)``, since torch.func wraps every argument.
-    - In forward mode (``jvp``, ``jacfwd``) this is `iterate`, which is flat in memory there.
-    - Under ``torch.compile`` it is `iterate` too: the same numbers, with the memory of unrolling.
-      What stops the adjoint there is Dynamo (torch 2.15): it cannot trace an autograd.Function that
-      calls ``torch.func`` transforms on what it was given inside another transform ("Expected
-      FakeTensor"; a test watches for the day it can). For flat memory run ψ's training eagerly.
-    - For mixed precision put ``fr.autocast`` inside the loss: an outer ``torch.autocast`` that has
-      ended when backward runs would not cover the recomputation.
-    """
-    if _unrolled_anyway():
-        return iterate(step, steps, params, start, y, center)
-    if y.is_floating_point():
+    def _with_soft_labels(
+        self, step: Step, steps: int, params: Params, start: Tensor, y: Tensor, center: Tensor
+    ) -> Tensor:
+        """Let floating-point labels ride along with the parameters: they have a derivative too."""
 
         def soft(both: Any, x: Tensor, _: Tensor, center: Tensor) -> Tensor:
             return step(both["params"], x, both["y"], center)
 
         placeholder = torch.zeros((), dtype=torch.int64)
         both: Any = {"params": params, "y": y}
-        return iterate_adjoint(soft, steps, both, start, placeholder, center, every=every)
-    leaves, spec = tree_flatten(params)
-    end: Tensor = _Adjoint.apply(step, (steps, every), spec, start, y, center, *leaves)[0]
-    return end
+        return self(soft, steps, both, start, placeholder, center)
+
+
+def adjoint(*, every: int = 1) -> Derivative:
+    """Build the exact first derivative of an iteration at the memory of one step.
+
+    In ``params``, ``start`` and ``center`` (and in ``y`` where it is floating point: soft labels)
+    the same values as `unrolled`; peak memory that of one step's vjp plus T images. T vjps of one
+    step, each with one more evaluation of it. ``every`` k keeps each k-th iterate alone and works
+    out those between again, at the cost of yet another evaluation: T/k + k images (Griewank 1992);
+    0 takes k = √T, where that is least. Nests under ``torch.func`` ``grad``, ``vjp`` and ``vmap``.
+
+    - It has no second reverse derivative: asking for one raises. Forward over reverse works
+      (``jvp`` of a ``grad``), which is what a Hessian-vector product needs.
+    - What ``step`` closes over is constant. It must not be an argument of the function that a
+      transform differentiates or maps: write ``grad(lambda p: f(p, buffers))(params)``, not
+      ``grad(f)(params, buffers)``, since torch.func wraps every argument.
+    - In forward mode (``jvp``, ``jacfwd``) this is `unrolled`, which is flat in memory there.
+    - Under ``torch.compile`` it is `unrolled` too: the same numbers, with the memory of unrolling.
+      What stops the adjoint there is Dynamo (torch 2.15): it cannot trace an autograd.Function that
+      calls ``torch.func`` transforms on what it was given inside another transform ("Expected
+      FakeTensor"; a test watches for the day it can). For flat memory run ψ's training eagerly.
+    - For mixed precision put ``fr.autocast`` inside the loss: an outer ``torch.autocast`` that has
+      ended when backward runs would not cover the recomputation.
+
+    Raises `FuncrobustError` for ``every`` below 0.
+    """
+    require_count("every", every)
+    return Adjoint(every)
 
 
 def _unrolled_anyway() -> bool:
@@ -198,6 +201,6 @@ class _Pullback(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:  # noqa: ARG004
         raise FuncrobustError(
-            "the adjoint of an iteration has first derivatives only; "
-            'build psi with backward="unroll" to differentiate it more than once'
+            "the adjoint of an iteration has no second derivative in reverse mode: take jvp of "
+            "grad (forward over reverse), or build psi with derivative=fr.unrolled()"
         )

@@ -12,6 +12,7 @@ arXiv:1909.01377; Blondel et al. 2022, arXiv:2105.15183).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,35 +22,62 @@ from torch.func import jvp, vjp
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchopt.linear_solve import solve_normal_cg
 
-from funcrobust.core.derivatives.adjoint import Step, iterate
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.derivatives.iteration import Derivative, Step, iterate
+from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.network.functional import Params
 
-RTOL = 1e-5
-"""Relative residual at which the solver stops."""
 ACCEPTED = 1e-2
-"""Relative residual above which its result is refused."""
-ITERATIONS = 200
+"""Relative residual above which the solver's result is refused."""
 
 
-def iterate_implicit(
-    step: Step, steps: int, params: Params, start: Tensor, y: Tensor, center: Tensor
-) -> Tensor:
-    """Apply ``step`` ``steps`` times, with the derivative of the fixed point reached there.
+@dataclass(frozen=True)
+class Solver:
+    """Conjugate gradients on the normal equations: when they stop."""
+
+    rtol: float
+    maxiter: int
+
+
+@dataclass(frozen=True)
+class _System:
+    """An iteration and who solves for its derivative. No pytree: it rides through vmap as it is."""
+
+    step: Step
+    solver: Solver
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """See `implicit`."""
+
+    solver: Solver
+
+    def __call__(
+        self, step: Step, steps: int, params: Params, start: Tensor, y: Tensor, center: Tensor
+    ) -> Tensor:
+        leaves, spec = tree_flatten(params)
+        system = _System(step, self.solver)
+        end: Tensor = _Implicit.apply(system, steps, spec, start, y, center, *leaves)
+        return end
+
+
+def implicit(*, rtol: float = 1e-5, maxiter: int = 200) -> Derivative:
+    """Build the derivative of the fixed point that an iteration has run into.
 
     Exact where x* no longer moves, biased by what is left to move where it does; the derivative
     in ``start`` is zero. Memory is that of a step's second derivative; costs one vjp and, for each
-    iteration of the solver (conjugate gradients on the normal equations, at most 200), a vjp and
-    a jvp of one step; in forward mode (``jvp``) likewise, (I − ∂Φ/∂x) ẋ = ∂Φ/∂θ θ̇ + ∂Φ/∂c ċ. Nests
-    under ``grad``, ``vjp``, ``jvp`` and ``vmap`` (one solve after the other); has no second
-    derivative.
+    iteration of the solver (conjugate gradients on the normal equations, at most ``maxiter``, until
+    a relative residual of ``rtol``), a vjp and a jvp of one step; in forward mode (``jvp``)
+    likewise, (I − ∂Φ/∂x) ẋ = ∂Φ/∂θ θ̇ + ∂Φ/∂c ċ. Nests under ``grad``, ``vjp``, ``jvp`` and
+    ``vmap`` (one solve after the other); has no second derivative.
 
-    Raises `FuncrobustError` in the derivative where the solver does not get there: a walk that
-    still goes straight on has ∂Φ/∂x near I, and the system is singular.
+    Raises `FuncrobustError` in the derivative where the solver does not get to a residual of 1e-2:
+    a walk that still goes straight on has ∂Φ/∂x near I, and the system is singular.
     """
-    leaves, spec = tree_flatten(params)
-    end: Tensor = _Implicit.apply(step, steps, spec, start, y, center, *leaves)
-    return end
+    if not 0 < rtol <= ACCEPTED:
+        raise FuncrobustError(f"rtol must be in (0, {ACCEPTED:g}], got {rtol}")
+    require_count("maxiter", maxiter, minimum=1)
+    return Implicit(Solver(rtol, maxiter))
 
 
 class _Implicit(torch.autograd.Function):
@@ -57,13 +85,14 @@ class _Implicit(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        step: Step, steps: int, spec: Any, start: Tensor, y: Tensor, center: Tensor, *leaves: Tensor
-    ) -> Tensor:
-        return iterate(step, steps, tree_unflatten(leaves, spec), start, y, center).clone()
+        of: _System, steps: int, spec: Any, start: Tensor, y: Tensor, center: Tensor,
+        *leaves: Tensor,
+    ) -> Tensor:  # fmt: skip
+        return iterate(of.step, steps, tree_unflatten(leaves, spec), start, y, center).clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.step, _, ctx.spec, _, y, center, *leaves = inputs
+        ctx.system, _, ctx.spec, _, y, center, *leaves = inputs
         ctx.save_for_backward(output, y, center, *leaves)
         ctx.save_for_forward(output, y, center, *leaves)
 
@@ -75,22 +104,22 @@ class _Implicit(torch.autograd.Function):
             torch.zeros_like(at) if t is None else t
             for t, at in zip(moved, (center, *leaves), strict=True)
         ]
-        found: Tensor = _Pushforward.apply(ctx.step, ctx.spec, end, y, center, *leaves, *moved)
+        found: Tensor = _Pushforward.apply(ctx.system, ctx.spec, end, y, center, *leaves, *moved)
         return found
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
         end, y, center, *leaves = ctx.saved_tensors
-        pulled = _Pullback.apply(ctx.step, ctx.spec, cotangent, end, y, center, *leaves)
+        pulled = _Pullback.apply(ctx.system, ctx.spec, cotangent, end, y, center, *leaves)
         center_bar, *leaves_bar = pulled
         return None, None, None, torch.zeros_like(end), None, center_bar, *leaves_bar
 
 
-def _solve(system: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+def _solve(system: Callable[[Tensor], Tensor], right: Tensor, solver: Solver) -> Tensor:
     """Solve system(λ) = right by conjugate gradients on the normal equations, or raise."""
     if not right.any():
         return right
-    lam: Tensor = solve_normal_cg(rtol=RTOL, maxiter=ITERATIONS)(system, right)
+    lam: Tensor = solve_normal_cg(rtol=solver.rtol, maxiter=solver.maxiter)(system, right)
     # Example by example: in the norm of a whole batch a single lost one would hide.
     left = (system(lam) - right).flatten(1).norm(dim=1)
     residual = left / right.flatten(1).norm(dim=1).clamp_min(torch.finfo(right.dtype).tiny)
@@ -99,7 +128,7 @@ def _solve(system: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
             "the implicit derivative did not converge (relative residual "
             f"{float(residual.max()):.1g} in the worst of {len(right)} examples): "
             "psi is not near a fixed point; take more or smaller steps, or "
-            'backward="adjoint"'
+            "derivative=fr.adjoint()"
         )
     return lam
 
@@ -116,7 +145,7 @@ class _OneByOne(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:  # noqa: ARG004
-        raise FuncrobustError("the implicit derivative has no second derivative: use unroll")
+        raise FuncrobustError("the implicit derivative has no second derivative: use fr.unrolled()")
 
     @classmethod
     def each(cls, info: Any, in_dims: tuple[Any, ...], inputs: tuple[Any, ...]) -> list[Any]:
@@ -134,20 +163,20 @@ class _Pushforward(_OneByOne):
 
     @staticmethod
     def forward(
-        step: Step, spec: Any, end: Tensor, y: Tensor, center: Tensor, *both: Tensor
+        of: _System, spec: Any, end: Tensor, y: Tensor, center: Tensor, *both: Tensor
     ) -> Tensor:
         n = (len(both) - 1) // 2
         leaves, moved = both[:n], both[n:]
 
         def advance(x: Tensor, center: Tensor, *leaves: Tensor) -> Tensor:
-            return step(tree_unflatten(leaves, spec), x, y, center)
+            return of.step(tree_unflatten(leaves, spec), x, y, center)
 
         def system(u: Tensor) -> Tensor:
             reduced: Tensor = u - jvp(lambda x: advance(x, center, *leaves), (end,), (u,))[1]
             return reduced
 
         right = jvp(partial(advance, end), (center, *leaves), tuple(moved))[1]
-        return _solve(system, right)
+        return _solve(system, right, of.solver)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
@@ -159,11 +188,11 @@ class _Pullback(_OneByOne):
 
     @staticmethod
     def forward(
-        step: Step, spec: Any, cotangent: Tensor, end: Tensor, y: Tensor, center: Tensor,
+        of: _System, spec: Any, cotangent: Tensor, end: Tensor, y: Tensor, center: Tensor,
         *leaves: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         def advance(x: Tensor, center: Tensor, *leaves: Tensor) -> Tensor:
-            return step(tree_unflatten(leaves, spec), x, y, center)
+            return of.step(tree_unflatten(leaves, spec), x, y, center)
 
         _, through_x = vjp(lambda x: advance(x, center, *leaves), end)  # type: ignore[misc]
 
@@ -171,7 +200,7 @@ class _Pullback(_OneByOne):
             reduced: Tensor = lam - through_x(lam)[0]
             return reduced
 
-        lam = _solve(system, cotangent)
+        lam = _solve(system, cotangent, of.solver)
         _, pull = vjp(lambda c, *p: advance(end, c, *p), center, *leaves)  # type: ignore[misc]
         found: tuple[Tensor, ...] = pull(lam)
         return found

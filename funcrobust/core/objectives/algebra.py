@@ -4,61 +4,87 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from funcrobust.core.attacks import Attack, perturbation_on
+from funcrobust.core.derivatives.iteration import constant
 from funcrobust.core.errors import FuncrobustError, require_finite
-from funcrobust.core.losses import Distance, Loss, kl, kl_divergence, squared_l2
+from funcrobust.core.losses import (
+    Distance,
+    Loss,
+    cross_entropy,
+    kl,
+    kl_divergence,
+    per_example_loss,
+    squared_l2,
+)
 from funcrobust.core.network.functional import Params, Predict
-from funcrobust.core.perturbations.projected_gradient import Perturbation, PerturbationOf, constant
+from funcrobust.core.perturbations.projected_gradient import Perturbation
 
 Objective = Callable[[Params, Tensor, Tensor], Tensor]
-"""``(params, x, y) -> ()``: what an update differentiates."""
+"""``(params, x, y) -> ()``: a scalar to differentiate."""
 
 
-def adversarial(loss: Loss, attack: Perturbation, *, start: Tensor | None = None) -> Loss:
+def adversarial(loss: Loss, attack: Attack | Perturbation, *, start: Tensor | None = None) -> Loss:
     """ℓ(θ, x + δ, y), δ = attack(θ, x, y) − x held constant (Madry et al. 2018, eq. 2.1; Danskin).
 
-    The derivative in x passes through x + δ, so that operators nest (CURE of an adversarial loss,
-    say). ``start`` (x's shape) begins the attack elsewhere than at x, for example
-    ``ball.sample(x, generator)``; the ball stays centred on x.
+    An `Attack` ascends ``loss`` itself; a `Perturbation` has its own. The derivative in x passes
+    through x + δ, so that operators nest (CURE of an adversarial loss, say). ``start`` (x's shape)
+    begins the attack elsewhere than at x, for example ``attack.start(x, generator)``; the ball
+    stays centred on x.
     """
+    perturb = perturbation_on(attack, loss)
 
     def robust(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        center = x.detach()
-        begin = center if start is None else start.detach()
-        perturbed = attack(constant(params), begin, y, center=center)
-        return loss(params, x + (perturbed - x).detach(), y)
+        return loss(params, _perturbed(perturb, params, x, y, start), y)
 
     return robust
 
 
-def trades(
-    predict: Predict, attack: PerturbationOf, *, beta: float = 6.0, start: Tensor | None = None
-) -> Loss:
-    """ℓ(θ, x, y) + β·KL(p(x) ‖ p(x̂)), ℓ the cross-entropy: TRADES.
+def _perturbed(
+    perturb: Perturbation, params: Params, x: Tensor, y: Tensor, start: Tensor | None
+) -> Tensor:
+    """x̂ to the bit, constant in θ, with the derivative of x + δ in x."""
+    center = x.detach()
+    begin = center if start is None else start.detach()
+    found = perturb(constant(params), begin, y, center=center).detach()
+    return found + (x - center)
 
-    x̂ ascends the same KL from p(x) held constant; ``attack`` builds that search on a loss. The KL
-    has no slope at x, so ``start`` (x's shape) should lie beside it, x + 0.001·normal in the
-    published code. Both p(x) and p(x̂) depend on θ, x̂ does not. Zhang et al. 2019
-    (arXiv:1901.08573), equation 5; β = 1/λ there, 6 in their CIFAR-10 runs.
+
+def trades(
+    predict: Predict,
+    attack: Attack | Perturbation,
+    *,
+    beta: float = 6.0,
+    start: Tensor | None = None,
+    natural: Callable[[Predict], Loss] = cross_entropy,
+) -> Loss:
+    """ℓ(θ, x, y) + β·KL(p(x) ‖ p(x̂)): TRADES.
+
+    x̂ ascends the same KL from p(x) held constant: an `Attack` is built on it. The KL has no slope
+    at x, so ``start`` (x's shape) should lie beside it, x + 0.001·normal in the published code.
+    Both p(x) and p(x̂) depend on θ, x̂ does not. ``natural`` builds ℓ on a `Predict`: a
+    `cross_entropy` with label smoothing, say. Zhang et al. 2019 (arXiv:1901.08573), equation 5;
+    β = 1/λ there, 6 in their CIFAR-10 runs.
     """
     require_finite("beta", beta)
 
+    def search(params: Params, x: Tensor) -> Perturbation:
+        if not isinstance(attack, Attack):
+            return attack
+        held = predict(constant(params), x.detach()).detach()
+        return attack.perturb(kl_divergence(predict, held))
+
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        center = x.detach()
-        held = constant(params)
-        search = attack(kl_divergence(predict, predict(held, center).detach()))
-        begin = center if start is None else start.detach()
-        delta = (search(held, begin, y, center=center) - center).detach()
+        x_hat = _perturbed(search(params, x), params, x, y, start)
         logits = predict(params, x)
-        natural = F.cross_entropy(logits, y, reduction="none")
-        return natural + beta * kl(logits, predict(params, x + delta))
+        fit = natural(lambda _params, _x: logits)  # p(x) is in both terms: looked at once
+        return fit(params, x, y) + beta * kl(logits, predict(params, x_hat))
 
     return loss
 
 
-def helper(
+def helper_examples(
     loss: Loss, *, toward: Tensor, labels: Callable[[Tensor], Tensor], extrapolate: float = 2.0
 ) -> Loss:
     """ℓ(θ, x + k·(x̂ − x), ŷ): the helper examples of HAT, beyond the adversarial ones.
@@ -83,14 +109,28 @@ def drift(
 ) -> Loss:
     """‖x − ψ(x; θ)‖² per example (the ψ document's loss), differentiable through ψ.
 
-    ``distance`` swaps the squared L2 norm for another ``(a, b) -> (B,)``. With ``toward`` (B, C, H,
-    W) it is ‖toward − ψ(x; θ)‖²: what is left to do for a ψ that is to restore these from x.
+    ``distance`` swaps the squared L2 norm for another ``(a, b) -> (B,)``. With ``toward`` (x's
+    shape) it is ‖toward − ψ(x; θ)‖²: what is left to do for a ψ that is to restore these from x.
     """
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         return distance(x if toward is None else toward, psi(params, x, y))
 
     return loss
+
+
+def through(psi: Perturbation, loss: Loss) -> Loss:
+    """ℓ(θ, ψ(x; θ), y): a loss of where ψ ends, with the derivative through ψ."""
+
+    def composed(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        return loss(params, psi(params, x, y), y)
+
+    return composed
+
+
+def at(loss: Loss, x: Tensor, y: Tensor) -> Loss:
+    """ℓ(θ, x, y) at these x and y, whatever it is given: a part of the batch, or another start."""
+    return lambda params, _x, _y: loss(params, x, y)
 
 
 def weighted_sum(*terms: tuple[float, Loss]) -> Loss:
@@ -105,9 +145,9 @@ def weighted_sum(*terms: tuple[float, Loss]) -> Loss:
         raise FuncrobustError("a weighted sum needs at least one term of positive weight")
 
     def total(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        first, *others = (weight * loss(params, x, y) for weight, loss in active)
-        if any(other.shape != first.shape for other in others):
-            raise FuncrobustError("every term of a weighted sum must be per example, of shape (B,)")
+        first, *others = (
+            weight * per_example_loss(loss(params, x, y), x) for weight, loss in active
+        )
         return sum(others, first)
 
     return total
@@ -117,6 +157,6 @@ def mean(loss: Loss) -> Objective:
     """Average a loss over the batch: the scalar that ``torch.func.grad`` wants."""
 
     def objective(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        return loss(params, x, y).mean()
+        return per_example_loss(loss(params, x, y), x).mean()
 
     return objective

@@ -12,34 +12,29 @@ more. Which image is best is held constant: the derivative is that of the image 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.func import grad
 
-from funcrobust.core.balls.norms import Ball, per_example
-from funcrobust.core.derivatives.adjoint import Step
-from funcrobust.core.losses import Loss
+from funcrobust.core.balls.norms import Ball
+from funcrobust.core.derivatives.iteration import Step
+from funcrobust.core.examples import flat, per_example
+from funcrobust.core.losses import Loss, per_example_loss
 from funcrobust.core.network.functional import Params
-
-Advance = Callable[[Ball, Tensor, Tensor, float, Tensor], Tensor]
-"""``(ball, x, direction, size, center) -> x``: Π(x + size · steepest(direction))."""
+from funcrobust.core.perturbations.steps import advance
 
 
 def carry(start: Tensor) -> Tensor:
-    """Return the first state (x, v, b, ±ℓ(b)), (B, 3C + 1, H, W): v is 0 and nothing is best."""
+    """Return the first state (x, v, b, ±ℓ(b)) of (B, C, …), (B, 3C + 1, …); v is 0."""
     least = torch.full_like(start[:, :1], -torch.inf)
     return torch.cat([start, torch.zeros_like(start), start, least], dim=1)
 
 
-def carrying_step(
-    loss: Loss, ball: Ball, advance: Advance, *, size: float, momentum: float, sign: float
-) -> Step:
+def carrying_step(loss: Loss, ball: Ball, *, size: float, momentum: float, sign: float) -> Step:
     """Build one step on states; ``size`` is signed, ``sign`` is −1 to descend the loss."""
 
     def total(x: Tensor, params: Params, y: Tensor) -> tuple[Tensor, Tensor]:
-        losses = loss(params, x, y)
+        losses = per_example_loss(loss(params, x, y), x)
         return losses.sum(), losses
 
     gradient = grad(total, has_aux=True)
@@ -74,5 +69,5 @@ def _better(state: Tensor, value: Tensor, c: int) -> tuple[Tensor, Tensor]:
 
 
 def _l1_normalised(g: Tensor) -> Tensor:
-    norm = per_example(g.abs().flatten(1).sum(1), g)
+    norm = per_example(flat(g.abs()).sum(1), g)
     return g / norm.clamp_min(torch.finfo(g.dtype).tiny)

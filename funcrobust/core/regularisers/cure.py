@@ -12,21 +12,21 @@ each pixel by 3/√3072 = 13.8/255.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.func import jvp
 
-from funcrobust.core.balls.norms import l2, per_example
+from funcrobust.core.derivatives.iteration import constant
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
+from funcrobust.core.examples import flat, inner, per_example, safe_norm, squared_norm, unit
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
-from funcrobust.core.perturbations.projected_gradient import constant, input_gradient
+from funcrobust.core.perturbations.projected_gradient import input_gradient
 
-DIRECTIONS = ("classic", "random", "fgsm", "linf", "none")
-BACKWARDS = ("shared", "batched", "forward", "central", "one-sided")
+DerivativeOfCure = Literal["shared", "batched", "forward", "central", "one-sided"]
 
 Norm = Callable[[Loss, Params, Tensor, Tensor, Tensor], Tensor]
 """``(loss, params, x, z, y) -> (B,)``: ‖g(x + z) − g(x)‖₂, with some derivative in θ."""
@@ -36,93 +36,79 @@ def cure(
     loss: Loss,
     h: float | Tensor = 3.0,
     *,
-    direction: str = "classic",
-    toward: Tensor | None = None,
-    backward: str = "shared",
+    along: Tensor | None = None,
+    derivative: DerivativeOfCure = "shared",
 ) -> Loss:
     """Build CURE's regulariser of ``loss``, a `Loss` itself: add λ times it to the objective.
 
-    ``loss`` should be over an evaluation-mode `Predict`, as in the published code. ``direction``:
+    z is held constant. ``along`` (x's shape) gives its direction instead of the sign of the
+    gradient: z = (h/√d)·``along``, which for a tensor uniform in [−1, 1] is the document's random
+    direction, uniform in the cube that the usual z lies in a corner of (ε-cube: h = ε√d).
 
-    - ``"classic"``: the formula above. Both gradients depend on θ; z is constant.
-    - ``"random"``: z = (h/√d) · u with u = ``toward``, a tensor in [−1, 1] of x's shape: uniform
-      in the cube that the classic z lies in a corner of (ε-cube: h = ε√d).
-    - ``"fgsm"``: z = ``toward`` − x, a given adversarial point; the gradient at x is held constant
-      and the squared norm is returned, as in the document's code (whose loss is the mean over a
-      batch of B, so its λ is B² times one here). ``h`` is not used.
-    - ``"linf"``: the same at twice the displacement, z = 2 (``toward`` − x), which is what the
-      document's code computes under that name. ``h`` is not used.
-    - ``"none"``: zero.
-
-    ``backward`` chooses how classic and random are differentiated in θ, never their value. With
-    u = Δ/‖Δ‖ constant, Δ = g(x + z) − g(x), the derivative is that of ⟨Δ, u⟩:
+    ``derivative`` chooses how it is differentiated in θ. With u = Δ/‖Δ‖ constant, Δ = g(x + z) −
+    g(x), the derivative is that of ⟨Δ, u⟩:
 
     - ``"shared"``: exact, by double backward; g(x) gives z and is subtracted too;
     - ``"batched"``: exact; z first, then one double backward over x and x + z as one batch;
     - ``"forward"``: exact; ⟨g(·), u⟩ is a jvp of the loss, so θ needs one reverse pass over it;
     - ``"central"``: first order only. ⟨g(p), u⟩ ≈ (ℓ(p + ηu) − ℓ(p − ηu))/2η at both points, with
-      η the length of z (at least 1e-3): four losses an image, no second derivative. Error O(η²)
+      η the length of z (at least 1e-3): four losses an example, no second derivative. Error O(η²)
       for a smooth network; with ReLUs it sees the kinks within η, which a double backward does
       not, and differs from the others by more than half;
     - ``"one-sided"``: ``"central"`` with g(x) held constant: half the evaluations, and another
       regulariser: it leaves out a term that does not vanish with h.
 
-    Fused attention has no second derivative in torch ("flash_attention ... not implemented"): run a
-    transformer inside ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``, or with ``"central"``.
+    The value is the same for all where examples do not see one another. Where they do (batch norm
+    by the batch's own statistics) x and x + z are two batches to ``"shared"`` and one to
+    ``"batched"`` and ``"forward"``, whose value then is another: 0.601 for 0.690 was measured.
+
     z is a sign, and jumps in θ where an input gradient is exactly 0, as in networks whose residual
-    branches start at zero.
+    branches start at zero. Only shared and batched have further derivatives (in x, or twice in θ).
+    Measured costs and errors are in docs/recipes.md; ``benchmarks/cure_step.py`` measures them
+    anew.
 
-    Only shared and batched have further derivatives (in x, or twice in θ). Measured costs and
-    errors are in docs/recipes.md; ``benchmarks/cure_step.py`` measures them anew.
+    ``h`` may be a 0-dim tensor, so that a schedule does not recompile. It is in the units of x. The
+    document's code measures h, and λ, in inputs divided by their standard deviation σ: its h = 3,
+    λ = 10 are about h = 0.74, λ = 2.5 here (σ = 0.25 on CIFAR-10). Taken as they stand in these
+    units they keep a small network at chance level.
 
-    ``h`` may be a 0-dim tensor, so that a schedule does not recompile. The document's code
-    measures h, and λ, in inputs divided by their standard deviation σ: its h = 3, λ = 10 are about
-    h = 0.74, λ = 2.5 here (σ = 0.25 on CIFAR-10). Taken as they stand in these units they keep a
-    small network at chance level.
-
-    Raises `FuncrobustError` for h negative or not finite, an unknown direction or backward, or
-    ``toward`` missing or out of place.
+    Raises `FuncrobustError` for h negative or not finite, or an unknown derivative.
     """
     if not isinstance(h, Tensor):
         require_finite("h", h)
-    if direction not in DIRECTIONS:
-        raise FuncrobustError(f"direction must be one of {', '.join(DIRECTIONS)}; got {direction}")
-    if backward not in BACKWARDS:
-        raise FuncrobustError(f"backward must be one of {', '.join(BACKWARDS)}; got {backward}")
-    if (toward is not None) != (direction in ("random", "fgsm", "linf")):
-        raise FuncrobustError(
-            "the tensor toward=... goes with the directions random, fgsm and linf alone"
-        )
+    if derivative not in get_args(DerivativeOfCure):
+        known = ", ".join(get_args(DerivativeOfCure))
+        raise FuncrobustError(f"derivative must be one of {known}; got {derivative!r}")
     g = input_gradient(loss)
-    norm = {
-        "batched": _batched, "forward": _forward, "central": _central, "one-sided": _one_sided,
-    }.get(backward)  # fmt: skip
 
-    def classic(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        if norm is None:
-            g_x = g(params, x, y)
-            return safe_norm(g(params, x + classic_direction(g_x, h), y) - g_x)
-        z = classic_direction(g(constant(params), x.detach(), y), h)
-        return norm(loss, params, x, z, y)
+    def shared(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        g_x = g(params, x, y)
+        z = sign_direction(g_x, h) if along is None else _scaled(along, h)
+        return safe_norm(g(params, x + z, y) - g_x)
 
-    def random(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        assert toward is not None
-        z = toward * (h / x.shape[1:].numel() ** 0.5)
-        if norm is None:
-            return safe_norm(g(params, x + z, y) - g(params, x, y))
-        return norm(loss, params, x, z, y)
+    def split(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        if along is None:
+            z = sign_direction(g(constant(params), x.detach(), y), h)
+        else:
+            z = _scaled(along, h)
+        return _NORMS[derivative](loss, params, x, z, y)
 
-    def adversarial(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        assert toward is not None
-        there = toward if direction == "fgsm" else x + 2 * (toward - x)
+    return shared if derivative == "shared" else split
+
+
+def gradient_difference(loss: Loss, *, toward: Tensor) -> Loss:
+    """Build ‖∇ₓℓ(θ, x̂, y) − ∇ₓℓ(θ, x, y)‖₂², x̂ = ``toward`` (x's shape), the gradient at x held.
+
+    What the CURE document's code has under the names FGSM (x̂ an adversarial point) and linf (twice
+    as far, x + 2(x̂ − x)). Its loss is the mean over a batch of B, so its λ is B² times one here.
+    """
+    g = input_gradient(loss)
+
+    def penalty(params: Params, x: Tensor, y: Tensor) -> Tensor:
         held = g(constant(params), x, y).detach()
-        return (g(params, there, y) - held).square().flatten(1).sum(1)
+        return squared_norm(g(params, toward, y) - held)
 
-    def none(_params: Params, x: Tensor, _y: Tensor) -> Tensor:
-        return x.new_zeros(x.shape[0])
-
-    losses = {"classic": classic, "random": random, "none": none}
-    return losses.get(direction, adversarial)
+    return penalty
 
 
 def _batched(loss: Loss, params: Params, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
@@ -172,7 +158,7 @@ def _difference(
     held = input_gradient(loss)(constant(params), torch.cat([x, x + z]).detach(), y.repeat(2))
     here, there = held.detach().chunk(2)
     delta = there - here
-    return safe_norm(delta), _unit(delta)
+    return safe_norm(delta), unit(delta)
 
 
 def _with_derivative(value: Tensor, surrogate: Tensor) -> Tensor:
@@ -198,29 +184,27 @@ def top_curvature(loss: Loss, *, iterations: int = 20) -> Loss:
             product: Tensor = jvp(lambda point: gradient(held, point, y), (x,), (v,))[1]
             return product
 
-        v = _unit(gradient(held, x, y))
+        v = unit(gradient(held, x, y))
         for _ in range(iterations):
-            v = _unit(hessian(v))
-        return (v * hessian(v)).flatten(1).sum(1).detach()
+            v = unit(hessian(v))
+        return inner(v, hessian(v)).detach()
 
     return curvature
 
 
-def _unit(v: Tensor) -> Tensor:
-    """v/‖v‖₂ per example, also where the squares of v underflow; 0 stays 0."""
-    return l2(math.inf).steepest(v)
-
-
-def classic_direction(gradient: Tensor, h: float | Tensor) -> Tensor:
+def sign_direction(gradient: Tensor, h: float | Tensor) -> Tensor:
     """Z = h · sign(g)/‖sign(g)‖₂ per example, constant; 0 where the gradient is 0."""
     sign = gradient.detach().sign()
-    norm = sign.flatten(1).norm(dim=1).clamp_min(1.0)
+    norm = flat(sign).norm(dim=1).clamp_min(1.0)
     z: Tensor = h * sign / per_example(norm, sign)
     return z
 
 
-def safe_norm(x: Tensor) -> Tensor:
-    """‖x‖₂ per example, (B,), with derivative 0 rather than NaN where x = 0."""
-    squared = x.square().flatten(1).sum(1)
-    positive = squared > 0
-    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
+def _scaled(along: Tensor, h: float | Tensor) -> Tensor:
+    z: Tensor = along * (h / along.shape[1:].numel() ** 0.5)
+    return z
+
+
+_NORMS: dict[str, Norm] = {
+    "batched": _batched, "forward": _forward, "central": _central, "one-sided": _one_sided,
+}  # fmt: skip

@@ -7,19 +7,19 @@ overfitting). Random points are arguments, drawn outside from a counted generato
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcrobust.core.balls.norms import per_example
-from funcrobust.core.errors import require_finite
+from funcrobust.core.attacks import Attack
+from funcrobust.core.derivatives.iteration import constant
+from funcrobust.core.errors import FuncrobustError, require_finite
+from funcrobust.core.examples import flat, inner, per_example, squared_norm
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
-from funcrobust.core.perturbations.projected_gradient import (
-    PerturbationOf,
-    constant,
-    input_gradient,
-)
+from funcrobust.core.perturbations.projected_gradient import input_gradient
 
 
 def input_gradient_norm(loss: Loss) -> Loss:
@@ -30,24 +30,39 @@ def input_gradient_norm(loss: Loss) -> Loss:
     g = input_gradient(loss)
 
     def penalty(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        return g(params, x, y).square().flatten(1).sum(1)
+        return squared_norm(g(params, x, y))
 
     return penalty
 
 
-def gradient_alignment(loss: Loss, *, toward: Tensor) -> Loss:
+GradAlignForm = Literal["paper", "code"]
+
+
+def gradient_alignment(loss: Loss, *, toward: Tensor, form: GradAlignForm = "paper") -> Loss:
     """Build GradAlign, 1 − cos(∇ₓℓ(x), ∇ₓℓ(x + η)), in [0, 2].
 
     ``toward`` is x + η, with η uniform in the ε-ball: ``ball.sample(x, generator)``.
-    Andriushchenko & Flammarion 2020 (arXiv:2007.02617); both gradients depend on θ.
+    Andriushchenko & Flammarion 2020 (arXiv:2007.02617). In the ``"paper"`` form (their equation)
+    both gradients depend on θ. The ``"code"`` form is that of the training code published with it:
+    ∇ₓℓ(x) is held constant, and the mean is over the examples neither of whose gradients is 0
+    (its x + η is not clamped to the data bounds: give ``toward`` so).
     """
+    if form not in get_args(GradAlignForm):
+        raise FuncrobustError(f'form must be "paper" or "code", got {form!r}')
     g = input_gradient(loss)
 
     def penalty(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        here, there = g(params, x, y).flatten(1), g(params, toward, y).flatten(1)
+        here, there = flat(g(params, x, y)), flat(g(params, toward, y))
+        if form == "code":
+            here = here.detach()
         # The gradients of a confident network are tiny: cosine_similarity's own floor of 1e-8 on
         # the norms would read them as orthogonal, so its floor must lie below them.
-        return 1.0 - F.cosine_similarity(here, there, dim=1, eps=1e-20)
+        apart = 1.0 - F.cosine_similarity(here, there, dim=1, eps=1e-20)
+        if form == "paper":
+            return apart
+        counted = (here.abs().sum(1) > 0) & (there.detach().abs().sum(1) > 0)
+        # Weighted so that the mean over the batch is the mean over those counted.
+        return torch.where(counted, apart, 0.0) * (len(x) / counted.sum().clamp_min(1))
 
     return penalty
 
@@ -61,19 +76,19 @@ def linearity_error(loss: Loss, params: Params, center: Tensor, y: Tensor) -> Lo
     value, slope = loss(params, center, y), input_gradient(loss)(params, center, y)
 
     def error(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        rise = ((x - center) * slope).flatten(1).sum(1)
+        rise = inner(x - center, slope)
         return (loss(params, x, y) - value - rise).abs()
 
     return error
 
 
-def local_linearity(loss: Loss, attack: PerturbationOf, *, start: Tensor, mu: float = 0.75) -> Loss:
+def local_linearity(loss: Loss, attack: Attack, *, start: Tensor, mu: float = 0.75) -> Loss:
     """Build the local linearity regulariser (LLR), γ(x) + μ·|δ·∇ℓ(x)|.
 
         γ(x) = max_{δ in the ball} |ℓ(x + δ) − ℓ(x) − δ·∇ℓ(x)|
 
-    ``attack`` builds the search for δ on a loss (PGD, a few steps); it begins at ``start``, since
-    the error's derivative is zero at x itself. δ is held constant, the tangent is not. Qin et al.
+    ``attack`` searches for δ (`pgd_k`, a few steps); it begins at ``start`` (x's shape), since the
+    error's derivative is zero at x itself. δ is held constant, the tangent is not. Qin et al.
     2019 (arXiv:1907.02610), whose λ γ + μ |δ·∇ℓ| has λ = 4, μ = 3: here λ multiplies both terms.
     """
     require_finite("mu", mu)
@@ -81,9 +96,9 @@ def local_linearity(loss: Loss, attack: PerturbationOf, *, start: Tensor, mu: fl
 
     def penalty(params: Params, x: Tensor, y: Tensor) -> Tensor:
         held, center = constant(params), x.detach()
-        search = attack(linearity_error(loss, held, center, y))
+        search = attack.perturb(linearity_error(loss, held, center, y))
         delta = (search(held, start.detach(), y, center=center) - center).detach()
-        rise = (delta * g(params, x, y)).flatten(1).sum(1)
+        rise = inner(delta, g(params, x, y))
         error = (loss(params, x + delta, y) - loss(params, x, y) - rise).abs()
         return error + mu * rise.abs()
 

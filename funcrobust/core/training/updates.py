@@ -9,14 +9,12 @@ import torch
 import torchopt
 from torch import Tensor
 from torch.func import grad
+from torch.utils._pytree import tree_leaves, tree_map
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.network.functional import Buffers, Functional, Params
+from funcrobust.core.objectives.lift import Metrics, TrainingObjective, cut
 from funcrobust.core.training.schedules import Schedule
-
-Metrics = dict[str, Tensor]
-TrainingObjective = Callable[..., tuple[Tensor, tuple[Buffers, Metrics]]]
-"""``(params, buffers, *batch) -> (scalar, (buffers after the batch, metrics))``."""
 
 
 class State(NamedTuple):
@@ -35,6 +33,20 @@ Update = Callable[..., tuple[State, Metrics]]
 """``(state, *batch) -> (state, metrics)``, metrics detached 0-dim tensors."""
 
 
+Optimizer = torchopt.base.GradientTransformation
+"""torchopt's pair ``init(params) -> state``, ``update(grads, state, params=) -> (updates, state)``.
+
+Any of torchopt's will do, chains included.
+"""
+
+Mask = Callable[[Params], dict[str, bool]]
+
+
+def matrices(params: Params) -> dict[str, bool]:
+    """Tell which parameters have two dimensions or more: weights, not biases and not norms'."""
+    return {name: p.ndim >= 2 for name, p in params.items()}
+
+
 def optimizer(
     name: str,
     rate: Schedule | float,
@@ -43,27 +55,43 @@ def optimizer(
     weight_decay: float = 0.0,
     nesterov: bool = False,
     clip_norm: float | None = None,
-) -> torchopt.base.GradientTransformation:
-    """Build torchopt's functional SGD or Adam, optionally after clipping the gradient's norm.
+    decayed: Mask | None = None,
+) -> Optimizer:
+    """Build torchopt's functional SGD, Adam or AdamW, if asked to after clipping the gradient.
 
-    ``name`` is "sgd" or "adam" in any case. Weight decay is L2 regularisation, added to the
-    gradient, as in ``torch.optim``.
+    ``name`` is "sgd", "adam" or "adamw" in any case. Weight decay is L2 regularisation, added to
+    the gradient, as in ``torch.optim``; adamw's is decoupled. ``decayed`` tells which parameters it
+    is for: ``fr.matrices`` leaves out biases and the scales of norms.
+
+    Raises `FuncrobustError` for another name, or numbers negative or not finite.
     """
+    require_finite("momentum", momentum)
+    require_finite("weight_decay", weight_decay)
+    rest = 0.0 if decayed else weight_decay  # with a mask it is a step of its own
     if name.lower() == "sgd":
         base = torchopt.sgd(
-            rate, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov and momentum > 0
+            rate, momentum=momentum, weight_decay=rest, nesterov=nesterov and momentum > 0
         )
     elif name.lower() == "adam":
-        base = torchopt.adam(rate, weight_decay=weight_decay)
+        base = torchopt.adam(rate, weight_decay=rest)
+    elif name.lower() == "adamw":
+        return _clipped(torchopt.adamw(rate, weight_decay=weight_decay, mask=decayed), clip_norm)
     else:
-        raise FuncrobustError(f"unknown optimizer {name!r}: choose SGD or Adam")
-    if clip_norm is not None:
-        base = torchopt.combine.chain(torchopt.clip.clip_grad_norm(clip_norm), base)
-    _spend_first_call(base)
-    return base
+        raise FuncrobustError(f"unknown optimizer {name!r}: choose SGD, Adam or AdamW")
+    if decayed and weight_decay:
+        decay = torchopt.transform.add_decayed_weights(weight_decay, mask=decayed)
+        base = torchopt.combine.chain(decay, base)
+    return _clipped(base, clip_norm)
 
 
-def _spend_first_call(optim: torchopt.base.GradientTransformation) -> None:
+def _clipped(optim: Optimizer, clip_norm: float | None) -> Optimizer:
+    if clip_norm is None:
+        return optim
+    clip = torchopt.clip.clip_grad_norm(require_finite("clip_norm", clip_norm))
+    return torchopt.combine.chain(clip, optim)
+
+
+def _spend_first_call(optim: Optimizer) -> None:
     """Make the optimizer a function of its state alone.
 
     torchopt's momentum remembers in a closure whether it was called before, and on the first call
@@ -74,9 +102,7 @@ def _spend_first_call(optim: torchopt.base.GradientTransformation) -> None:
     optim.update(nothing, optim.init(nothing), params=nothing, inplace=False)
 
 
-def initial_state(
-    model: Functional, optim: torchopt.base.GradientTransformation, *, averaged: bool = False
-) -> State:
+def initial_state(model: Functional, optim: Optimizer, *, averaged: bool = False) -> State:
     """Build the state before the first update, from the model's own tensors.
 
     ``averaged`` starts a running average there, which ``make_update(..., decay=...)`` goes on with.
@@ -114,26 +140,31 @@ def _averageable(params: Params, buffers: Buffers) -> dict[str, Tensor]:
 
 def make_update(
     objective: TrainingObjective,
-    optim: torchopt.base.GradientTransformation,
+    optim: Optimizer,
     *,
     decay: float | None = None,
+    accumulate: int = 1,
 ) -> Update:
     """Build ``(state, *batch) -> (state, metrics)``: gradient, optimizer, new state; all pure.
+
+    >>> optim = optimizer("adamw", schedule("cosine", lr_max=1e-3, total_steps=1000))
+    >>> update = make_update(objective(total), optim, decay=0.999)  # doctest: +SKIP
 
     The metrics are the objective's, plus the norm of the gradient as ``"gradient_norm"``. A
     ``decay`` in [0, 1) keeps `ema` of what the update leaves, with `warmed_up` decay, in
     ``State.average``: of the batch-norm statistics too, which belong to their parameters.
+    ``accumulate`` k cuts the batch into k parts of equal size, one after the other: the gradient
+    and the metrics are their means, at a k-th of the memory (batch norm sees a part at a time).
+
+    Raises `FuncrobustError` for a decay outside [0, 1), or a batch that k does not divide.
     """
     if decay is not None and not 0 <= decay < 1:
         raise FuncrobustError(f"the average's decay must be in [0, 1), got {decay}")
+    require_count("accumulate", accumulate, minimum=1)
+    _spend_first_call(optim)
 
-    def update(state: State, *batch: Tensor) -> tuple[State, Metrics]:
-        # Buffers and batch are closed over, not passed: grad would wrap them, and a wrapped tensor
-        # inside the adjoint's custom Function breaks under an outer vmap or grad.
-        def of_params(params: Params) -> tuple[Tensor, tuple[Buffers, Metrics]]:
-            return objective(params, state.buffers, *batch)
-
-        grads, (buffers, metrics) = grad(of_params, has_aux=True)(state.params)
+    def update(state: State, *batch: Any) -> tuple[State, Metrics]:
+        grads, buffers, metrics = _gradient(objective, state, batch, accumulate)
         updates, optimizer_state = optim.update(
             grads, state.optimizer_state, params=state.params, inplace=False
         )
@@ -148,6 +179,37 @@ def make_update(
         return after, {**metrics, "gradient_norm": global_norm(grads)}
 
     return update
+
+
+def _gradient(
+    objective: TrainingObjective, state: State, batch: Any, parts: int
+) -> tuple[Params, Buffers, Metrics]:
+    """Differentiate over ``parts`` parts of the batch in turn; means of gradient and metrics."""
+    buffers, sums = state.buffers, None
+    for part in _parts(batch, parts):
+        # Buffers and batch are closed over, not passed: grad would wrap them, and a wrapped tensor
+        # inside the adjoint's custom Function breaks under an outer vmap or grad.
+        def of_params(
+            params: Params, buffers: Buffers = buffers, part: Any = part
+        ) -> tuple[Tensor, tuple[Buffers, Metrics]]:
+            return objective(params, buffers, *part)
+
+        grads, (buffers, metrics) = grad(of_params, has_aux=True)(state.params)
+        found = (grads, metrics)
+        sums = found if sums is None else tree_map(torch.add, sums, found)
+    assert sums is not None
+    grads, metrics = sums if parts == 1 else tree_map(lambda t: t / parts, sums)
+    return grads, buffers, metrics
+
+
+def _parts(batch: Any, parts: int) -> list[Any]:
+    if parts == 1:
+        return [batch]
+    sizes = {len(t) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim}
+    if len(sizes) != 1 or max(sizes) % parts:
+        raise FuncrobustError(f"no {parts} equal parts can be made of a batch of {sizes} examples")
+    each = max(sizes) // parts
+    return [cut(batch, slice(i * each, (i + 1) * each)) for i in range(parts)]
 
 
 def global_norm(tensors: dict[str, Tensor]) -> Tensor:

@@ -1,0 +1,165 @@
+"""From ``psi-train``'s options to the algebra: ψ, its anchor, the composed terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import funcrobust as fr
+from funcrobust.core.examples import per_example
+from funcrobust.core.losses import DISTANCES
+from funcrobust.running.options import PsiOptions as PsiTrain
+
+PSI_LOSSES: dict[str, Callable[[fr.Predict], fr.Loss]] = {
+    "cross-entropy": fr.cross_entropy, "margin": fr.margin, "logit": fr.logit,
+    "entropy": fr.entropy,
+}  # fmt: skip
+STOPS = (4, 16)
+"""Steps that images of --start made have walked: early ones are noise, later ones overdrawn."""
+STARTS = "starts"
+"""The name under which learned start images are kept among the parameters. Without a dot, so that
+the network does not look for it."""
+
+
+class PsiBatch(NamedTuple):
+    """What an update of ψ-training draws."""
+
+    x: Tensor
+    label: Tensor
+    """(B,): the class that ψ moves toward, or from."""
+    y: Tensor
+    """(B,): the true one."""
+    start: Tensor | None = None
+    """Where ψ starts; x, unless given."""
+    stops: Tensor | None = None
+    """(B,): how many steps the network walks from the start before ψ starts (--start made)."""
+    index: Tensor | None = None
+    """(B,): which of the learned starts ψ starts from."""
+
+
+def make_psi(
+    options: PsiTrain, ball: fr.Ball, predict: fr.Predict, steps: int | None = None
+) -> fr.Perturbation:
+    """Build ψ over a `Predict`."""
+    return fr.psi(
+        PSI_LOSSES[options.psi_loss](predict), ball, step_size=options.step_size,
+        steps=options.steps if steps is None else steps, targeted=options.targeted,
+        derivative=options.derivative,
+    )  # fmt: skip
+
+
+def make_anchor(
+    options: PsiTrain, teacher: Callable[[Tensor], Tensor]
+) -> Callable[[fr.Predict], fr.Loss]:
+    """Build the anchor: the cross-entropy on images ("clean"), on adversarial ones ("robust"), half
+    of each ("both"); or half of each of the divergence from the network before ("keep").
+    """  # fmt: skip
+    epsilon, steps = radius(options), options.anchor_steps
+    # One step goes to the surface; several overshoot it 2.5-fold in all, as Madry et al. do.
+    step_size = epsilon if steps == 1 else 2.5 * epsilon / steps
+    ball = fr.linf(epsilon)
+
+    def anchor(predict: fr.Predict) -> fr.Loss:
+        hard = fr.cross_entropy(predict)
+        loss = fr.distillation(predict, teacher) if options.anchor_loss == "keep" else hard
+        if options.anchor_loss == "clean":
+            return loss
+        robust = fr.adversarial(loss, fr.pgd(hard, ball, step_size=step_size, steps=steps))
+        if options.anchor_loss == "robust":
+            return robust
+        return fr.weighted_sum((0.5, loss), (0.5, robust))
+
+    return anchor
+
+
+def radius(options: PsiTrain) -> float:
+    """Return the radius of the robust accuracy and the anchor."""
+    return 8 / 255 if options.epsilon is None else options.epsilon
+
+
+@dataclass(frozen=True)
+class Composition:
+    """``compose(modes, batch)``: ψ-training with an anchor.
+
+        L(θ) = δ · mean ‖x − ψ(s; θ)‖² + μ · mean a(θ, x, y) + η · mean H(p(θ, ψ(s; θ)))
+
+    The ψ document's loss alone is δ = 1 with μ = η = 0; δ = 0 is the control, all else without ψ.
+    ψ moves the start s, which is x unless the batch has another, toward (or from) the label. With s
+    a degraded x it is trained to restore; with s and x an image that the network made itself (the
+    batch's ``stops``), to stay where it has arrived. The first part of the batch carries ψ, whose
+    derivative costs many times the anchor's.
+
+    The network is in evaluation mode, so that its statistics cannot move: in the published code
+    they alone did.
+    """
+
+    options: PsiTrain
+    ball: fr.Ball
+    anchor: Callable[[fr.Predict], fr.Loss]
+
+    def __call__(self, modes: fr.Modes, batch: PsiBatch) -> fr.Terms:
+        """Compose the terms of one update."""
+        options, predict = self.options, modes.running
+        psi = make_psi(options, self.ball, predict)
+        n = max(1, round(options.drift_fraction * len(batch.x)))
+        start, toward = self.ends(modes, batch, n)
+        learned = batch.index is not None  # then what ψ moves is what its end is compared with
+
+        def placed(loss: fr.Loss) -> fr.Loss:
+            if learned:
+                return from_learned(loss, batch, n, options.starts_rate)
+            return fr.at(loss, start, batch.label[:n])
+
+        distance = DISTANCES[options.distance]
+        drift = fr.drift(psi, distance=distance, toward=None if learned else toward)
+        return {
+            "drift": (options.drift_weight, placed(drift)),
+            "entropy": (options.entropy, placed(fr.through(psi, fr.entropy(predict)))),
+            "anchor": (options.anchor, self.anchor(predict)),
+        }
+
+    def ends(self, modes: fr.Modes, batch: PsiBatch, n: int) -> tuple[Tensor, Tensor]:
+        """Return where ψ starts, and what its end is compared with."""
+        start = (batch.x if batch.start is None else batch.start)[:n]
+        if batch.stops is None:
+            return start, batch.x[:n]
+        if self.options.drift_weight + self.options.entropy > 0:
+            step = fr.gradient_step(
+                PSI_LOSSES[self.options.psi_loss](modes.running), self.ball,
+                step_size=self.options.step_size, targeted=self.options.targeted,
+            )  # fmt: skip
+            start = arrived(step, batch.stops[:n], modes.params, start, batch.label[:n])
+        return start, start
+
+
+def arrived(
+    step: fr.Step, stops: Tensor, params: fr.Params, start: Tensor, label: Tensor
+) -> Tensor:
+    """Take ``stops`` (B,) steps from ``start``, each image its own number; constant.
+
+    All take the longest way, and those that have arrived stay: a loop that no value decides.
+    """
+    x = start
+    for t in range(STOPS[1]):
+        x = torch.where(per_example(t < stops, x), step(params, x, label, start), x)
+    return x.detach()
+
+
+def from_learned(loss: fr.Loss, batch: PsiBatch, n: int, rate: float) -> fr.Loss:
+    """ℓ(θ, s, label) at the start images s that are learned along with θ.
+
+    They are the batch's ``index`` of the N in ``params[STARTS]`` (N, C, H, W), stored divided by
+    ``rate``, so that a step of SGD moves an image rate² times as far as it would a weight; and
+    clamped to [0, 1] where used.
+    """
+
+    def learned(params: fr.Params, _x: Tensor, _y: Tensor) -> Tensor:
+        assert batch.index is not None
+        starts = (rate * params[STARTS][batch.index[:n]]).clamp(0.0, 1.0)
+        return loss(params, starts, batch.label[:n])
+
+    return learned

@@ -1,0 +1,61 @@
+"""An iteration, and what a way of differentiating it is: a value that is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from funcrobust.core.network.functional import Params
+
+Step = Callable[[Params, Tensor, Tensor, Tensor], Tensor]
+"""``(params, x, y, center) -> x``: one step Φ of an iteration."""
+
+
+class Derivative(Protocol):
+    """A way to take ``steps`` steps Φ from ``start`` such that the end has a derivative.
+
+    Write your own: any function of these arguments that returns x_T will do. What it computes must
+    be x_T itself, whatever derivative it gives it.
+    """
+
+    def __call__(
+        self, step: Step, steps: int, params: Params, start: Tensor, y: Tensor, center: Tensor
+    ) -> Tensor:
+        """Return x_T of x_{t+1} = Φ(θ, x_t, y, c), x_0 = ``start`` (B, …)."""
+        ...
+
+
+def iterate(
+    step: Step, steps: int, params: Params, start: Tensor, y: Tensor, center: Tensor
+) -> Tensor:
+    """Apply ``step`` ``steps`` times: the unrolled iteration, differentiable to any order."""
+    x = start
+    for _ in range(steps):
+        x = step(params, x, y, center)
+    return x
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """See `unrolled`."""
+
+    def __call__(
+        self, step: Step, steps: int, params: Params, start: Tensor, y: Tensor, center: Tensor
+    ) -> Tensor:
+        return iterate(step, steps, params, start, y, center)
+
+
+def unrolled() -> Derivative:
+    """Build plain reverse mode through every step: exact to any order, the memory of T steps.
+
+    T vjps of one step and no evaluation more.
+    """
+    return Unrolled()
+
+
+def constant(params: Params) -> Params:
+    """Return the same tensors, cut from every derivative."""
+    return {name: p.detach() for name, p in params.items()}

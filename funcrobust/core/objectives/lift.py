@@ -1,0 +1,195 @@
+r"""The lift: a composed loss becomes what an update differentiates.
+
+A training objective is ``(params, buffers, *batch) -> (scalar, (buffers, metrics))``. `objective`
+lifts a `Loss`, whose network is whatever it was built on. `training_objective` is for networks that
+see the batch: training-mode batch norm has buffers that must come out, the one thing a `Loss`
+cannot say, and this file is its one place. Everything else is the algebra:
+
+    def compose(modes, batch):
+        loss = fr.cross_entropy(modes.training)
+        robust = fr.adversarial(loss, attack, start=batch.start)
+        return {"loss": (1.0, robust), "curvature": (0.5, fr.cure(fr.cross_entropy(modes.batch)))}
+
+    objective = fr.training_objective(model, compose)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from funcrobust.core.derivatives.iteration import constant
+from funcrobust.core.errors import FuncrobustError, require_finite
+from funcrobust.core.losses import Loss, per_example_loss
+from funcrobust.core.network.functional import Buffers, Functional, Params, Predict, autocast
+
+Metrics = dict[str, Tensor]
+"""Detached 0-dim tensors by name."""
+
+TrainingObjective = Callable[..., tuple[Tensor, tuple[Buffers, Metrics]]]
+"""``(params, buffers, *batch) -> (scalar, (buffers after the batch, metrics))``, pure."""
+
+
+class Batch(NamedTuple):
+    """What a training draws for an update; a pytree. Write your own if you need other parts.
+
+    Every part but ``growth`` has one row an example, so that a batch can be cut.
+    """
+
+    x: Tensor
+    """(B, …)."""
+    y: Tensor
+    """(B, …), such as int64 classes (B,)."""
+    start: Tensor | None = None
+    """Where the attack begins, x's shape."""
+    points: Tensor | None = None
+    """(B, k, …): k random points of the ball around each x."""
+    noise: Tensor | None = None
+    """x's shape, uniform in [−1, 1]."""
+    mix: Tensor | None = None
+    """(B,), uniform in [0, 1]."""
+    growth: Tensor | float = 1.0
+    """The share of its full strength that a schedule has reached."""
+
+    def first(self, n: int) -> Self:
+        """Return the first ``n`` examples."""
+        found: Self = cut(self, slice(n))
+        return found
+
+
+def cut(batch: Any, rows: slice) -> Any:
+    """Take some examples of a batch, any pytree: 0-dim tensors and numbers are left as they are."""
+    return tree_map(lambda t: t[rows] if isinstance(t, Tensor) and t.ndim else t, batch)
+
+
+@dataclass(frozen=True)
+class Modes:
+    """A network in each of its modes, at one update: they differ in batch norm and dropout alone.
+
+    Where it has neither all are the same.
+    """
+
+    training: Predict
+    """The batch's own statistics. What a loss evaluates with the parameters that are trained moves
+    the running statistics, evaluation by evaluation; what an attack evaluates, at constant ones, or
+    a derivative, does not."""
+    batch: Predict
+    """The same values, and nothing moves: with derivatives of every order, for regularisers. In
+    ``training`` torch's own batch norm is the faster one for a first derivative."""
+    running: Predict
+    """Evaluation mode, at the statistics before the update."""
+    held: Predict
+    """At the batch's statistics as ``training`` last saw them, held constant; needs it to have been
+    evaluated by an earlier term."""
+    params: Params
+    """The parameters, constant: what an attack perturbs with."""
+
+
+Terms = Mapping[str, tuple[float, Loss]]
+"""Weights and losses by the names of their metrics."""
+
+
+def objective(loss: Loss) -> TrainingObjective:
+    """Lift any `Loss`: ``(params, buffers, x, y) -> (mean ℓ, (buffers, {"loss": mean ℓ}))``.
+
+    The buffers stay as they are: this is the lift for networks without batch norm, and for
+    evaluation mode (``model.predict``), as in fine-tuning.
+    """
+
+    def lifted(
+        params: Params, buffers: Buffers, x: Tensor, y: Tensor
+    ) -> tuple[Tensor, tuple[Buffers, Metrics]]:
+        total = per_example_loss(loss(params, x, y), x).mean()
+        return total, (buffers, {"loss": total.detach()})
+
+    return lifted
+
+
+def training_objective(
+    model: Functional,
+    compose: Callable[[Modes, Any], Terms],
+    *,
+    dtype: torch.dtype | None = None,
+) -> TrainingObjective:
+    """Lift a composition over a network in training: ``(params, buffers, batch) -> ...``.
+
+    ``compose(modes, batch)`` gives the terms for one `Batch` (or any batch with ``x`` and ``y``):
+
+        L(θ) = Σ_name weight · mean term(θ, x, y)
+
+    evaluated in their order. Metrics are each term's mean by its name; and, where the labels are
+    classes, "accuracy" as `Modes.training` last classified (x̂, under an attack). ``dtype`` is
+    `autocast`'s. Terms of weight 0 are not evaluated. The mean of a term is over as many examples
+    as it gives (see `at`).
+
+    Raises `FuncrobustError` for a weight negative or not finite, or none positive.
+    """
+
+    def lifted(
+        params: Params, buffers: Buffers, batch: Any
+    ) -> tuple[Tensor, tuple[Buffers, Metrics]]:
+        record = _Record(model, params, buffers, dtype)
+        terms = compose(record.modes(), batch)
+        total, metrics = None, {}
+        for name, (weight, loss) in terms.items():
+            if require_finite(f"the weight of {name}", weight) == 0:
+                continue
+            values = loss(params, batch.x, batch.y)
+            metrics[name] = per_example_loss(values, values if values.ndim == 1 else batch.x).mean()
+            term = metrics[name] if weight == 1 else weight * metrics[name]
+            total = term if total is None else total + term
+        if total is None:
+            raise FuncrobustError("an objective needs at least one term of positive weight")
+        metrics |= record.accuracy(batch.y)
+        return total, (record.buffers, {name: m.detach() for name, m in metrics.items()})
+
+    return lifted
+
+
+class _Record:
+    """Modes of one update; and what training mode has seen: buffers and logits, as they come out.
+
+    Lives as long as one call of an objective, which is pure as seen from outside.
+    """
+
+    def __init__(
+        self, model: Functional, params: Params, buffers: Buffers, dtype: torch.dtype | None
+    ) -> None:
+        self._model, self._params, self._dtype = model, params, dtype
+        self.buffers = self._before = buffers
+        self._logits: Tensor | None = None
+
+    def modes(self) -> Modes:
+        before, model = self.buffers, self._model
+        return Modes(
+            training=autocast(self._training, self._dtype),
+            batch=autocast(model.by_batch(before), self._dtype),
+            running=autocast(model.with_buffers(before), self._dtype),
+            held=autocast(self._held, self._dtype),
+            params=constant(self._params),
+        )
+
+    def _training(self, params: Params, x: Tensor) -> Tensor:
+        # torch.func hands wrapped copies to what it differentiates, so the very same dict means
+        # that the network itself is evaluated, and not inside a derivative or by an attack.
+        if params is not self._params:
+            return self._model.predict_train(params, self.buffers, x)[0]
+        self._before = self.buffers
+        self._logits, self.buffers = self._model.predict_train(params, self.buffers, x)
+        return self._logits
+
+    def _held(self, params: Params, x: Tensor) -> Tensor:
+        if self._logits is None:
+            raise FuncrobustError("held statistics need a term that evaluates modes.training first")
+        own = self._model.batch_statistics(self._before, self.buffers)
+        return self._model.with_buffers(own)(params, x)
+
+    def accuracy(self, y: Tensor) -> Metrics:
+        if self._logits is None or y.is_floating_point() or y.shape != self._logits.shape[:-1]:
+            return {}
+        return {"accuracy": (self._logits.argmax(-1) == y).float().mean()}

@@ -1,0 +1,14 @@
+"""One projected step: the formula that FGSM, PGD and ψ share."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from funcrobust.core.balls.norms import Ball
+
+
+def advance(ball: Ball, x: Tensor, gradient: Tensor, size: float, center: Tensor) -> Tensor:
+    """Π(x + size · steepest(gradient)), or the ball's own ``advance`` in place of the sum."""
+    own = getattr(ball, "advance", None)
+    moved = x + size * ball.steepest(gradient) if own is None else own(x, gradient, size)
+    return ball.project(moved, center)
