@@ -52,19 +52,19 @@ def test_clean_accuracy(case):
 
 
 def test_nobody_who_withstands_is_fooled_at_the_end_and_nobody_is_lost_without_cause(case):
-    """Legs of five steps: an example is lost iff it is misclassified clean, at step 5 or at 10."""
+    """An example is lost iff it is misclassified clean or at one of the ten iterates."""
     predict, params, x, y = case
     stands = predict(params, x).argmax(1) == y
-    draw = fr.generator(0, "evaluate/0", 0)
+    draw = fr.generator(0, "evaluate", 0)
     survivors = stands.nonzero().squeeze(1)
     start = BALL.sample(x[survivors], draw)
-    for steps in (5, 10):
+    for steps in range(1, 11):
         attack = fr.pgd(fr.cross_entropy(predict), BALL, step_size=EPS / 4, steps=steps)
         end = attack(params, start, y[survivors], center=x[survivors])
         stands[survivors] &= predict(params, end).argmax(1) == y[survivors]
     found = robust(case)
     assert torch.equal(found, stands)
-    assert 0.05 < found.float().mean() < stands.numel()
+    assert 0.05 < found.float().mean() < 0.95
 
 
 def test_more_restarts_and_more_steps_never_help_the_defender(case):
