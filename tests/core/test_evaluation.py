@@ -15,22 +15,26 @@ BALL = fr.linf(EPS)
 
 @pytest.fixture(scope="module")
 def case():
-    """A network trained for a moment: some examples withstand the attack and some do not."""
-    problem = make_problem(torch.float32)
+    """A network trained for a moment: some examples withstand the attack and some do not.
+
+    In float64: in float32 the size of a batch would decide who of them is lost.
+    """
+    model = fr.functionalize(make_problem(torch.float32).module.double())
     draw = torch.Generator().manual_seed(5)
     y = torch.randint(5, (200,), generator=draw)
     centers = torch.rand(5, 3, 8, 8, generator=draw)
     x = (0.35 * centers[y] + 0.3 + 0.12 * torch.randn(200, 3, 8, 8, generator=draw)).clamp(0, 1)
+    x = x.double()
     optim = fr.optimizer("SGD", 0.05)
 
     def objective(params, buffers, x, y):
-        loss = fr.cross_entropy(problem.model.with_buffers(buffers))
+        loss = fr.cross_entropy(model.with_buffers(buffers))
         return loss(params, x, y).mean(), (buffers, {})
 
-    update, state = fr.make_update(objective, optim), fr.initial_state(problem.model, optim)
+    update, state = fr.make_update(objective, optim), fr.initial_state(model, optim)
     for _ in range(60):
         state, _ = update(state, x, y)
-    return problem.model.predict, state.params, x, y
+    return model.predict, state.params, x, y
 
 
 def robust(case, **options):
@@ -48,19 +52,19 @@ def test_clean_accuracy(case):
 
 
 def test_nobody_who_withstands_is_fooled_at_the_end_and_nobody_is_lost_without_cause(case):
-    """Legs of five steps: an example is lost iff it is misclassified clean, at step 5 or at 10."""
+    """An example is lost iff it is misclassified clean or at one of the ten iterates."""
     predict, params, x, y = case
     stands = predict(params, x).argmax(1) == y
-    draw = fr.generator(0, "evaluate/0", 0)
+    draw = fr.generator(0, "evaluate", 0)
     survivors = stands.nonzero().squeeze(1)
     start = BALL.sample(x[survivors], draw)
-    for steps in (5, 10):
+    for steps in range(1, 11):
         attack = fr.pgd(fr.cross_entropy(predict), BALL, step_size=EPS / 4, steps=steps)
         end = attack(params, start, y[survivors], center=x[survivors])
         stands[survivors] &= predict(params, end).argmax(1) == y[survivors]
     found = robust(case)
     assert torch.equal(found, stands)
-    assert 0.05 < found.float().mean() < stands.numel()
+    assert 0.05 < found.float().mean() < 0.95
 
 
 def test_more_restarts_and_more_steps_never_help_the_defender(case):
@@ -92,9 +96,15 @@ def test_deterministic_in_the_seed(case):
     assert torch.equal(robust(case, seed=1), robust(case, seed=1))
 
 
-def test_uint8_images_are_scaled(case):
-    predict, params, x, y = case
-    bytes_ = (x * 255).round().to(torch.uint8)
+def test_uint8_images_are_scaled():
+    problem = make_problem(torch.float32)
+    predict, params, y = problem.model.predict, problem.params, problem.y
+    bytes_ = (problem.x * 255).round().to(torch.uint8)
+    found, expected, raw = (
+        evaluation.mean_of(problem.loss, params, x, y)
+        for x in (bytes_, bytes_.float() / 255, bytes_.float())
+    )
+    assert found == expected != raw
     assert torch.equal(
         evaluation.correct(predict, params, bytes_, y),
         evaluation.correct(predict, params, bytes_.float() / 255, y),

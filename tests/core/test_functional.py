@@ -15,7 +15,7 @@ import funcrobust as fr
 
 def test_predict_is_the_modules_evaluation_mode(problem):
     found = problem.model.predict(problem.params, problem.x)
-    assert (found - problem.module(problem.x)).abs().max() <= 1e-14
+    assert (found - problem.module(problem.x)).abs().max() <= 1e-12
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -34,7 +34,7 @@ def test_batch_norm_as_an_affine_map(layer, shape, affine):
     def slope(call):
         return grad(lambda x: grad(lambda x: call(x).sin().sum())(x).square().sum())(x)
 
-    assert (model.predict(model.params, x) - norm(x)).abs().max() <= 1e-14
+    assert (model.predict(model.params, x) - norm(x)).abs().max() <= 1e-12
     assert (slope(lambda x: model.predict(model.params, x)) - slope(norm)).abs().max() <= 1e-12
     assert isinstance(model.module(), type(norm))
 
@@ -42,14 +42,14 @@ def test_batch_norm_as_an_affine_map(layer, shape, affine):
 def test_batch_norm_without_running_statistics_goes_by_the_batch():
     norm = nn.BatchNorm2d(3, track_running_stats=False).double()
     model, x = fr.functionalize(norm), torch.randn(4, 3, 5, 5).double()
-    assert (model.predict(model.params, x) - norm.eval()(x)).abs().max() < 1e-14
+    assert (model.predict(model.params, x) - norm.eval()(x)).abs().max() < 1e-12
 
 
 def test_by_batch_is_training_mode_that_moves_nothing(problem):
     """Values and second derivatives against torch's own training-mode batch norm."""
     model, module = problem.model, copy.deepcopy(problem.module).train()
     predict = model.by_batch(model.buffers)
-    assert (predict(model.params, problem.x) - module(problem.x)).abs().max() < 1e-13
+    assert (predict(model.params, problem.x) - module(problem.x)).abs().max() < 1e-12
 
     def slope(call):
         return grad(lambda x: grad(lambda x: call(x).sin().sum())(x).square().sum())(problem.x)
@@ -180,14 +180,13 @@ def test_module_round_trip(problem):
     assert next(iter(problem.params.values())).abs().sum() > 0
 
 
-def test_to_changes_layout_not_values():
-    problem = make_problem(torch.float32)
+def test_to_changes_layout_not_values(problem):
+    """In float64: another layout is another order of summation."""
     model = problem.model.to("cpu", torch.channels_last)
     weight = model.params["net.0.weight"]
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert torch.allclose(
-        model.predict(model.params, problem.x), problem.model.predict(problem.params, problem.x)
-    )
+    found = model.predict(model.params, problem.x)
+    assert (found - problem.model.predict(problem.params, problem.x)).abs().max() <= 1e-12
 
 
 def test_autocast_returns_float32_and_float32_gradients():

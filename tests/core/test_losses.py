@@ -75,10 +75,10 @@ def test_kl_divergence_is_flat_at_its_reference(problem):
     reference = problem.model.predict(problem.params, problem.x)
     loss = fr.kl_divergence(problem.model.predict, reference)
     arguments = (problem.params, problem.x, problem.y)
-    assert loss(*arguments).abs().max() <= 1e-15
-    assert fr.input_gradient(loss)(*arguments).abs().max() <= 1e-15
+    assert loss(*arguments).abs().max() <= 1e-12
+    assert fr.input_gradient(loss)(*arguments).abs().max() <= 1e-12
     slope = torch.func.grad(fr.mean(loss))(*arguments)
-    assert max(float(g.abs().max()) for g in slope.values()) <= 1e-14
+    assert max(float(g.abs().max()) for g in slope.values()) <= 1e-12
     beside = loss(problem.params, problem.x + 0.01, problem.y)
     assert beside.min() > 0
 
@@ -164,7 +164,7 @@ def test_distillation_keeps_the_teacher(problem):
     model = problem.model
     loss = fr.distillation(model.predict, lambda x: model.predict(model.params, x))
     mean = fr.mean(loss)
-    assert mean(model.params, problem.x, problem.y) == 0
+    assert mean(model.params, problem.x, problem.y).abs() <= 1e-12
     slope = torch.func.grad(mean)(model.params, problem.x, problem.y)
     assert max(float(g.abs().max()) for g in slope.values()) <= 1e-12
     moved = {k: p * 1.1 for k, p in model.params.items()}
