@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.examples import largest_to_one, per_example, squared_norm, unit
 
 Bounds = tuple[float, float]
 
@@ -79,7 +80,7 @@ class L2:
         if math.isinf(self.radius):
             return x.clamp(*self.bounds)
         delta = x - center
-        squared = _sum_of_squares(delta)
+        squared = per_example(squared_norm(delta), x)
         outside = squared > self.radius**2
         # The inner where keeps sqrt'(0) = inf out of the derivative at the ball's centre.
         norm = torch.where(outside, squared, 1.0).sqrt()
@@ -87,10 +88,7 @@ class L2:
         return (center + shrunk).clamp(*self.bounds)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        # Scaled to a largest entry of 1 first: the squares of a confident network's gradients
-        # underflow, and steps too short to matter would pass for robustness.
-        scaled = _largest_to_one(gradient)
-        return scaled / _sum_of_squares(scaled).clamp_min(0.5).sqrt()
+        return unit(gradient)
 
     def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
         if math.isinf(self.radius):
@@ -128,7 +126,7 @@ class SmoothLinf(Linf):
     temperature: float = 0.1
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        scaled = _largest_to_one(gradient)
+        scaled = largest_to_one(gradient)
         size = scaled.square().flatten(1).mean(1).clamp_min(torch.finfo(gradient.dtype).eps)
         return torch.tanh(scaled / (self.temperature * per_example(size.sqrt(), gradient)))
 
@@ -257,23 +255,6 @@ def _radius(radius: float) -> float:
     if math.isnan(radius) or radius < 0:
         raise FuncrobustError(f"a ball's radius must be >= 0, got {radius}")
     return float(radius)
-
-
-def _sum_of_squares(x: Tensor) -> Tensor:
-    """Per-example ‖x‖², shaped (B, 1, …, 1) to broadcast over x."""
-    return per_example(x.square().flatten(1).sum(1), x)
-
-
-def _largest_to_one(gradient: Tensor) -> Tensor:
-    """Scale each example so that its largest entry is 1 in size; 0 stays 0. A constant scale."""
-    largest = gradient.detach().flatten(1).abs().amax(1)
-    tiny = torch.finfo(gradient.dtype).tiny
-    return gradient / per_example(largest, gradient).clamp_min(tiny)
-
-
-def per_example(values: Tensor, like: Tensor) -> Tensor:
-    """Reshape (B,) to (B, 1, …, 1), to broadcast over ``like``."""
-    return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:

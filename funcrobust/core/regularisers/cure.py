@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from funcrobust.core.balls.norms import l2, per_example
+from funcrobust.core.balls.norms import l2
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
+from funcrobust.core.examples import per_example
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.projected_gradient import constant, input_gradient

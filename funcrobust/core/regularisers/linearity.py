@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcrobust.core.balls.norms import per_example
 from funcrobust.core.errors import require_finite
+from funcrobust.core.examples import per_example
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.projected_gradient import (

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from funcrobust.core.balls.norms import per_example
 from funcrobust.core.derivatives.adjoint import Step
 from funcrobust.core.errors import FuncrobustError, require_finite
+from funcrobust.core.examples import per_example
 from funcrobust.core.losses import Distance, Loss, cross_entropy, entropy, squared_l2
 from funcrobust.core.network.functional import Buffers, Functional, Params, Predict, autocast
 from funcrobust.core.perturbations.projected_gradient import Perturbation, constant

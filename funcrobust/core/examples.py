@@ -1,0 +1,53 @@
+"""Arithmetic over examples: norms and products over all dimensions but the first.
+
+Everywhere x is (B, ...), of any shape: images (B, C, H, W), features (B, d), embeddings (B, T, d).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def flat(x: Tensor) -> Tensor:
+    """Lay out each example as a row: (B, ...) to (B, d), d = 1 for x (B,)."""
+    return x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)
+
+
+def per_example(values: Tensor, like: Tensor) -> Tensor:
+    """Reshape (B,) to (B, 1, …, 1), to broadcast over ``like`` (B, ...)."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """⟨a, b⟩ per example, (B,)."""
+    return flat(a * b).sum(1)
+
+
+def squared_norm(x: Tensor) -> Tensor:
+    """‖x‖₂² per example, (B,)."""
+    return flat(x.square()).sum(1)
+
+
+def safe_norm(x: Tensor) -> Tensor:
+    """‖x‖₂ per example, (B,), with derivative 0 rather than NaN where x = 0."""
+    squared = squared_norm(x)
+    positive = squared > 0
+    # The inner where keeps sqrt'(0) = inf out of the derivative.
+    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
+
+
+def largest_to_one(x: Tensor) -> Tensor:
+    """Divide each example by its largest entry's size, held constant; 0 stays 0."""
+    largest = flat(x.detach()).abs().amax(1)
+    return x / per_example(largest, x).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x/‖x‖₂ per example, with its derivative; 0, with a finite derivative, where x = 0.
+
+    Of length 1 however small x is: the squares of a confident network's gradients underflow, and
+    steps too short to matter would pass for robustness. So the largest entry is made 1 first.
+    """
+    scaled = largest_to_one(x)
+    return scaled / per_example(squared_norm(scaled), x).clamp_min(0.5).sqrt()
