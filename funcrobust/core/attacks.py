@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from funcrobust.core.balls.norms import Ball, Bounds, linf
+from funcrobust.core.balls.ball import Ball, Bounds
+from funcrobust.core.balls.linf import linf
 from funcrobust.core.errors import FuncrobustError, require_finite
 from funcrobust.core.losses import Loss
 from funcrobust.core.perturbations.projected_gradient import Perturbation, fgsm, pgd

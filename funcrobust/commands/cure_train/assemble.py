@@ -14,7 +14,7 @@ from torch import Tensor
 from funcrobust import checkpoints, data, models
 from funcrobust.commands.cure_train import methods
 from funcrobust.core.attacks import Attack
-from funcrobust.core.balls.norms import Ball
+from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation import recalibrated
 from funcrobust.core.losses import cross_entropy

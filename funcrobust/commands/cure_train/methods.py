@@ -10,7 +10,7 @@ from torch import Tensor
 
 from funcrobust.core import attacks
 from funcrobust.core.attacks import Attack
-from funcrobust.core.balls.norms import Ball
+from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.losses import Loss, cross_entropy
 from funcrobust.core.objectives import algebra as objectives

@@ -15,7 +15,7 @@ from typing import Protocol
 from torch import Tensor
 from torch.func import grad
 
-from funcrobust.core.balls.norms import Ball
+from funcrobust.core.balls.ball import Ball
 from funcrobust.core.derivatives.adjoint import Step, iterate, iterate_adjoint
 from funcrobust.core.derivatives.implicit import iterate_implicit
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
@@ -100,7 +100,7 @@ def pgd(
     ``step_size`` is in units of the data; 0 steps return the start as it is. ``momentum`` μ > 0
     steps along v ← μ·v + ∇ₓℓ/‖∇ₓℓ‖₁ (MI-FGSM over `linf`, Dong et al. 2018, μ = 1 there).
     ``use_best`` returns, per example, that image of x_0 … x_T whose loss is most extreme, the
-    earlier one in a tie. To step in one norm inside the ball of another see `steps_of`.
+    earlier one in a tie. To step in one norm inside the ball of another see `with_steps`.
 
     Raises `FuncrobustError` for a negative or non-finite step size or momentum, or negative steps.
     """

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from funcrobust.core.balls.norms import l2
+from funcrobust.core.balls.l2 import l2
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.examples import per_example
 from funcrobust.core.losses import Loss
