@@ -1,6 +1,11 @@
 from .core.attacks import Attack, n_fgsm, pgd_k, rs_fgsm, zerograd
-from .core.balls.composed import masked, measured, steps_of
-from .core.balls.norms import Ball, fourier, l2, linf, random_smoothing, smooth_linf, unconstrained
+from .core.balls.ball import Ball
+from .core.balls.composed import masked, with_block_means, with_steps
+from .core.balls.fourier import fourier
+from .core.balls.l2 import l2
+from .core.balls.linf import linf, smooth_linf
+from .core.balls.smoothing import random_smoothing
+from .core.balls.unconstrained import unconstrained
 from .core.derivatives.adjoint import adjoint
 from .core.derivatives.implicit import implicit
 from .core.derivatives.iteration import Derivative, Step, iterate, unrolled
@@ -137,7 +142,6 @@ __all__ = [
     "masked",
     "matrices",
     "mean",
-    "measured",
     "n_fgsm",
     "objective",
     "one_step",
@@ -151,7 +155,6 @@ __all__ = [
     "smooth_linf",
     "squared_l2",
     "ssim",
-    "steps_of",
     "through",
     "top_curvature",
     "trades",
@@ -160,5 +163,7 @@ __all__ = [
     "unconstrained",
     "unrolled",
     "weighted_sum",
+    "with_block_means",
+    "with_steps",
     "zerograd",
 ]  # fmt: skip

@@ -23,7 +23,8 @@ from funcrobust.checkpoints import Card
 from funcrobust.commands.apply.run import pick_judge
 from funcrobust.commands.psi_train.run import psi_train
 from funcrobust.core import evaluation
-from funcrobust.core.balls.norms import l2, linf
+from funcrobust.core.balls.l2 import l2
+from funcrobust.core.balls.linf import linf
 from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.losses import cross_entropy
 from funcrobust.core.network.functional import Functional, functionalize

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcrobust.core.balls.composed import masked, measured
-from funcrobust.core.balls.norms import l2
+from funcrobust.core.balls.composed import masked, with_block_means
+from funcrobust.core.balls.l2 import l2
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.losses import Loss, logit
 from funcrobust.core.network.functional import Predict
@@ -100,10 +100,8 @@ def super_resolution(loss: Loss, low: Tensor, scale: int, walk: Walk) -> Perturb
     ``low`` is (B, C, h, w); the start (B, C, scale·h, scale·w) should be its `bicubic`. The
     published form only keeps to an L2 ball around the start, and may contradict its input.
     """
-    return psi(
-        loss, measured(l2(walk.radius), scale, low), step_size=walk.step_size, steps=walk.steps,
-        targeted=True,
-    )  # fmt: skip
+    ball = with_block_means(l2(walk.radius), scale, low)
+    return psi(loss, ball, step_size=walk.step_size, steps=walk.steps, targeted=True)
 
 
 def bicubic(low: Tensor, scale: int) -> Tensor:

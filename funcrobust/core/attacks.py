@@ -18,7 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from funcrobust.core.balls.norms import Ball, Linf, linf
+from funcrobust.core.balls.ball import Ball
+from funcrobust.core.balls.linf import Linf, linf
 from funcrobust.core.errors import FuncrobustError, require_finite
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params

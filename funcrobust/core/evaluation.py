@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcrobust.core.balls.norms import Ball
+from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.images import as_float
 from funcrobust.core.losses import Loss

@@ -13,7 +13,11 @@ from torch import Tensor
 from funcrobust import checkpoints, data
 from funcrobust.checkpoints import Card, save
 from funcrobust.core import evaluation
-from funcrobust.core.balls.norms import Ball, fourier, l2, linf, unconstrained
+from funcrobust.core.balls.ball import Ball
+from funcrobust.core.balls.fourier import fourier
+from funcrobust.core.balls.l2 import l2
+from funcrobust.core.balls.linf import linf
+from funcrobust.core.balls.unconstrained import unconstrained
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Buffers, Functional, Params, Predict, autocast
 from funcrobust.core.randomness import generator

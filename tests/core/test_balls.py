@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from problems import DERIVATIVES, directional_difference, inner, random_direction
 
 import funcrobust as fr
+from funcrobust.core.balls.ball import require_center
 
 RADII = st.floats(0.0, 3.0)
 SEEDS = st.integers(0, 2**31)
@@ -118,6 +119,98 @@ def test_own_bounds():
     p = fr.linf(10.0, bounds=(-1.0, 0.5)).project(draw(3, inside=False), draw(4, inside=True))
     assert p.min() >= -1
     assert p.max() <= 0.5
+    for wrong in ((1.0, 0.0), (0.0, 0.0), (0.0, math.nan)):
+        for make in (fr.unconstrained, lambda bounds: fr.l2(1.0, bounds=bounds)):
+            with pytest.raises(fr.FuncrobustError, match="low < high"):
+                make(bounds=wrong)
+
+
+SHAPES = [(3, 7), (3, 5, 7), (3, 2, 4, 4), (3, 2, 4, 4, 4), (3,)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["linf", "l2", "smooth_linf"])
+@pytest.mark.parametrize("bounds", [None, (-math.inf, math.inf)])
+def test_no_bounds_on_any_shape(shape, name, bounds):
+    """Only the radius confines; every example is treated as if it stood alone."""
+    ball = getattr(fr, name)(0.3, bounds=bounds)
+    generator = torch.Generator().manual_seed(0)
+    center, x = (9 * torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    drawn = ball.sample(center, fr.generator(0, "t"))
+    for p in (ball.project(x, center), drawn):
+        delta = (p - center).reshape(3, -1)
+        size = delta.norm(dim=1) if name == "l2" else delta.abs().amax(1)
+        assert ((size > 0) & (size <= 0.3 + 1e-12)).all()
+    for i in range(3):
+        alone = ball.project(x[i : i + 1], center[i : i + 1])
+        assert (ball.project(x, center)[i] - alone[0]).abs().max() <= 1e-12
+        assert (ball.steepest(x)[i] - ball.steepest(x[i : i + 1])[0]).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("bounds", [None, (-math.inf, math.inf), (0.0, math.inf)])
+def test_what_is_infinite_has_no_uniform_start(bounds):
+    center = draw(0, inside=True)
+    for ball in (fr.unconstrained(bounds=bounds), fr.linf(math.inf, bounds=bounds)):
+        assert ball.project(9 * center, center).max() > 1
+        with pytest.raises(fr.FuncrobustError, match="no uniform start"):
+            ball.sample(center, fr.generator(0, "t"))
+    with pytest.raises(fr.FuncrobustError, match="finite"):
+        fr.fourier(bounds=bounds)
+
+
+BALLS = {
+    "linf": fr.linf(0.1), "l2": fr.l2(0.1), "smooth": fr.smooth_linf(0.1),
+    "unconstrained": fr.unconstrained(), "fourier": fr.fourier(),
+    "masked": fr.masked(fr.l2(0.1), torch.ones(4, 4).bool()),
+    "with_steps": fr.with_steps(fr.linf(0.1), fr.l2(0.1)),
+    "with_block_means": fr.with_block_means(fr.l2(0.1), 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BALLS)
+def test_a_centre_outside_the_bounds_is_refused(name):
+    """Normalised inputs in a ball with the bounds of images: clamping would move them by 1."""
+    for far in (draw(0, inside=True) - 0.5, draw(0, inside=False), draw(0, inside=True) / 0):
+        with pytest.raises(fr.FuncrobustError, match=r"outside the ball's bounds \[0, 1\]"):
+            require_center(BALLS[name], far)
+        with pytest.raises(fr.FuncrobustError, match="outside"):
+            BALLS[name].sample(far, fr.generator(0, "t"))
+
+
+def test_a_centre_on_the_bounds_or_a_rounding_beyond_is_let_pass():
+    center = torch.tensor([[0.0, 1.0], [-1e-7, 1 + 1e-7]])
+    require_center(fr.l2(1.0), center)
+    require_center(fr.l2(1.0), center[:0])
+    require_center(fr.l2(1.0, bounds=None), 9 * center)
+    require_center(fr.l2(1.0, bounds=(-math.inf, math.inf)), center / 0)
+    require_center(fr.random_smoothing(1.0), 9 * center)
+
+
+def test_the_centre_is_looked_at_where_that_is_possible():
+    """Inside a gradient its values are there; mapped over, on the meta device, compiled: not."""
+
+    def value(center):
+        require_center(fr.l2(1.0), center)
+        return center.sum()
+
+    far = torch.full((2, 3), 9.0)
+    with pytest.raises(fr.FuncrobustError, match="outside"):
+        torch.func.grad(value)(far)
+    assert torch.func.vmap(value)(far).tolist() == [27.0, 27.0]
+    assert value(far.to("meta")).is_meta
+    assert torch.compile(value, fullgraph=True, backend="eager")(far) == 54
+
+
+@pytest.mark.parametrize("name", [*BALLS, "random_smoothing"])
+def test_bytes_are_refused_in_one_line(name):
+    ball = BALLS.get(name, fr.random_smoothing(0.1))
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    calls = [lambda: ball.sample(images, fr.generator(0, "t"))]
+    if name != "random_smoothing":
+        calls += [lambda: ball.project(images, images), lambda: ball.project(images / 255, images)]
+    for call in calls:
+        with pytest.raises(fr.FuncrobustError, match="divide by 255"):
+            call()
 
 
 @pytest.mark.parametrize("radius", [-1.0, float("nan")])
@@ -150,6 +243,13 @@ def test_fourier_is_ascent_on_the_scaled_coefficients(problem, decay):
     found = attack(problem.params, problem.x, problem.y)
     assert (found - problem.x).abs().max() > 1e-2
     assert (found - expected).abs().max() < 1e-10
+
+
+def test_fourier_is_for_images():
+    ball, x = fr.fourier(decay=1.0), torch.full((4, 8), 0.5)
+    loss = lambda _, x, __: x.sum(1)  # noqa: E731
+    with pytest.raises(fr.FuncrobustError, match="images"):
+        fr.pgd(loss, ball, step_size=1.0, steps=1)({}, x, torch.zeros(4, dtype=torch.int64))
 
 
 def test_fourier_stays_inside_the_bounds(problem):

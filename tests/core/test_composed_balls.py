@@ -19,13 +19,15 @@ def square() -> torch.Tensor:
 
 def balls(x):
     return {
-        "steps_of": fr.steps_of(fr.linf(8 / 255), fr.l2(1.0)),
+        "with_steps": fr.with_steps(fr.linf(8 / 255), fr.l2(1.0)),
         "masked": fr.masked(fr.l2(1.0), square()),
-        "measured": fr.measured(fr.l2(float("inf")), 2, F.avg_pool2d(x.roll(1, 0) * 0.5 + 0.25, 2)),
+        "with_block_means": fr.with_block_means(
+            fr.l2(float("inf")), 2, F.avg_pool2d(x.roll(1, 0) * 0.5 + 0.25, 2)
+        ),
     }
 
 
-NAMES = ["steps_of", "masked", "measured"]
+NAMES = ["with_steps", "masked", "with_block_means"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,40 +78,40 @@ def test_masked_under_vmap_over_masks(problem):
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
-def test_measured_keeps_the_measurement(problem, scale):
-    ball = fr.measured(fr.l2(float("inf")), scale)
+def test_with_block_means_keeps_the_means(problem, scale):
+    ball = fr.with_block_means(fr.l2(float("inf")), scale)
     end = fr.psi(problem.loss, ball, step_size=0.05, steps=4)(problem.params, problem.x, problem.y)
     before, after = F.avg_pool2d(problem.x, scale), F.avg_pool2d(end, scale)
     assert (before - after).abs().max() <= 1e-12
     assert ((end - problem.x).abs().max() > 0.01) == (scale > 1)
 
 
-def test_measured_projects_orthogonally(problem):
+def test_with_block_means_projects_orthogonally(problem):
     """The nearest point of an affine set: what is left is orthogonal to what may vary."""
-    low = torch.rand(4, 3, 4, 4, dtype=torch.float64) * 0.2 + 0.4
-    x = problem.x
-    p = fr.measured(fr.unconstrained(bounds=(-9.0, 9.0)), 2, low).project(x, x)
-    free = torch.randn_like(x)
+    x, draw = problem.x, torch.Generator().manual_seed(0)
+    low = torch.rand(4, 3, 4, 4, generator=draw, dtype=torch.float64) * 0.2 + 0.4
+    p = fr.with_block_means(fr.unconstrained(bounds=None), 2, low).project(x, x)
+    free = torch.randn(x.shape, generator=draw, dtype=torch.float64)
     free = free - F.avg_pool2d(free, 2).repeat_interleave(2, -1).repeat_interleave(2, -2)
     assert abs(float(((x - p) * free).sum())) <= 1e-10
     assert (F.avg_pool2d(p, 2) - low).abs().max() <= 1e-12
 
 
 def test_steps_of_takes_one_norm_inside_another(problem):
-    ball = fr.steps_of(fr.linf(0.02), fr.l2(1.0))
+    ball = fr.with_steps(fr.linf(0.02), fr.l2(1.0))
     one = fr.psi(problem.loss, ball, step_size=0.01, steps=1)
     moved = one(problem.params, problem.x, problem.y) - problem.x
     assert torch.allclose(moved.flatten(1).norm(dim=1), torch.full((4,), 0.01).double())
     many = fr.psi(problem.loss, ball, step_size=1.0, steps=5)
     assert (many(problem.params, problem.x, problem.y) - problem.x).abs().max() <= 0.02 + 1e-12
-    backwards = fr.steps_of(fr.l2(1.0), fr.linf(1.0))
+    backwards = fr.with_steps(fr.l2(1.0), fr.linf(1.0))
     with pytest.raises(fr.FuncrobustError, match="zero derivative"):
         fr.psi(problem.loss, backwards, step_size=0.1, steps=1)
 
 
 def test_samples_obey(problem):
     for name, ball in balls(problem.x).items():
-        if name != "measured":  # over an infinite ball there is nothing to sample
+        if name != "with_block_means":  # over an infinite ball there is nothing to sample
             drawn = ball.sample(problem.x, fr.generator(0, "t"))
             assert (ball.project(drawn, problem.x) - drawn).abs().max() <= 1e-12
 
@@ -120,17 +122,48 @@ def test_refused(problem):
     with pytest.raises(fr.FuncrobustError, match="boolean"):
         fr.masked(fr.l2(1.0), square().double())
     with pytest.raises(fr.FuncrobustError, match="undo each other"):
-        fr.measured(fr.masked(fr.l2(1.0), square()), 2)
+        fr.with_block_means(fr.masked(fr.l2(1.0), square()), 2)
     for low in (torch.zeros(4, 3, 1, 1), torch.zeros(4, 3, 3, 3)):
-        with pytest.raises(fr.FuncrobustError, match="measured over 2x2"):
-            fr.measured(fr.l2(1.0), 2, low).project(problem.x, problem.x)
-    with pytest.raises(fr.FuncrobustError, match="measured over 3x3"):
-        fr.measured(fr.l2(1.0), 3).project(problem.x, problem.x)
+        with pytest.raises(fr.FuncrobustError, match="squares of 2x2"):
+            fr.with_block_means(fr.l2(1.0), 2, low).project(problem.x, problem.x)
+    with pytest.raises(fr.FuncrobustError, match="squares of 3x3"):
+        fr.with_block_means(fr.l2(1.0), 3).project(problem.x, problem.x)
+    with pytest.raises(fr.FuncrobustError, match="images"):
+        fr.with_block_means(fr.l2(1.0), 2).project(torch.rand(4, 8, 8), torch.rand(4, 8, 8))
+    for shape in ((5, 1, 8, 8), (7,), (1, 4, 3, 8, 8)):
+        with pytest.raises(fr.FuncrobustError, match="broadcast"):
+            fr.masked(fr.l2(1.0), torch.ones(shape).bool()).project(problem.x, problem.x)
     with pytest.raises(fr.FuncrobustError, match="scale"):
-        fr.measured(fr.l2(1.0), 0)
+        fr.with_block_means(fr.l2(1.0), 0)
 
 
 def test_composed_balls_know_the_datas_bounds(problem):
-    ball = fr.steps_of(fr.l2(1e9, bounds=(-1.0, 1.0)), fr.l2(1.0))
+    ball = fr.with_steps(fr.l2(1e9, bounds=(-1.0, 1.0)), fr.l2(1.0))
     x = problem.x * 2 - 1
-    assert (fr.measured(ball, 2).project(x, x) - x).abs().max() <= 1e-12
+    assert (fr.with_block_means(ball, 2).project(x, x) - x).abs().max() <= 1e-12
+
+
+def test_composed_balls_know_of_no_bounds_either(problem):
+    """A centre far outside any image's values is left where it is."""
+    x = problem.x * 9 - 30
+    ball = fr.with_block_means(fr.with_steps(fr.l2(1.0, bounds=None), fr.l2(1.0)), 2)
+    assert (ball.project(x, x) - x).abs().max() <= 1e-12
+    assert ball.sample(x, fr.generator(0, "t")).max() < 0
+    with pytest.raises(fr.FuncrobustError, match="outside the ball's bounds"):
+        fr.masked(fr.l2(1.0), square()).sample(x, fr.generator(0, "t"))
+
+
+@pytest.mark.parametrize("shape", [(6,), (5, 6)])
+def test_masks_of_features_and_embeddings(shape):
+    """Shapes other than images': the mask's own gradient, and nothing outside it."""
+    draw = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(3, *shape, generator=draw, dtype=torch.float64) for _ in range(2))
+    mask = torch.arange(6) < 4
+    ball = fr.masked(fr.l2(0.5, bounds=None), mask)
+    end = fr.pgd(lambda _, x, __: (x * w).flatten(1).sum(1), ball, step_size=1.0, steps=3)(
+        {}, x, torch.zeros(3, dtype=torch.int64)
+    )
+    step = torch.where(mask, w, 0.0)
+    step = 0.5 * step / step.flatten(1).norm(dim=1).reshape(-1, *(1,) * len(shape))
+    assert (end - x - step).abs().max() <= 1e-12
+    assert torch.equal(end[..., 4:], x[..., 4:])

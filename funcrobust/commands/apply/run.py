@@ -22,8 +22,8 @@ from funcrobust.checkpoints import Card
 from funcrobust.commands.apply.pictures import drawn, flattened, read_images
 from funcrobust.core import applications as apps
 from funcrobust.core.applications import Walk
-from funcrobust.core.balls.composed import measured
-from funcrobust.core.balls.norms import l2
+from funcrobust.core.balls.composed import with_block_means
+from funcrobust.core.balls.l2 import l2
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.losses import Loss, cross_entropy
 from funcrobust.core.network.functional import Functional, functionalize
@@ -175,7 +175,8 @@ def super_resolution(scene: Scene) -> Drawing:
     low = F.avg_pool2d(scene.x, scale)
     smooth = apps.bicubic(low, scale)
     y = toward(scene, smooth)
-    back = measured(l2(scene.walk.radius), scale, low).project(smooth, smooth)  # ψ of no steps
+    ball = with_block_means(l2(scene.walk.radius), scale, low)
+    back = ball.project(smooth, smooth)  # ψ of no steps
     made = scene.run(
         lambda p: apps.super_resolution(scene.loss, low[p], scale, scene.walk), smooth, y
     )

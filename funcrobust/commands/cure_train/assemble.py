@@ -16,7 +16,7 @@ from funcrobust import checkpoints, data, models
 from funcrobust.commands.cure_train import compose
 from funcrobust.commands.cure_train.compose import Composition
 from funcrobust.core.attacks import Attack
-from funcrobust.core.balls.norms import Ball
+from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation import recalibrated
 from funcrobust.core.losses import cross_entropy

@@ -14,7 +14,7 @@ from funcrobust import data
 from funcrobust.checkpoints import Card
 from funcrobust.commands.cure_train import methods
 from funcrobust.commands.cure_train.assemble import Training, assemble, evaluated
-from funcrobust.core.balls.norms import Ball
+from funcrobust.core.balls.ball import Ball
 from funcrobust.core.losses import cross_entropy
 from funcrobust.core.network.functional import Params, Predict
 from funcrobust.core.perturbations.projected_gradient import pgd

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from funcrobust import data
-from funcrobust.core.balls.norms import linf
+from funcrobust.core.balls.linf import linf
 from funcrobust.core.derivatives.adjoint import Step
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.losses import (

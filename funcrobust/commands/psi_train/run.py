@@ -15,7 +15,7 @@ from funcrobust.commands.cure_train.run import Result, first_of_each_class
 from funcrobust.commands.psi_train import assemble as psi_setup
 from funcrobust.commands.psi_train.assemble import make_anchor, make_batches, make_psi, radius
 from funcrobust.core import evaluation
-from funcrobust.core.balls.norms import linf
+from funcrobust.core.balls.linf import linf
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Functional, Predict, functionalize

@@ -1,4 +1,4 @@
-"""Balls made of balls: another norm's steps, a mask, a measurement that must hold."""
+"""Balls made of balls: another norm's steps, a mask, means that must hold."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcrobust.core.balls.norms import Ball, Bounds
+from funcrobust.core.balls.ball import (
+    Ball,
+    Bounds,
+    bounds_of,
+    inside,
+    require_float,
+    require_images,
+)
 from funcrobust.core.errors import FuncrobustError, require_count
 
 
 @dataclass(frozen=True)
-class _Composed:
+class Composed:
     """A ball that answers as ``ball`` does; what is composed overrides."""
 
     ball: Ball
@@ -24,9 +31,8 @@ class _Composed:
 
     @property
     def bounds(self) -> Bounds:
-        """The data's, as far as the ball knows them."""
-        bounds: Bounds = getattr(self.ball, "bounds", (0.0, 1.0))
-        return bounds
+        """The data's, as far as the ball tells them."""
+        return bounds_of(self.ball)
 
     def project(self, x: Tensor, center: Tensor) -> Tensor:
         return self.ball.project(x, center)
@@ -39,8 +45,8 @@ class _Composed:
 
 
 @dataclass(frozen=True)
-class StepsOf(_Composed):
-    """See `steps_of`."""
+class WithSteps(Composed):
+    """See `with_steps`."""
 
     steps: Ball
 
@@ -53,37 +59,40 @@ class StepsOf(_Composed):
 
 
 @dataclass(frozen=True)
-class Masked(_Composed):
+class Masked(Composed):
     """See `masked`."""
 
     mask: Tensor
 
     def project(self, x: Tensor, center: Tensor) -> Tensor:
+        _require_broadcast(self.mask, x)
         return torch.where(self.mask, self.ball.project(x, center), center)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        return self.ball.steepest(gradient * self.mask)
+        return self.ball.steepest(torch.where(self.mask, gradient, 0.0))
 
     def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
         return self.project(self.ball.sample(center, generator), center)
 
 
 @dataclass(frozen=True)
-class Measured(_Composed):
-    """See `measured`."""
+class WithBlockMeans(Composed):
+    """See `with_block_means`."""
 
     scale: int
     low: Tensor | None = None
 
     def project(self, x: Tensor, center: Tensor) -> Tensor:
+        require_float(x, center)
+        require_images("with_block_means", x)
         low = F.avg_pool2d(center, self.scale) if self.low is None else self.low
         _require_fitting(low, x, self.scale)
         x = self.ball.project(x, center)
         x = x + _enlarged(low - F.avg_pool2d(x, self.scale), self.scale)
-        return x.clamp(*self.bounds)
+        return inside(x, self.bounds)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        # The part of the gradient that the measurement sees would be undone by the projection.
+        # The part of the gradient that the means see would be undone by the projection.
         seen = _enlarged(F.avg_pool2d(gradient, self.scale), self.scale)
         return self.ball.steepest(gradient - seen)
 
@@ -91,44 +100,45 @@ class Measured(_Composed):
         return self.project(self.ball.sample(center, generator), center)
 
 
-def steps_of(ball: Ball, steps: Ball) -> Ball:
+def with_steps(ball: Ball, steps: Ball) -> Ball:
     """Build ``ball`` with the steps of another: confined by the one, steepest in the other.
 
-    ``steps_of(linf(8 / 255), l2(1.0))`` walks the L∞ ball by ∇/‖∇‖₂, which ψ can differentiate.
+    ``with_steps(linf(8 / 255), l2(1.0))`` walks the L∞ ball by ∇/‖∇‖₂, which ψ can differentiate.
     Raises `FuncrobustError` where either steps otherwise than by adding a direction (`fourier`).
     """
     for each in (ball, steps):
         _require_straight(each)
-    return StepsOf(ball, steps)
+    return WithSteps(ball, steps)
 
 
 def masked(ball: Ball, mask: Tensor) -> Ball:
-    """Build ``ball`` where ``mask`` is true; elsewhere images stay the centre's, to the bit.
+    """Build ``ball`` where ``mask`` is true; elsewhere x stays the centre's, to the bit.
 
-    ``mask`` is boolean and broadcasts against (B, C, H, W): (H, W), (B, 1, H, W), .... Steps have
-    the ball's unit size within the mask. The centre must be the image to keep. Samples are those of
-    the ball, cut to the mask.
+    ``mask`` is boolean and broadcasts against x: (H, W) or (B, 1, H, W) for images (B, C, H, W),
+    (d,) for features (B, d), (T, 1) for embeddings (B, T, d). Steps have the ball's unit size
+    within the mask. The centre must be what is to be kept. Samples are those of the ball, cut to
+    the mask.
     """
     _require_straight(ball)
     _require_alone(ball)
     if mask.dtype != torch.bool:
-        raise FuncrobustError(f"a mask is boolean (true where images may change), got {mask.dtype}")
+        raise FuncrobustError(f"a mask is boolean (true where x may change), got {mask.dtype}")
     return Masked(ball, mask)
 
 
-def measured(ball: Ball, scale: int, low: Tensor | None = None) -> Ball:
-    """Build ``ball`` cut with {x : the mean of every scale×scale square of x is as measured}.
+def with_block_means(ball: Ball, scale: int, low: Tensor | None = None) -> Ball:
+    """Build ``ball`` cut with {x : the mean of every scale×scale square of x is as ``low`` says}.
 
-    ``low`` (B, C, H/scale, W/scale) holds the measured means, by default the centre's own. The set
-    is affine and x + U(low − A·x) is its orthogonal projection, with A the mean over squares and U
-    its pseudo-inverse, repetition; it comes after the ball's, and the data bounds after it, so that
-    all hold to within what the later ones move (about a gray level of the means, where images
-    saturate). For super-resolution that keeps to its input.
+    For images (B, C, H, W); ``low`` (B, C, H/scale, W/scale) holds the means, by default the
+    centre's own. The set is affine and x + U(low − A·x) is its orthogonal projection, with A the
+    mean over squares and U its pseudo-inverse, repetition; it comes after the ball's, and the data
+    bounds after it, so that all hold to within what the later ones move (about a gray level of the
+    means, where images saturate). For super-resolution that keeps to its input.
     """
     _require_straight(ball)
     _require_alone(ball)
     require_count("scale", scale, minimum=1)
-    return Measured(ball, scale, low)
+    return WithBlockMeans(ball, scale, low)
 
 
 def _enlarged(x: Tensor, scale: int) -> Tensor:
@@ -136,15 +146,23 @@ def _enlarged(x: Tensor, scale: int) -> Tensor:
 
 
 def _require_alone(ball: Ball) -> None:
-    if isinstance(ball, Masked | Measured):
-        raise FuncrobustError("a mask and a measurement undo each other: use one of them")
+    if isinstance(ball, Masked | WithBlockMeans):
+        raise FuncrobustError("a mask and block means undo each other: use one of them")
+
+
+def _require_broadcast(mask: Tensor, x: Tensor) -> None:
+    sizes = zip(reversed(mask.shape), reversed(x.shape), strict=False)
+    if mask.ndim > x.ndim or any(m not in (1, n) for m, n in sizes):
+        raise FuncrobustError(
+            f"a mask of shape {tuple(mask.shape)} does not broadcast to x of shape {tuple(x.shape)}"
+        )
 
 
 def _require_fitting(low: Tensor, x: Tensor, scale: int) -> None:
     height, width = x.shape[-2:]
     if height % scale or width % scale or low.shape[-2:] != (height // scale, width // scale):
         raise FuncrobustError(
-            f"{height}x{width} images measured over {scale}x{scale} squares cannot have means of "
+            f"{height}x{width} images in squares of {scale}x{scale} cannot have means of "
             f"{'x'.join(map(str, low.shape[-2:]))}"
         )
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from funcrobust.core.balls.norms import Ball
+from funcrobust.core.balls.ball import Ball
 from funcrobust.core.derivatives.iteration import Step
 from funcrobust.core.examples import flat, per_example
 from funcrobust.core.losses import Loss, per_example_loss

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 from torch.func import grad
 
-from funcrobust.core.balls.norms import Ball
+from funcrobust.core.balls.ball import Ball, require_center, require_float
 from funcrobust.core.derivatives.adjoint import adjoint
 from funcrobust.core.derivatives.implicit import Implicit
 from funcrobust.core.derivatives.iteration import Derivative, Step, unrolled
@@ -171,7 +171,8 @@ def _iterated(loss: Loss, ball: Ball, walk: Walk, derivative: Derivative) -> Per
         params: Params, start: Tensor, y: Tensor, *, center: Tensor | None = None
     ) -> Tensor:
         center = start if center is None else center
-        _require_float(start)
+        require_float(start, center)
+        require_center(ball, center)
         if plain:
             return derivative(step, walk.steps, params, start, y, center)
         state = derivative(step, walk.steps, params, carry(start), y, center)
@@ -186,8 +187,3 @@ def _refuse_fixed_points(derivative: Derivative) -> None:
         raise FuncrobustError(
             "fr.implicit() is for plain steps: momentum and use_best have no fixed point"
         )
-
-
-def _require_float(start: Tensor) -> None:
-    if not start.is_floating_point():
-        raise FuncrobustError(f"images must be floats in [0, 1], got {start.dtype}: divide by 255")

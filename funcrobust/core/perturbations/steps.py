@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from funcrobust.core.balls.norms import Ball
+from funcrobust.core.balls.ball import Ball
 
 
 def advance(ball: Ball, x: Tensor, gradient: Tensor, size: float, center: Tensor) -> Tensor:

@@ -1,0 +1,143 @@
+"""What a threat model is: where a perturbation may go, and which way is steepest there.
+
+Examples are (B, ...) of any shape; norms are taken per example, over all dimensions but the first.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from funcrobust.core.errors import FuncrobustError
+
+Bounds = tuple[float, float] | None
+"""The data's least and greatest value; None: it has none (features, normalised inputs)."""
+
+IMAGES: tuple[float, float] = (0.0, 1.0)
+
+
+@runtime_checkable
+class Ball(Protocol):
+    """A threat model. Write your own: these three functions and one honest flag.
+
+    A step from x is project(x + size · steepest(∇ℓ)). A ball whose steps are not straight lines in
+    the image also has ``advance(x, gradient, size) -> x``, which replaces the sum (`Fourier`). One
+    that clamps to data bounds has them as ``bounds``, so that a centre outside them is refused.
+    """
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether `steepest` has a useful derivative (``sign`` has none, anywhere).
+
+        A class attribute will do.
+        """
+        ...
+
+    def project(self, x: Tensor, center: Tensor) -> Tensor:
+        """Bring x (B, ...) into the ball around ``center`` and into the data bounds."""
+        ...
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Return the unit-size direction that ascends ``gradient`` fastest in the ball's norm."""
+        ...
+
+    def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw a random start around ``center``, inside the ball and the data bounds."""
+        ...
+
+
+def bounds_of(ball: Ball) -> Bounds:
+    """Return the data bounds that a ball clamps to, as far as it tells."""
+    bounds: Bounds = getattr(ball, "bounds", None)
+    return bounds
+
+
+def inside(x: Tensor, bounds: Bounds) -> Tensor:
+    """Clamp x to the data bounds."""
+    return x if bounds is None else x.clamp(*bounds)
+
+
+def require_center(ball: Ball, center: Tensor) -> None:
+    """Raise `FuncrobustError` unless ``center`` is floating point and inside the ball's bounds.
+
+    Clamping would move it there in silence: inputs divided by their standard deviation, say, by
+    more than any radius. A rounding outside is let pass. Costs one pass over the examples and, on
+    an accelerator, the wait for its result; nothing in compiled code, nor where values cannot be
+    seen (mapped over by ``vmap``, on the meta device), which then goes unchecked.
+    """
+    require_float(center)
+    bounds = bounds_of(ball)
+    if bounds is None or bounds == (-math.inf, math.inf) or torch.compiler.is_compiling():
+        return
+    try:
+        least, greatest = torch.stack(center.detach().aminmax()).tolist()
+    except RuntimeError:  # no values to be seen, or no examples
+        return
+    low, high = bounds
+    precision = max(torch.finfo(center.dtype).eps, torch.finfo(torch.float32).eps)
+    slack = 4 * precision * max(abs(b) for b in bounds if math.isfinite(b))
+    if not (least >= low - slack and greatest <= high + slack):
+        raise FuncrobustError(
+            f"the centre has values in [{least:.4g}, {greatest:.4g}], outside the ball's bounds "
+            f"[{low:g}, {high:g}], which would clamp it: give the ball the data's own bounds=..., "
+            "or bounds=None for none"
+        )
+
+
+def require_float(*tensors: Tensor) -> None:
+    """Raise unless every tensor is floating point."""
+    for x in tensors:
+        if not x.is_floating_point():
+            hint = ": divide by 255" if x.dtype == torch.uint8 else ""
+            raise FuncrobustError(f"a perturbation is of floating-point x, got {x.dtype}{hint}")
+
+
+def require_images(name: str, x: Tensor) -> None:
+    """Raise unless x has the dimensions of images."""
+    if x.ndim != 4:
+        raise FuncrobustError(f"{name} is for images (B, C, H, W), got shape {tuple(x.shape)}")
+
+
+def checked_radius(radius: float) -> float:
+    """Return ``radius`` as a float, or raise where it is below 0 or NaN."""
+    if math.isnan(radius) or radius < 0:
+        raise FuncrobustError(f"a ball's radius must be >= 0, got {radius}")
+    return float(radius)
+
+
+def checked_bounds(bounds: Bounds, *, finite: bool = False) -> Bounds:
+    """Return ``bounds`` as floats, or raise where they are none of a low and a higher number."""
+    if bounds is None and not finite:
+        return None
+    low, high = (math.nan, math.nan) if bounds is None else map(float, bounds)
+    if not low < high or (finite and not math.isfinite(high - low)):
+        raise FuncrobustError(
+            f"bounds must be {'finite, ' if finite else ''}(low, high) with low < high"
+            f"{'' if finite else ', or None'}; got {bounds}"
+        )
+    return low, high
+
+
+def uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw from [0, 1), in the shape of ``like``."""
+    require_float(like)
+    return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+def normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw from N(0, 1), in the shape of ``like``."""
+    require_float(like)
+    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+def uniform_in_bounds(bounds: Bounds, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw from the data bounds, in the shape of ``like``; raise where they are not finite."""
+    if bounds is None or not math.isfinite(bounds[1] - bounds[0]):
+        raise FuncrobustError(
+            "a ball of infinite radius without finite bounds has no uniform start: give one"
+        )
+    low, high = bounds
+    return low + (high - low) * uniform(like, generator)
