@@ -9,6 +9,9 @@ from pathlib import Path
 
 from funcrobust.core.errors import FuncrobustError
 
+TEMPORARY = ".*.tmp"
+"""The pattern of the names under which files are written, to find what a killed process left."""
+
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
     """Write a file so that, whatever happens, it is either the old one or the whole new one.
@@ -34,7 +37,7 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        sync(target.parent)
+        _sync(target.parent)
     except OSError as error:
         raise FuncrobustError(
             f"cannot write {path}: {error.strerror or error}: free some space or choose a folder "
@@ -42,13 +45,10 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
         ) from error
 
 
-def sync(path: Path) -> None:
-    """Force a file, or a rename in a folder, to disk, where the system can.
-
-    Windows cannot open a folder.
-    """
+def _sync(folder: Path) -> None:
+    """Force a rename in a folder to disk, where the system can: Windows cannot open a folder."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

@@ -9,8 +9,9 @@ from funcrobust.core.images import as_float
 from funcrobust.data.augment import batches, flip_and_crop
 from funcrobust.data.cache import default_cache
 from funcrobust.data.dataset import Dataset
-from funcrobust.data.loading import load, names
+from funcrobust.data.loading import load
 from funcrobust.data.progress import Progress, silent
+from funcrobust.data.sets import names
 from funcrobust.data.sources import DataUnavailable
 
 __all__ = [

@@ -1,13 +1,52 @@
-"""Named files out of a folder or a tar archive, into memory; nothing is ever extracted."""
+"""Named files out of a folder or a tar archive, into memory; nothing is ever extracted.
+
+A set is read from whichever of its published layouts is there.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import tarfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.data.dataset import Arrays
+
+Files = Mapping[str, bytes]
+"""Content of files by name."""
+
+
+class Layout(NamedTuple):
+    """One form that a set is published in: the files it consists of, and how they are decoded."""
+
+    form: str
+    names: tuple[str, ...]
+    decode: Callable[[Files], Arrays]
+
+
+def read_layout(
+    what: str, folder: Path, layouts: Sequence[Layout], inside: Collection[str] = ()
+) -> Arrays:
+    """Decode the first of ``layouts`` that is there whole, in ``folder`` or ``inside`` it.
+
+    ``folder`` may be a tar archive, and so may what is ``inside``. Raises ``FuncrobustError`` if
+    none of ``what``'s layouts is there, naming a file that one of them lacks, or if it is damaged.
+    """
+    wanted = {name for layout in layouts for name in layout.names}
+    partial = ""
+    for place in places(folder, inside):
+        files = members(place, wanted)
+        for layout in layouts:
+            missing = [name for name in layout.names if name not in files]
+            if not missing:
+                return layout.decode(files)
+            if len(missing) < len(layout.names):
+                partial = f" ({place} lacks {missing[0]})"
+    forms = " or ".join(layout.form for layout in layouts)
+    raise FuncrobustError(f"{folder} does not hold {what} as {forms}{partial}")
 
 
 @contextlib.contextmanager
@@ -38,12 +77,24 @@ def places(folder: Path, inside: Collection[str]) -> list[Path]:
 def members(place: Path, names: Collection[str]) -> dict[str, bytes]:
     """Return the content of those of ``names`` that the folder or tar archive holds.
 
-    In an archive, names are matched at any depth.
+    In a folder, a file may be gzipped under its name with ``.gz``; in an archive, names are
+    matched at any depth.
     """
+    if place.is_dir():
+        return dict(_folder_members(place, names))
     with reading(place):
-        if place.is_dir():
-            return {name: (place / name).read_bytes() for name in names if (place / name).is_file()}
         return dict(_tar_members(place, names))
+
+
+def _folder_members(folder: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    for name in names:
+        plain, zipped = folder / name, folder / f"{name}.gz"
+        if plain.is_file():
+            with reading(plain):
+                yield name, plain.read_bytes()
+        elif zipped.is_file():
+            with reading(zipped):
+                yield name, gzip.decompress(zipped.read_bytes())
 
 
 def _tar_members(archive: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.dataset import Arrays
-from funcrobust.files import sync
+from funcrobust.files import TEMPORARY, atomic_write
 
 Digests = Mapping[str, str]
 """Array name (x_train, ...) to the SHA-256 of its C-order bytes; images as (N, H, W, C) uint8."""
@@ -86,19 +86,18 @@ def write_cache(path: Path, arrays: Arrays, origin: str) -> None:
         "sha256": json.dumps(digests(arrays)),
         "origin": origin,
     }
-    with writing(path.parent), scratch(path.parent) as folder:
-        partial = folder / path.name
-        safetensors.numpy.save_file(arrays.named(), partial, metadata=header)
-        sync(partial)
-        partial.replace(path)
-        sync(path.parent)
+    atomic_write(path, safetensors.numpy.save(arrays.named(), metadata=header))
 
 
 @contextlib.contextmanager
 def exclusive(cache: Path, name: str) -> Iterator[None]:
-    """Hold the lock on ``name``, so that of many processes on a cache only one downloads."""
-    with writing(cache):
+    """Hold the lock on ``name``, so that of many processes on a cache only one downloads.
+
+    What a killed process left behind more than a day ago is removed first.
+    """
+    with _writing(cache):
         cache.mkdir(parents=True, exist_ok=True)
+        _sweep(cache)
         lock = FileLock(cache / f".{name}.lock")
         lock.acquire()
     try:
@@ -109,24 +108,20 @@ def exclusive(cache: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch(cache: Path) -> Iterator[Path]:
-    """Give a temporary folder on the cache's own file system; it is gone afterwards.
-
-    Folders that a killed process left behind more than a day ago are removed as well.
-    """
-    with writing(cache):
-        _sweep(cache)
+    """Give a temporary folder in the cache, for what is downloaded; it is gone afterwards."""
+    with _writing(cache):
         folder = tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=cache, ignore_cleanup_errors=True)
     with folder as path:
         yield Path(path)
 
 
 @contextlib.contextmanager
-def writing(cache: Path) -> Iterator[None]:
+def _writing(cache: Path) -> Iterator[None]:
     """Turn a failure to write into one line that names the folder and the way out."""
     try:
         yield
-    except (OSError, safetensors.SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise FuncrobustError(
             f"cannot write the data cache {cache} ({reason}); "
             "set FUNCROBUST_CACHE to a folder that can be written"
@@ -134,7 +129,7 @@ def writing(cache: Path) -> Iterator[None]:
 
 
 def _sweep(cache: Path) -> None:
-    for leftover in cache.glob(f"{_PARTIAL}*"):
+    for leftover in (*cache.glob(f"{_PARTIAL}*"), *cache.glob(TEMPORARY)):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(leftover)
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

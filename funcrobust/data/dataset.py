@@ -47,6 +47,9 @@ class Dataset:
     class_names: tuple[str, ...]
     source: str
     """Where it came from, in a phrase: "cache", "scikit-learn", ..."""
+    mirrored: bool = True
+    """Whether an image seen in a mirror is one of its class still, so that training may flip it: a
+    mirrored 2 is no digit."""
 
     @property
     def num_classes(self) -> int:
@@ -95,7 +98,7 @@ class Dataset:
         return replace(self, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
 
 
-def dataset_from(name: str, arrays: Arrays, source: str) -> Dataset:
+def dataset_from(name: str, arrays: Arrays, source: str, *, mirrored: bool = True) -> Dataset:
     """Check decoded arrays and return them as a ``Dataset``.
 
     Raises ``FuncrobustError``, in one line, for empty or mismatched arrays, labels out of range,
@@ -119,6 +122,7 @@ def dataset_from(name: str, arrays: Arrays, source: str) -> Dataset:
         y_test=torch.from_numpy(arrays.y_test.astype(np.int64)),
         class_names=arrays.class_names,
         source=source,
+        mirrored=mirrored,
     )
 
 

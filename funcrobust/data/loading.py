@@ -7,21 +7,13 @@ import os
 from pathlib import Path
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data import cifar10, vision
 from funcrobust.data.cache import default_cache
 from funcrobust.data.dataset import Dataset, dataset_from
-from funcrobust.data.digits import read_digits
 from funcrobust.data.folders import read_image_folder
 from funcrobust.data.npz import read_npz
 from funcrobust.data.progress import Progress, silent
-from funcrobust.data.sources import obtain
-
-_RECIPES = {recipe.name: recipe for recipe in (cifar10.RECIPE, *vision.RECIPES)}
-
-
-def names() -> tuple[str, ...]:
-    """Return the names of the known sets."""
-    return tuple(sorted([*_RECIPES, "digits"]))
+from funcrobust.data.sets import find, names
+from funcrobust.data.sources import Embedded, obtain
 
 
 def load(
@@ -37,28 +29,45 @@ def load(
     A published set is looked for in ``cache`` (``default_cache()``), then in ``folder`` (a local
     copy in a layout it is published in, or its archive), then, unless ``download`` is False, at
     its remotes; it is checked against published checksums wherever it comes from, so ``folder``
-    can only change where the bits come from, never which. ``digits``, files and folders need
-    none of this.
+    can only change where the bits come from, never which. An embedded set, a file and a folder of
+    one's own need none of this, and refuse a ``folder``.
 
     Raises:
         DataUnavailable: no source is in reach; each is listed with the reason.
         FuncrobustError: the name is unknown, a file is unreadable or holds bad values, or the
             cache cannot be written.
     """
-    if name == "digits":
-        return dataset_from(name, read_digits(), "scikit-learn")
-    if name in _RECIPES:
+    if name not in names():
+        return _own(name, folder)
+    known = find(name)
+    if isinstance(known, Embedded):
+        _refuse(folder, f"{name} comes with {known.library}")
+        arrays, source = known.read(), known.library
+    else:
         where = default_cache() if cache is None else cache.expanduser()
         arrays, source = obtain(
-            _RECIPES[name], folder=folder, cache=where, download=download, progress=progress
+            name, known, folder=folder, cache=where, download=download, progress=progress
         )
-        return dataset_from(name, arrays, source)
+    return dataset_from(name, arrays, source, mirrored=known.mirrored)
+
+
+def _own(name: str, folder: Path | None) -> Dataset:
+    """A user's own set, by the path of its file or folder."""
     path = Path(name).expanduser()
     if path.suffix == ".npz":
+        _refuse(folder, f"{name} is itself a file")
         return dataset_from(name, read_npz(path), f"file {path}")
     if path.is_dir():
+        _refuse(folder, f"{name} is itself a folder")
         return dataset_from(name, read_image_folder(path), f"folder {path}")
     raise FuncrobustError(_unknown(name))
+
+
+def _refuse(folder: Path | None, why: str) -> None:
+    if folder is not None:
+        raise FuncrobustError(
+            f"{why}, so nothing is read from {folder}: leave --data-dir (in Python folder=) out"
+        )
 
 
 def _unknown(name: str) -> str:

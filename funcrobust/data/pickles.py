@@ -1,4 +1,4 @@
-"""Read the pickles in which CIFAR is published without letting them run anything.
+"""Read the pickles in which CIFAR-10 and CIFAR-100 are published, and let them run nothing.
 
 A pickle may call whatever its loader can look up. Here the three names that the published files
 use are answered by stand-ins of plain Python, and every other name is refused. NumPy's own
@@ -74,3 +74,8 @@ def read_pickle(what: str, content: bytes) -> dict[str, Any]:
             key: value.array() if isinstance(value, _ByteArray) else value
             for key, value in entries.items()
         }
+
+
+def planes(rows: NDArray[Any]) -> NDArray[Any]:
+    """Turn CIFAR's rows of red, green and blue planes (N, 3072) into images (N, 32, 32, 3)."""
+    return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))

@@ -1,4 +1,7 @@
-"""Try the sources of a published set in order, and keep in the cache what the first one gave."""
+"""Where sets come from: a library that carries them, or the first source in reach that has them.
+
+What a published set's source gave is checked, and kept in the cache.
+"""
 
 from __future__ import annotations
 
@@ -35,20 +38,30 @@ class Remote:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Published:
     """How to obtain a published set.
 
     ``read_folder`` and the remotes check what they read against published checksums, so all
-    sources of a recipe give the same bits and may stand in for each other. ``digests``, where
-    known, are checked once more on whatever source, the cache included.
+    sources of a set give the same bits and may stand in for each other. ``digests``, where
+    known, are checked once more on whatever source, the cache included. ``mirrored`` is
+    `Dataset.mirrored`.
     """
 
-    name: str
     read_folder: Callable[[Path], Arrays]
     remotes: tuple[Remote, ...]
     digests: Digests | None = None
     system_folders: tuple[Path, ...] = ()
     advice: str = ""
+    mirrored: bool = True
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A set that a ``library`` carries: no folder, no cache, no download."""
+
+    read: Callable[[], Arrays]
+    library: str
+    mirrored: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,20 +72,28 @@ class _Source:
 
 
 def obtain(
-    recipe: Recipe, *, folder: Path | None, cache: Path, download: bool, progress: Progress
+    name: str,
+    published: Published,
+    *,
+    folder: Path | None,
+    cache: Path,
+    download: bool,
+    progress: Progress,
 ) -> tuple[Arrays, str]:
     """Return the set and the phrase of the source that gave it: cache, folders, then remotes.
 
     A failing cache or folder is reported as a warning. Raises ``DataUnavailable`` if none has it.
     """
-    path = cache_file(cache, recipe.name)
-    stored = _Source("cache", lambda: read_cache(path, recipe.digests))
+    path = cache_file(cache, name)
+    stored = _Source("cache", lambda: read_cache(path, published.digests))
     failures: dict[str, str] = {}
     if (arrays := _attempt(stored, failures, warn=path.exists())) is not None:
         return arrays, stored.phrase
-    others = _local(recipe, folder) + (_remote(recipe, cache, progress) if download else [])
+    others = _local(name, published, folder)
+    if download:
+        others += _remote(name, published, cache, progress)
     if others:
-        with exclusive(cache, recipe.name):
+        with exclusive(cache, name):
             # another process may have filled the cache while this one waited for the lock
             for source in (stored, *others):
                 given = source.local and source is not stored
@@ -81,36 +102,30 @@ def obtain(
                 if source is not stored:
                     write_cache(path, arrays, source.phrase)
                 return arrays, source.phrase
-    raise DataUnavailable(_lament(recipe, failures, download))
+    raise DataUnavailable(_lament(name, published.advice, failures, download))
 
 
-def _local(recipe: Recipe, folder: Path | None) -> list[_Source]:
+def _local(name: str, published: Published, folder: Path | None) -> list[_Source]:
+    def read(place: Path) -> Arrays:
+        return _checked(name, published, published.read_folder(place))
+
     given = [] if folder is None else [folder.expanduser()]
-    found = [place for place in recipe.system_folders if place.is_dir()]
+    found = [place for place in published.system_folders if place.is_dir()]
+    return [_Source(f"folder {place}", partial(read, place)) for place in (*given, *found)]
+
+
+def _remote(name: str, published: Published, cache: Path, progress: Progress) -> list[_Source]:
+    def fetch(remote: Remote) -> Arrays:
+        with scratch(cache) as folder:
+            return _checked(name, published, remote.fetch(folder, progress))
+
     return [
-        _Source(f"folder {place}", partial(_read_folder, recipe, place))
-        for place in (*given, *found)
+        _Source(remote.phrase, partial(fetch, remote), local=False) for remote in published.remotes
     ]
 
 
-def _remote(recipe: Recipe, cache: Path, progress: Progress) -> list[_Source]:
-    return [
-        _Source(remote.phrase, partial(_fetch, recipe, remote, cache, progress), local=False)
-        for remote in recipe.remotes
-    ]
-
-
-def _read_folder(recipe: Recipe, folder: Path) -> Arrays:
-    return _checked(recipe, recipe.read_folder(folder))
-
-
-def _fetch(recipe: Recipe, remote: Remote, cache: Path, progress: Progress) -> Arrays:
-    with scratch(cache) as folder:
-        return _checked(recipe, remote.fetch(folder, progress))
-
-
-def _checked(recipe: Recipe, arrays: Arrays) -> Arrays:
-    return arrays if recipe.digests is None else verify(recipe.name, arrays, recipe.digests)
+def _checked(name: str, published: Published, arrays: Arrays) -> Arrays:
+    return arrays if published.digests is None else verify(name, arrays, published.digests)
 
 
 def _attempt(source: _Source, failures: dict[str, str], *, warn: bool) -> Arrays | None:
@@ -124,14 +139,14 @@ def _attempt(source: _Source, failures: dict[str, str], *, warn: bool) -> Arrays
         return None
 
 
-def _lament(recipe: Recipe, failures: dict[str, str], download: bool) -> str:
+def _lament(name: str, advice: str, failures: dict[str, str], download: bool) -> str:
     tried = [f"  - {phrase}: {reason}" for phrase, reason in failures.items()]
     if not download:
         tried.append("  - downloads: not allowed")
-    advice = f"{recipe.advice}, or" if recipe.advice else "Name a folder that holds it, or"
+    advice = f"{advice}, or" if advice else "Name a folder that holds it, or"
     return "\n".join(
         [
-            f"{recipe.name} is not in reach. Tried:",
+            f"{name} is not in reach. Tried:",
             *tried,
             f"{advice} use --dataset digits, which needs no files.",
         ]

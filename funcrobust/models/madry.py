@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import partial
 from types import ModuleType
 from typing import Literal
 
 from torch import hub, nn
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.models.network import Network
+from funcrobust.models.normalized import IMAGENET_MEAN, IMAGENET_STD
 
 
 def import_robustness(submodule: str = "") -> ModuleType:
@@ -80,3 +83,23 @@ def _install_torchvision_utils() -> None:
         stand_in = ModuleType(name, "Stand-in for a module that torchvision removed.")
         stand_in.load_state_dict_from_url = hub.load_state_dict_from_url  # type: ignore[attr-defined]
         sys.modules[name] = stand_in
+
+
+def _cifar(depth: Literal[18, 50]) -> Network:
+    return Network(partial(madry_resnet, depth), fixed_size=True)
+
+
+def _imagenet(arch: Literal["resnet18", "resnet50", "wide_resnet50_2"]) -> Network:
+    make = partial(madry_imagenet_resnet, arch)
+    return Network(make, 224, num_classes=1000, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+NETWORKS = {
+    # 11.17 M and 23.5 M parameters.
+    "robustness-resnet18": _cifar(18),
+    "robustness-resnet50": _cifar(50),
+    # 11.69 M, 25.56 M and 68.88 M parameters.
+    "robustness-imagenet-resnet18": _imagenet("resnet18"),
+    "robustness-imagenet-resnet50": _imagenet("resnet50"),
+    "robustness-imagenet-wrn50-2": _imagenet("wide_resnet50_2"),
+}

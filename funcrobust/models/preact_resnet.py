@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.models.network import Network
 
 Stem = Literal["3x3", "4x4-stride2"]
 Activation = Callable[[], nn.Module]
@@ -97,3 +99,24 @@ def _stage(
     first = PreActBlock(inputs, outputs, stride, activation)
     rest = (PreActBlock(outputs, outputs, 1, activation) for _ in range(count - 1))
     return nn.Sequential(first, *rest)
+
+
+_SHAPES: dict[str, dict[str, Any]] = {
+    # 0.31 M parameters. On 2 CPU cores an RS-FGSM step of batch 128 takes 105 ms, and two epochs
+    # of CIFAR-10 give 29.8 % against PGD-20.
+    "preact-tiny": {"widths": (32, 64, 128), "blocks": (1, 1, 1), "stem": "4x4-stride2"},
+    # 1.23 M and 2.76 M parameters: twice and three times as wide.
+    "preact-small": {"widths": (64, 128, 256), "blocks": (1, 1, 1), "stem": "4x4-stride2"},
+    "preact-medium": {"widths": (96, 192, 384), "blocks": (1, 1, 1), "stem": "4x4-stride2"},
+    # 11.17 M parameters: the network of fast adversarial training (Wong et al. 2020).
+    "preact-resnet18": {"widths": (64, 128, 256, 512), "blocks": (2, 2, 2, 2)},
+}
+
+NETWORKS = {name: Network(partial(preact_resnet, **shape)) for name, shape in _SHAPES.items()}
+# Smooth twins. With ReLU the input gradient is piecewise constant but for the softmax: a finite
+# difference of it sees kinks, which no derivative in θ knows of. With SiLU the derivatives of CURE
+# and ψ are the whole truth, for 20 % more time.
+NETWORKS |= {
+    f"{name}-silu": Network(partial(preact_resnet, **shape, activation=nn.SiLU))
+    for name, shape in _SHAPES.items()
+}

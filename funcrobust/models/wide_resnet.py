@@ -7,10 +7,12 @@ Parameter names and initialisation are those of the robustness literature since 
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 
 from torch import Tensor, nn
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.models.network import Network
 
 
 class WideBlock(nn.Module):
@@ -70,3 +72,7 @@ def _initialized(network: nn.Sequential) -> nn.Sequential:
         elif isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
     return network
+
+
+# 36.5 M parameters: the large network of the robustness literature.
+NETWORKS = {"wrn-28-10": Network(partial(wide_resnet, depth=28, widen=10))}

