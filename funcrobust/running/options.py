@@ -6,8 +6,8 @@ Lengths (epsilon, alpha, step_size) are in units of the data, [0, 1]: 8/255 is 0
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)

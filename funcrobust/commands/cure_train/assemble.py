@@ -21,8 +21,8 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation import recalibrated
 from funcrobust.core.losses import cross_entropy
 from funcrobust.core.network.functional import Buffers, Functional, Params, autocast, functionalize
-from funcrobust.core.randomness import generator
 from funcrobust.core.objectives.lift import Batch, Metrics, training_objective
+from funcrobust.core.randomness import generator
 from funcrobust.core.training import updates
 from funcrobust.core.training.schedules import Schedule, schedule
 from funcrobust.core.training.updates import State, Update
@@ -71,7 +71,11 @@ def assemble(options: CureTrain, dataset: data.Dataset) -> Training:
     )  # fmt: skip
     state = updates.initial_state(model, optim, averaged=options.ema > 0)
     composition = Composition(
-        options, ball, attack, input_scale(options, dataset), _helper_labels(options, dataset, dtype)
+        options,
+        ball,
+        attack,
+        input_scale(options, dataset),
+        _helper_labels(options, dataset, dtype),
     )
 
     def update_with(weight: float, prepare: Prepare) -> Update:

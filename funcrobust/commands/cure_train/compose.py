@@ -116,9 +116,7 @@ class Composition:
             modes.training, perturb, beta=self.options.trades, start=batch.start, natural=smoothed
         )
 
-    def curvature(
-        self, modes: fr.Modes, part: fr.Batch, x_hat: Tensor
-    ) -> tuple[float, fr.Loss]:
+    def curvature(self, modes: fr.Modes, part: fr.Batch, x_hat: Tensor) -> tuple[float, fr.Loss]:
         """CURE along ``--delta``, and its weight: both in the options' units."""
         options, loss = self.options, self.regularised(modes)
         if options.delta in ("fgsm", "linf"):
