@@ -180,17 +180,17 @@ def maybe_compile(
     update: Update,
     *,
     state: State,
-    batch: tuple[Tensor, ...],
+    batch: Any,
     options: CommonOptions,
     reporter: Reporter,
 ) -> Update:
     """Compile the update if asked to (or on CUDA), checked against the eager one."""
-    device = batch[0].device
+    device = next(iter(state.params.values())).device
     if not (device.type == "cuda" if options.compile is None else options.compile):
         return update
     reporter.say("compiling the update, and checking it against the eager one ...")
     began = time.perf_counter()
-    compiled = compile_checked(update, state, *batch)
+    compiled = compile_checked(update, state, batch)
     reporter.say(f"compiled equals eager ({time.perf_counter() - began:.0f} s)")
     return compiled
 
@@ -225,10 +225,10 @@ def measure(
         step_size = getattr(ball, "radius", 1.0) / 4
     clean = evaluation.correct(predict, params, x, y)
     with reporter.track(title, total=len(x) * restarts, unit="img") as bar:
+        attack = evaluation.Pgd(ball, step_size, steps, restarts, seed)
         robust = evaluation.robust(
-            predict, params, x, y, ball, step_size=step_size, steps=steps, restarts=restarts,
-            seed=seed, batch_size=batch_size, advance=bar.advance,
-        )  # fmt: skip
+            predict, params, x, y, attack, batch_size=batch_size, advance=bar.advance
+        )
     return {"clean": float(clean.float().mean()), "robust": float(robust.float().mean())}
 
 

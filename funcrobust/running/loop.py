@@ -35,7 +35,7 @@ class Plan:
 
     update: Update
     """Eager or compiled."""
-    batch: Callable[[int], tuple[Tensor, ...]]
+    batch: Callable[[int], Any]
     steps: int
     steps_per_epoch: int
     """Updates between two records; the last stretch may be shorter."""
@@ -132,7 +132,7 @@ def _epoch(plan: Plan, epoch: int, state: State, reporter: Reporter) -> tuple[St
     try:
         with reporter.track(title, total=(end - first) * plan.batch_size, unit="img") as bar:
             for step in range(first, end):
-                after, metrics = plan.update(state, *plan.batch(step))
+                after, metrics = plan.update(state, plan.batch(step))
                 sums |= {name: sums.get(name, 0.0) + m for name, m in metrics.items()}
                 counts.update(metrics.keys())
                 shown = {}

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from funcrobust import data
 from funcrobust.checkpoints import Card
-from funcrobust.commands.cure_train import methods
 from funcrobust.commands.cure_train.assemble import Training, assemble, evaluated
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.losses import cross_entropy
@@ -41,7 +40,6 @@ def cure_train(options: CureOptions, reporter: Reporter, *, resume: Path | None 
     """Train a robust classifier; leave it, its card, curves and pictures in a run folder."""
     device = common.pick_device(options.device)
     dtype = common.pick_dtype(options.precision, device)
-    methods.check(options)
     reporter.say(_headline(options, device))
     dataset = common.load_data(options, device, reporter)
     training = assemble(options, dataset)
@@ -96,8 +94,7 @@ def _regularisation(options: CureOptions) -> str:
         said.append(f"CURE {options.delta} h = {options.h:g} λ = {options.lam:g}")
     weights = {
         "TRADES β": options.trades or 0.0, "clean κ": options.kappa, "HAT γ": options.hat,
-        "GradAlign": options.gradalign, "LLR": options.llr, "ELLE": options.elle,
-        "‖∇‖²": options.input_gradient, "EMA": options.ema,
+        **options.regularisers, "EMA": options.ema,
     }  # fmt: skip
     said += [f"{name} = {weight:g}" for name, weight in weights.items() if weight > 0]
     return ", ".join(said) or "no regularisation"

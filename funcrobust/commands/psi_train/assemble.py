@@ -2,111 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from funcrobust import data
-from funcrobust.core.balls.linf import linf
-from funcrobust.core.derivatives.adjoint import Step
-from funcrobust.core.errors import FuncrobustError, require_count, require_finite
-from funcrobust.core.losses import (
-    DISTANCES,
-    Distance,
-    Loss,
-    cross_entropy,
-    distillation,
-    entropy,
-    logit,
-    margin,
+from funcrobust.commands.psi_train.compose import (
+    STARTS,
+    STOPS,
+    Composition,
+    PsiBatch,
+    make_anchor,
+    threat_radius,
 )
-from funcrobust.core.network.functional import Predict
-from funcrobust.core.objectives.algebra import adversarial, weighted_sum
-from funcrobust.core.perturbations.projected_gradient import Perturbation, gradient_step, pgd, psi
+from funcrobust.core.balls.ball import Ball
+from funcrobust.core.errors import FuncrobustError, require_count, require_finite
+from funcrobust.core.network.functional import Functional
+from funcrobust.core.objectives.lift import training_objective
 from funcrobust.core.randomness import generator
 from funcrobust.core.starts import GaussianStarts
+from funcrobust.core.training import updates
+from funcrobust.core.training.schedules import schedule
+from funcrobust.core.training.updates import State, Update
 from funcrobust.running import common
 from funcrobust.running.options import PsiOptions
 
-PSI_LOSSES: dict[str, Callable[[Predict], Loss]] = {
-    "cross-entropy": cross_entropy, "margin": margin, "logit": logit, "entropy": entropy,
-}  # fmt: skip
-AnchorOf = Callable[[Predict], Loss]
 KINDS = ("own", "made", "gaussian", "noise")
-STOPS = (4, 16)
-"""Steps that images of --start made have walked: early ones are noise, later ones overdrawn."""
-
-
-def make_psi(options: PsiOptions, steps: int | None = None) -> Callable[[Predict], Perturbation]:
-    """Build ψ over a `Predict`, checking the options before anything is loaded."""
-    ball = common.pick_ball(options.constraint, options.eps)
-    descended = _pick("psi-loss", options.psi_loss, PSI_LOSSES)
-
-    def build(predict: Predict) -> Perturbation:
-        return psi(
-            descended(predict), ball, step_size=options.step_size,
-            steps=options.steps if steps is None else steps, targeted=options.targeted,
-            backward=options.backward,
-        )  # fmt: skip
-
-    build(lambda _, x: x)  # bad options raise here, not minutes later
-    return build
-
-
-def approach(options: PsiOptions, predict: Predict) -> Step:
-    """Build the step by which --start made draws its images."""
-    ball = common.pick_ball(options.constraint, options.eps)
-    descended = PSI_LOSSES[options.psi_loss](predict)
-    return gradient_step(descended, ball, step_size=options.step_size, targeted=options.targeted)
-
-
-def pick_distance(name: str) -> Distance:
-    """Look up mse, l1 or ssim."""
-    return _pick("distance", name, DISTANCES)
-
-
-def radius(options: PsiOptions) -> float:
-    """Return the radius of the robust accuracy and the anchor."""
-    return 8 / 255 if options.epsilon is None else options.epsilon
-
-
 ANCHORS = ("keep", "clean", "robust", "both")
 
 
-def make_anchor(options: PsiOptions, teacher: Callable[[Tensor], Tensor]) -> AnchorOf:
-    """Build the anchor: the cross-entropy on images ("clean"), on adversarial ones ("robust"), half
-    of each ("both"); or half of each of the divergence from the network before ("keep").
-    """  # fmt: skip
-    epsilon, steps = radius(options), options.anchor_steps
-    # One step goes to the surface; several overshoot it 2.5-fold in all, as Madry et al. do.
-    step_size = epsilon if steps == 1 else 2.5 * epsilon / steps
-    ball = linf(epsilon)
-
-    def anchor(predict: Predict) -> Loss:
-        hard = cross_entropy(predict)
-        loss = distillation(predict, teacher) if options.anchor_loss == "keep" else hard
-        if options.anchor_loss == "clean":
-            return loss
-        robust = adversarial(loss, pgd(hard, ball, step_size=step_size, steps=steps))
-        if options.anchor_loss == "robust":
-            return robust
-        return weighted_sum((0.5, loss), (0.5, robust))
-
-    return anchor
+def make_training(
+    options: PsiOptions, ball: Ball, model: Functional, dataset: data.Dataset,
+    dtype: torch.dtype | None,
+) -> tuple[Update, State]:  # fmt: skip
+    """Build the update and the state before the first one."""
+    rate = schedule(
+        options.lr_schedule, lr_max=options.lr_max, lr_min=options.lr_min,
+        total_steps=options.updates,
+    )  # fmt: skip
+    optim = updates.optimizer(
+        options.opt, rate, momentum=options.momentum, weight_decay=options.weight_decay,
+        clip_norm=options.clip_norm or None,
+    )  # fmt: skip
+    held = common.evaluating(model, model.buffers, dtype)
+    composition = Composition(options, ball, make_anchor(options, partial(held, model.params)))
+    objective = training_objective(model, composition, dtype=dtype)
+    if options.learn_starts:
+        if options.learn_starts > len(dataset.y_train):
+            raise FuncrobustError(
+                f"learn-starts is {options.learn_starts}, but there are {len(dataset.y_train)} "
+                "training images to start from"
+            )
+        images = data.as_float(dataset.x_train[: options.learn_starts])
+        model = replace(model, params=model.params | {STARTS: images / options.starts_rate})
+    return updates.make_update(objective, optim), updates.initial_state(model, optim)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """``step -> (x, label, y)`` and the start or its index, drawn without replacement."""
+    """``step -> PsiBatch``, drawn without replacement."""
 
     dataset: data.Dataset
     options: PsiOptions
     gaussian: GaussianStarts | None = field(default=None, repr=False)
 
-    def __call__(self, step: int) -> tuple[Tensor, ...]:
+    def __call__(self, step: int) -> PsiBatch:
         """Draw the batch of one step."""
         options, device = self.options, self.dataset.y_train.device
         draw = generator(options.seed, "psi/order", step, device)
@@ -116,13 +80,14 @@ class Batches:
         y = self.dataset.y_train[index]
         if options.learn_starts:
             chosen = torch.randperm(options.learn_starts, generator=draw, device=device)[: len(y)]
-            return x, self.dataset.y_train[chosen], y, chosen
+            return PsiBatch(x, self.dataset.y_train[chosen], y, chosen=chosen)
         label = labels_for(y, options.label, self.dataset.num_classes, draw)
         if options.start == "own":
-            return x, label, y
+            return PsiBatch(x, label, y)
         if options.start == "made":
-            return x, label, y, *self.approached(label, step)
-        return x, label, y, self.degraded(x, y, step)
+            start, stops = self.approached(label, step)
+            return PsiBatch(x, label, y, start, stops)
+        return PsiBatch(x, label, y, self.degraded(x, y, step))
 
     def approached(self, label: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Gaussian starts for the labels, and how many steps each is to walk."""
@@ -178,7 +143,7 @@ def check(options: PsiOptions) -> None:
         "start_noise", "starts_rate", "drift_weight",
     ):  # fmt: skip
         require_finite(name.replace("_", "-"), getattr(options, name))
-    require_finite("epsilon", radius(options))
+    require_finite("epsilon", threat_radius(options))
     for name in ("updates", "batch_size", "heldout_examples"):
         require_count(name, getattr(options, name), minimum=1)
     require_count("anchor-steps", options.anchor_steps, minimum=1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import funcrobust as fr
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.examples import per_example
 from funcrobust.core.losses import DISTANCES
 from funcrobust.running.options import PsiOptions as PsiTrain
@@ -37,8 +38,29 @@ class PsiBatch(NamedTuple):
     """Where ψ starts; x, unless given."""
     stops: Tensor | None = None
     """(B,): how many steps the network walks from the start before ψ starts (--start made)."""
-    index: Tensor | None = None
+    chosen: Tensor | None = None
     """(B,): which of the learned starts ψ starts from."""
+
+
+def derivative_named(text: str) -> fr.Derivative:
+    """Read ``--derivative``: a name, and after a colon the number that its function takes."""
+    name, _, number = text.partition(":")
+    takes: dict[str, Callable[[int], fr.Derivative]] = {
+        "adjoint": lambda k: fr.adjoint(every=k), "truncated": fr.truncated,
+        "implicit": lambda k: fr.implicit(maxiter=k),
+    }  # fmt: skip
+    alone: dict[str, Callable[[], fr.Derivative]] = {
+        "adjoint": fr.adjoint, "unrolled": fr.unrolled, "one-step": fr.one_step,
+        "implicit": fr.implicit,
+    }  # fmt: skip
+    if not number and name in alone:
+        return alone[name]()
+    if number.isdecimal() and name in takes:
+        return takes[name](int(number))
+    raise FuncrobustError(
+        f"derivative {text!r} is none of {', '.join(alone)}, adjoint:K (keep each K-th iterate), "
+        "truncated:K (the last K steps), implicit:K (at most K solver iterations)"
+    )
 
 
 def make_psi(
@@ -48,7 +70,7 @@ def make_psi(
     return fr.psi(
         PSI_LOSSES[options.psi_loss](predict), ball, step_size=options.step_size,
         steps=options.steps if steps is None else steps, targeted=options.targeted,
-        derivative=options.derivative,
+        derivative=derivative_named(options.derivative),
     )  # fmt: skip
 
 
@@ -58,7 +80,7 @@ def make_anchor(
     """Build the anchor: the cross-entropy on images ("clean"), on adversarial ones ("robust"), half
     of each ("both"); or half of each of the divergence from the network before ("keep").
     """  # fmt: skip
-    epsilon, steps = radius(options), options.anchor_steps
+    epsilon, steps = threat_radius(options), options.anchor_steps
     # One step goes to the surface; several overshoot it 2.5-fold in all, as Madry et al. do.
     step_size = epsilon if steps == 1 else 2.5 * epsilon / steps
     ball = fr.linf(epsilon)
@@ -76,7 +98,7 @@ def make_anchor(
     return anchor
 
 
-def radius(options: PsiTrain) -> float:
+def threat_radius(options: PsiTrain) -> float:
     """Return the radius of the robust accuracy and the anchor."""
     return 8 / 255 if options.epsilon is None else options.epsilon
 
@@ -107,7 +129,7 @@ class Composition:
         psi = make_psi(options, self.ball, predict)
         n = max(1, round(options.drift_fraction * len(batch.x)))
         start, toward = self.ends(modes, batch, n)
-        learned = batch.index is not None  # then what ψ moves is what its end is compared with
+        learned = batch.chosen is not None  # then what ψ moves is what its end is compared with
 
         def placed(loss: fr.Loss) -> fr.Loss:
             if learned:
@@ -152,14 +174,14 @@ def arrived(
 def from_learned(loss: fr.Loss, batch: PsiBatch, n: int, rate: float) -> fr.Loss:
     """ℓ(θ, s, label) at the start images s that are learned along with θ.
 
-    They are the batch's ``index`` of the N in ``params[STARTS]`` (N, C, H, W), stored divided by
+    They are the batch's ``chosen`` of the N in ``params[STARTS]`` (N, C, H, W), stored divided by
     ``rate``, so that a step of SGD moves an image rate² times as far as it would a weight; and
     clamped to [0, 1] where used.
     """
 
     def learned(params: fr.Params, _x: Tensor, _y: Tensor) -> Tensor:
-        assert batch.index is not None
-        starts = (rate * params[STARTS][batch.index[:n]]).clamp(0.0, 1.0)
+        assert batch.chosen is not None
+        starts = (rate * params[STARTS][batch.chosen[:n]]).clamp(0.0, 1.0)
         return loss(params, starts, batch.label[:n])
 
     return learned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,18 +13,16 @@ from funcrobust import checkpoints, data
 from funcrobust.checkpoints import Card
 from funcrobust.commands.cure_train.run import Result, first_of_each_class
 from funcrobust.commands.psi_train import assemble as psi_setup
-from funcrobust.commands.psi_train.assemble import make_anchor, make_batches, make_psi, radius
+from funcrobust.commands.psi_train.assemble import make_batches, make_training
+from funcrobust.commands.psi_train.compose import STARTS, make_psi, threat_radius
 from funcrobust.core import evaluation
+from funcrobust.core.balls.ball import Ball
 from funcrobust.core.balls.linf import linf
-from funcrobust.core.errors import FuncrobustError
-from funcrobust.core.losses import Loss
+from funcrobust.core.losses import DISTANCES, Loss
 from funcrobust.core.network.functional import Functional, Predict, functionalize
 from funcrobust.core.objectives.algebra import drift
 from funcrobust.core.randomness import generator
-from funcrobust.core.training import updates
-from funcrobust.core.training.drift import STARTS, psi_training, with_learned_starts
-from funcrobust.core.training.schedules import schedule
-from funcrobust.core.training.updates import State, Update
+from funcrobust.core.training.updates import State
 from funcrobust.report import plots
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
@@ -44,7 +42,8 @@ def psi_train(options: PsiOptions, reporter: Reporter, *, resume: Path | None = 
     device = common.pick_device(options.device)
     dtype = common.pick_dtype(options.precision, device)
     psi_setup.check(options)
-    make_psi(options)
+    ball = common.pick_ball(options.constraint, options.radius)
+    make_psi(options, ball, lambda _, x: x)  # bad options raise here, not minutes later
     if options.learn_starts:
         options = replace(options, start="own")
     module, card = checkpoints.load(
@@ -59,10 +58,10 @@ def psi_train(options: PsiOptions, reporter: Reporter, *, resume: Path | None = 
     dataset = common.load_data(options, device, reporter)
     common.require_same_images(card, dataset)
     model = common.to_device(functionalize(module), device)
-    update, state = make_training(options, model, dataset, dtype)
+    update, state = make_training(options, ball, model, dataset, dtype)
     run, state = common.open_run("psi-train", options, state, options.updates, resume)
     reporter.attach(run.file("console.log"))
-    work = Work(options, model, card, dataset, dtype, run, reporter)
+    work = Work(options, ball, model, card, dataset, dtype, run, reporter)
     before = work.before()
     # On CUDA too: compiled, ψ is the unrolled iteration, and its memory grows with the steps.
     eager_by_default = replace(options, compile=bool(options.compile))
@@ -83,48 +82,13 @@ def psi_train(options: PsiOptions, reporter: Reporter, *, resume: Path | None = 
     return _finish(work, outcome, before)
 
 
-def make_training(
-    options: PsiOptions, model: Functional, dataset: data.Dataset, dtype: torch.dtype | None
-) -> tuple[Update, State]:
-    """Build the update and the state before the first one."""
-    optim = updates.optimizer(
-        options.opt,
-        schedule(
-            options.lr_schedule, lr_max=options.lr_max, lr_min=options.lr_min,
-            total_steps=options.updates,
-        ),
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        clip_norm=options.clip_norm or None,
-    )  # fmt: skip
-    held = common.evaluating(model, model.buffers, dtype)
-    anchor = make_anchor(options, partial(held, model.params))
-    approach = None
-    if options.start == "made":
-        approach = partial(psi_setup.approach, options)
-    objective = psi_training(
-        model, make_psi(options), distance=psi_setup.pick_distance(options.distance),
-        anchor=anchor, weight=options.anchor, entropy_weight=options.entropy,
-        drift_weight=options.drift_weight, fraction=options.drift_fraction, approach=approach,
-        longest=psi_setup.STOPS[1], dtype=dtype,
-    )  # fmt: skip
-    if options.learn_starts:
-        if options.learn_starts > len(dataset.y_train):
-            raise FuncrobustError(
-                f"learn-starts is {options.learn_starts}, but there are {len(dataset.y_train)} "
-                "training images to start from"
-            )
-        objective = with_learned_starts(objective, rate=options.starts_rate)
-        images = data.as_float(dataset.x_train[: options.learn_starts])
-        model = replace(model, params=model.params | {STARTS: images / options.starts_rate})
-    return updates.make_update(objective, optim), updates.initial_state(model, optim)
-
-
 @dataclass(frozen=True)
 class Work:
     """A run and all that it is measured by."""
 
     options: PsiOptions
+    ball: Ball
+    """ψ's."""
     model: Functional
     card: Card
     dataset: data.Dataset
@@ -138,8 +102,8 @@ class Work:
 
     def drift_of(self, predict: Predict) -> Loss:
         """The drift of the ψ document, from the images themselves."""
-        distance = psi_setup.pick_distance(self.options.distance)
-        return drift(make_psi(self.options)(predict), distance=distance)
+        distance = DISTANCES[self.options.distance]
+        return drift(make_psi(self.options, self.ball, predict), distance=distance)
 
     @cached_property
     def heldout(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,7 +128,7 @@ class Work:
         n, options = self.options.evaluate_examples, self.options
         return common.measure(
             self.predict(state), network_of(state.params), self.dataset.x_test[:n],
-            self.dataset.y_test[:n], self.reporter, ball=linf(radius(options)),
+            self.dataset.y_test[:n], self.reporter, ball=linf(threat_radius(options)),
             steps=options.evaluate_steps, seed=options.seed,
             title=f"PGD-{options.evaluate_steps}, {when}",
         )  # fmt: skip
@@ -202,8 +166,8 @@ class Work:
         (x, y, starts), predict = self.pictured, self.predict(state)
         params, far = network_of(state.params), max(self.options.steps, FAR)
         with torch.no_grad():
-            moved = make_psi(self.options)(predict)(params, x, y)
-            return moved, make_psi(self.options, far)(predict)(params, starts, y)
+            moved = make_psi(self.options, self.ball, predict)(params, x, y)
+            return moved, make_psi(self.options, self.ball, predict, far)(params, starts, y)
 
     @cached_property
     def drawn_before(self) -> tuple[Tensor, Tensor]:
@@ -233,7 +197,7 @@ def _headline(options: PsiOptions, card: Card, device: torch.device) -> str:
     return (
         f"ψ of {card.model} ({card.dataset}) on {device}: {options.steps} {options.constraint} "
         f"steps of {options.step_size:g} {way} the {options.label} label{begin}, "
-        f"{options.backward}; {options.updates} updates of batch {options.batch_size}, "
+        f"{options.derivative}; {options.updates} updates of batch {options.batch_size}, "
         f"{options.opt} lr {options.lr_max:g}, anchor μ = {options.anchor:g}"
     )
 
@@ -261,7 +225,7 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float]) -> Result:
     reporter.table(
         f"psi-train: {len(work.heldout[0])} held-out images for the drift, "
         f"{len(work.dataset.y_test[: options.evaluate_examples])} for the accuracies, "
-        f"linf ε = {radius(options):.4g}",
+        f"linf ε = {threat_radius(options):.4g}",
         ("", "ψ-drift", "clean", f"PGD-{options.evaluate_steps}"),
         [
             (when, f"{m['drift']:.3f}", f"{m['clean']:.1%}", f"{m['robust']:.1%}")
