@@ -174,8 +174,10 @@ def test_the_whole_image_is_never_a_hole(digits_run, tmp_path):
 
 def test_inpainting_toward_a_class_asked_for(digits_run, tmp_path):
     first, second = (figures(digits_run, tmp_path, "inpainting", to=c) for c in ("1", "8"))
-    assert first["mean fill"] == second["mean fill"]
-    assert first["ψ"] != second["ψ"]
+    # What the judge agrees with is the class asked for: that may differ for the same image.
+    name = "PSNR in the hole"
+    assert first["mean fill"][name] == second["mean fill"][name]
+    assert first["ψ"][name] != second["ψ"][name]
 
 
 def test_what_is_transparent_is_paper(tmp_path):

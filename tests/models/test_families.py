@@ -66,8 +66,8 @@ def test_wide_resnet_forward():
 
 def test_wide_resnet_equals_the_preact_network_of_that_width():
     """The two are written from different papers' code, and are the same function."""
-    wide = wide_resnet(depth=10, widen=1).eval()
-    pre = preact_resnet(widths=(16, 32, 64), blocks=(1, 1, 1)).eval()
+    wide = wide_resnet(depth=10, widen=1).double().eval()
+    pre = preact_resnet(widths=(16, 32, 64), blocks=(1, 1, 1)).double().eval()
     renamed = {
         name.replace("block", "layer")
         .replace(".layer.", ".")
@@ -80,7 +80,7 @@ def test_wide_resnet_equals_the_preact_network_of_that_width():
         for name, value in renamed.items()
     }
     pre.load_state_dict(renamed)
-    x = torch.rand(2, 3, 16, 16)
+    x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     torch.testing.assert_close(wide(x), pre(x))
 
 
@@ -113,14 +113,14 @@ def test_robustness_resnet50_is_the_librarys_own():
 
 def test_networks_work_under_function_transforms():
     """Per-example input gradients by vmap equal those of one backward pass."""
-    network = models.build("preact-tiny", in_channels=1).eval()
+    network = models.build("preact-tiny", in_channels=1).double().eval()
     weights = network.state_dict()
 
     def margin(x):
         logits = torch.func.functional_call(network, weights, (x[None],))
         return logits[0, 0] - logits[0, 1]
 
-    x = torch.rand(3, 1, 8, 8, requires_grad=True)
+    x = torch.rand(3, 1, 8, 8, dtype=torch.float64, requires_grad=True)
     logits = network(x)
     (together,) = torch.autograd.grad((logits[:, 0] - logits[:, 1]).sum(), x)
     apart = torch.func.vmap(torch.func.grad(margin))(x.detach())
