@@ -28,8 +28,8 @@ from funcrobust.core.objectives.algebra import adversarial, weighted_sum
 from funcrobust.core.perturbations.projected_gradient import Perturbation, gradient_step, pgd, psi
 from funcrobust.core.randomness import generator
 from funcrobust.core.starts import GaussianStarts
-from funcrobust.running import common
 from funcrobust.running.options import PsiOptions
+from funcrobust.running.threat import pick_ball
 
 PSI_LOSSES: dict[str, Callable[[Predict], Loss]] = {
     "cross-entropy": cross_entropy, "margin": margin, "logit": logit, "entropy": entropy,
@@ -42,7 +42,7 @@ STOPS = (4, 16)
 
 def make_psi(options: PsiOptions, steps: int | None = None) -> Callable[[Predict], Perturbation]:
     """Build ψ over a `Predict`, checking the options before anything is loaded."""
-    ball = common.pick_ball(options.constraint, options.eps)
+    ball = pick_ball(options.constraint, options.eps)
     descended = _pick("psi-loss", options.psi_loss, PSI_LOSSES)
 
     def build(predict: Predict) -> Perturbation:
@@ -58,7 +58,7 @@ def make_psi(options: PsiOptions, steps: int | None = None) -> Callable[[Predict
 
 def approach(options: PsiOptions, predict: Predict) -> Step:
     """Build the step by which --start made draws its images."""
-    ball = common.pick_ball(options.constraint, options.eps)
+    ball = pick_ball(options.constraint, options.eps)
     descended = PSI_LOSSES[options.psi_loss](predict)
     return gradient_step(descended, ball, step_size=options.step_size, targeted=options.targeted)
 
