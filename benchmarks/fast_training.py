@@ -33,7 +33,8 @@ from funcrobust.commands.cure_train import presets
 from funcrobust.commands.cure_train.assemble import Training, assemble
 from funcrobust.core import evaluation
 from funcrobust.core.training import updates
-from funcrobust.running import common as recipes_common
+from funcrobust.running.machine import pick_dtype
+from funcrobust.running.state import config
 
 EPSILON = 8 / 255
 BALL = fr.linf(EPSILON)
@@ -207,7 +208,7 @@ def one_seed(args: Any, dataset: data.Dataset, seed: int) -> dict[str, Any]:
     given |= {k: v for k, v in (("epochs", args.epochs), ("model", args.model)) if v}
     options = presets.cure_options(given, args.preset, torch.device(args.device))
     training = assemble(options, dataset)
-    dtype = recipes_common.pick_dtype(options.precision, torch.device(args.device))
+    dtype = pick_dtype(options.precision, torch.device(args.device))
     compiling = [0.0]
 
     def prepare(update: fr.updates.Update, *, state: fr.State, batch: tuple[Tensor, ...]) -> Any:
@@ -226,7 +227,7 @@ def one_seed(args: Any, dataset: data.Dataset, seed: int) -> dict[str, Any]:
     )
     seconds = records[-1]["seconds"]
     result: dict[str, Any] = {
-        "seed": seed, "options": recipes_common.config(options), "seconds": seconds,
+        "seed": seed, "options": config(options), "seconds": seconds,
         "compile_seconds": compiling[0], "records": records,
         "final": final_figures(training.model, weights, dataset, args),
         "utilisation": utilisation(training, seconds, args.device),

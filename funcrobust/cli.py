@@ -206,14 +206,15 @@ def cure_train(
     arguments = given(locals(), leave=("preset", "resume"))
     from funcrobust.commands.cure_train import presets
     from funcrobust.commands.cure_train import run as cure_train
-    from funcrobust.running import common
+    from funcrobust.running.machine import pick_device
     from funcrobust.running.options import CureOptions
+    from funcrobust.running.state import resumed_options
 
     with reporter() as report:
         if resume is not None:
-            options = common.resumed_options(resume, "cure-train", CureOptions())
+            options = resumed_options(resume, "cure-train", CureOptions())
         else:
-            where = common.pick_device(arguments.get("device", "auto"))
+            where = pick_device(arguments.get("device", "auto"))
             options = presets.cure_options(arguments, preset, where)
         finish(cure_train.cure_train(options, report, resume=resume).status)
 
@@ -339,13 +340,13 @@ def psi_train(
     arguments = given(locals(), leave=("resume",))
     from funcrobust.commands.cure_train import presets
     from funcrobust.commands.psi_train.run import psi_train
-    from funcrobust.running import common
     from funcrobust.running.options import PsiOptions
+    from funcrobust.running.state import resumed_options
 
     with reporter() as report:
         options = presets.fill(PsiOptions(), arguments)
         if resume is not None:
-            options = common.resumed_options(resume, "psi-train", PsiOptions())
+            options = resumed_options(resume, "psi-train", PsiOptions())
         finish(psi_train(options, report, resume=resume).status)
 
 

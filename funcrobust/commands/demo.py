@@ -15,14 +15,14 @@ from funcrobust.commands.generate import generate
 from funcrobust.commands.psi_train.run import psi_train
 from funcrobust.data import DataUnavailable
 from funcrobust.report.console import Reporter
-from funcrobust.running import common
+from funcrobust.running.machine import pick_device
 from funcrobust.running.options import PsiOptions
 
 
 def demo(out: Path, seed: int, reporter: Reporter) -> str:
     """Data, cure-train, psi-train, evaluate, generate; end with the table and the files."""
     dataset = _reachable_dataset(reporter)
-    device = common.pick_device("auto")
+    device = pick_device("auto")
     shared = {"dataset": dataset, "out": out, "seed": seed}
     robust = cure_train(
         presets.cure_options(shared | {"argv": _argv("cure-train", dataset, seed)}, "auto", device),

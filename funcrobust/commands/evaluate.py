@@ -10,8 +10,12 @@ from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.network.functional import functionalize
 from funcrobust.files import atomic_write
 from funcrobust.report.console import Reporter
-from funcrobust.running import common
+from funcrobust.running.classifier import STRONGEST, default_checkpoint
+from funcrobust.running.dataset import dataset_for, load_data, require_same_images
+from funcrobust.running.machine import pick_device, pick_dtype, to_device
+from funcrobust.running.measuring import evaluating, measure
 from funcrobust.running.options import CommonOptions
+from funcrobust.running.threat import pick_ball
 
 
 def evaluate(
@@ -36,22 +40,22 @@ def evaluate(
 
     The threat model is the one the checkpoint was trained against, unless given.
     """
-    where = common.pick_device(device)
-    dtype = common.pick_dtype(precision, where)
+    where = pick_device(device)
+    dtype = pick_dtype(precision, where)
     require_count("examples", examples, minimum=1)
-    name = checkpoint or common.default_checkpoint(common.STRONGEST)
+    name = checkpoint or default_checkpoint(STRONGEST)
     module, card = checkpoints.load(name, model=model)
     constraint = constraint or card.constraint
     epsilon = card.epsilon if epsilon is None else epsilon
-    ball = common.pick_ball(constraint, epsilon)
-    options = CommonOptions(dataset=common.dataset_for(dataset, card), data_dir=data_dir)
-    loaded = common.load_data(options, where, reporter)
-    common.require_same_images(card, loaded)
-    functional = common.to_device(functionalize(module), where)
-    predict = common.evaluating(functional, functional.buffers, dtype)
+    ball = pick_ball(constraint, epsilon)
+    options = CommonOptions(dataset=dataset_for(dataset, card), data_dir=data_dir)
+    loaded = load_data(options, where, reporter)
+    require_same_images(card, loaded)
+    functional = to_device(functionalize(module), where)
+    predict = evaluating(functional, functional.buffers, dtype)
     x, y = loaded.x_test[:examples], loaded.y_test[:examples]
     attack = f"PGD-{steps}" + (f"-{restarts}" if restarts > 1 else "")
-    found = common.measure(
+    found = measure(
         predict, functional.params, x, y, reporter, ball=ball, steps=steps, restarts=restarts,
         step_size=step_size, seed=seed, title=attack,
     )  # fmt: skip

@@ -15,8 +15,11 @@ from funcrobust.core.randomness import generator
 from funcrobust.core.starts import class_conditional_gaussian
 from funcrobust.report import plots
 from funcrobust.report.console import Reporter
-from funcrobust.running import common
+from funcrobust.running.classifier import STRONGEST, default_checkpoint
+from funcrobust.running.dataset import dataset_for, load_data, require_same_images
+from funcrobust.running.machine import pick_device, to_device
 from funcrobust.running.options import CommonOptions
+from funcrobust.running.threat import pick_ball
 
 
 def generate(
@@ -39,28 +42,26 @@ def generate(
 
     Every checkpoint begins from the same starts, so the rows can be compared.
     """
-    where = common.pick_device(device)
-    ball = common.pick_ball(constraint, eps)
+    where = pick_device(device)
+    ball = pick_ball(constraint, eps)
     require_count("per_class", per_class, minimum=1)
     if png.suffix.lower() != ".png":
         raise FuncrobustError(f"--png must name a .png file, got {png}")
     loaded_models = [
         (name, *checkpoints.load(name, model=model))
-        for name in names or [common.default_checkpoint(common.STRONGEST)]
+        for name in names or [default_checkpoint(STRONGEST)]
     ]
-    options = CommonOptions(
-        dataset=common.dataset_for(dataset, loaded_models[0][2]), data_dir=data_dir
-    )
-    images = common.load_data(options, where, reporter)
+    options = CommonOptions(dataset=dataset_for(dataset, loaded_models[0][2]), data_dir=data_dir)
+    images = load_data(options, where, reporter)
     for _, _, card in loaded_models:
-        common.require_same_images(card, images)
+        require_same_images(card, images)
     wanted = torch.arange(images.num_classes, device=where).repeat(per_class)
     starts = class_conditional_gaussian(
         data.as_float(images.x_train), images.y_train, wanted, generator(seed, "generate", 0, where)
     ).contiguous(memory_format=torch.channels_last)
     rows = _by_class("start", starts, images.num_classes)
     for name, module, card in loaded_models:
-        network = common.to_device(functionalize(module), where)
+        network = to_device(functionalize(module), where)
         walk = psi(
             cross_entropy(network.predict), ball, step_size=step_size, steps=steps, targeted=True
         )

@@ -36,9 +36,12 @@ from funcrobust.files import atomic_write
 from funcrobust.report import plots
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
-from funcrobust.running import common
-from funcrobust.running.loop import STATE_FILE
+from funcrobust.running.classifier import STRONGEST, default_checkpoint
+from funcrobust.running.dataset import dataset_for, load_data, require_same_images
+from funcrobust.running.machine import pick_device, pick_dtype, to_device
+from funcrobust.running.measuring import evaluating, measure
 from funcrobust.running.options import CommonOptions, PsiOptions
+from funcrobust.running.state import STATE_FILE, config
 
 MARKS = (1, 2, 3, 5, 8, 12, 16, 20)
 """Numbers of generation steps that are scored."""
@@ -103,27 +106,25 @@ def study(options: StudyOptions, reporter: Reporter) -> dict[str, Any]:
     """Transfer, score and compare; leave study.json and two plots in ``options.out``."""
     require_count("images", options.images, minimum=10)
     require_count("examples", options.examples, minimum=2)
-    device = common.pick_device(options.device)
-    dtype = common.pick_dtype(options.precision, device)
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.precision, device)
     names = options.variants or tuple(VARIANTS)
-    base = options.checkpoint or common.default_checkpoint(common.STRONGEST)
+    base = options.checkpoint or default_checkpoint(STRONGEST)
     module, card = checkpoints.load(base)
     found = {name: _find(name) for name in names if name not in VARIANTS}
-    shared = CommonOptions(
-        dataset=common.dataset_for(options.dataset, card), data_dir=options.data_dir
-    )
-    dataset = common.load_data(shared, device, reporter)
-    common.require_same_images(card, dataset)
+    shared = CommonOptions(dataset=dataset_for(options.dataset, card), data_dir=options.data_dir)
+    dataset = load_data(shared, device, reporter)
+    require_same_images(card, dataset)
     bench = make_bench(options, base, card, dataset, dtype, reporter)
     rows: dict[str, Any] = {}
     for name in dict.fromkeys(("before", *names)):
         reporter.say(f"{name}:")
         if name in found:
-            network = common.to_device(functionalize(checkpoints.load(found[name])[0]), device)
+            network = to_device(functionalize(checkpoints.load(found[name])[0]), device)
         elif name == "before":
-            network = common.to_device(functionalize(module), device)
+            network = to_device(functionalize(module), device)
         elif name == "published":
-            network = published(common.to_device(functionalize(module), device), dataset, options)
+            network = published(to_device(functionalize(module), device), dataset, options)
         else:
             network = transferred(name, base, shared.dataset, options, device, reporter)
         rows[name] = score(network, bench)
@@ -187,7 +188,7 @@ def transferred(
         if psi_train(given, reporter, resume=path if begun else None).status == "interrupted":
             raise KeyboardInterrupt
     module, _ = checkpoints.load(path)
-    return common.to_device(functionalize(module), device)
+    return to_device(functionalize(module), device)
 
 
 _WHERE = ("argv", "device", "out", "epsilon")
@@ -196,7 +197,7 @@ _WHERE = ("argv", "device", "out", "epsilon")
 
 def _require_same(given: PsiOptions, path: Path) -> None:
     """Refuse to take one experiment's network for another's."""
-    stored, asked = RunFolder.open(path).config, json.loads(json.dumps(common.config(given)))
+    stored, asked = RunFolder.open(path).config, json.loads(json.dumps(config(given)))
     different = [k for k in asked if k not in _WHERE and asked[k] != stored.get(k)]
     if different:
         raise FuncrobustError(
@@ -234,10 +235,10 @@ def published(model: Functional, dataset: data.Dataset, options: StudyOptions) -
 def score(model: Functional, bench: Bench) -> dict[str, Any]:
     """Accuracies, held-out drift, and the judge's view of what ψ draws."""
     options, dataset = bench.options, bench.dataset
-    predict = common.evaluating(model, model.buffers, bench.dtype)
+    predict = evaluating(model, model.buffers, bench.dtype)
     n = options.examples
     x, y = dataset.x_test[:n], dataset.y_test[:n]
-    found: dict[str, Any] = common.measure(
+    found: dict[str, Any] = measure(
         predict, model.params, x, y, bench.reporter, ball=linf(8 / 255),
         steps=options.attack_steps, seed=options.seed, title=f"PGD-{options.attack_steps}",
     )  # fmt: skip
@@ -252,7 +253,7 @@ def score(model: Functional, bench: Bench) -> dict[str, Any]:
 
 def walked(model: Functional, bench: Bench, kind: str) -> Iterator[tuple[int, Tensor]]:
     """Yield the images after 0 steps and after each of `MARKS`."""
-    predict = common.evaluating(model, model.buffers, bench.dtype)
+    predict = evaluating(model, model.buffers, bench.dtype)
     step = gradient_step(cross_entropy(predict), l2(RADIUS), step_size=STEP, targeted=True)
     x = center = bench.starts[kind].contiguous(memory_format=torch.channels_last)
     yield 0, x

@@ -16,16 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchopt import pytree
 
-from funcrobust import checkpoints
-from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.training.updates import State, Update
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import Sink
+from funcrobust.running.state import save_state
 
-STATE_FILE = "state.safetensors"
 Record = dict[str, float]
 
 
@@ -191,48 +188,3 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def save_state(run: RunFolder, state: State) -> None:
-    """Write the full state, atomically, into the run folder."""
-    tensors = {f"params/{name}": p for name, p in state.params.items()}
-    tensors |= {f"buffers/{name}": b for name, b in state.buffers.items()}
-    tensors |= {f"average/{name}": a for name, a in state.average.items()}
-    leaves: list[Any] = pytree.tree_leaves(state.optimizer_state)
-    tensors |= {f"optimizer/{i:04d}": leaf for i, leaf in enumerate(leaves)}
-    tensors["step"] = state.step
-    # The file holds values alone; kernels are chosen by layout too, so a resumed run needs both
-    # to go on to the same bits.
-    strides = {name: tensor.stride() for name, tensor in tensors.items()}
-    checkpoints.save_state(
-        run.file(STATE_FILE), tensors, {"step": int(state.step), "strides": strides}
-    )
-
-
-def load_state(run: RunFolder, template: State) -> State:
-    """Read the state back; ``template`` (a fresh initial state) gives its structure and device."""
-    path = run.file(STATE_FILE)
-    if not path.exists():
-        raise FuncrobustError(f"{path} is missing: this run has not saved a state to resume from")
-    tensors, meta = checkpoints.load_state(path)
-
-    def saved(key: str, like: Tensor) -> Tensor:
-        if key not in tensors or tensors[key].shape != like.shape:
-            raise FuncrobustError(f"{path} does not fit this run's network or optimizer: {key}")
-        layout = torch.empty_strided(
-            like.shape, meta["strides"][key], dtype=like.dtype, device=like.device
-        )
-        return layout.copy_(tensors[key])
-
-    def group(prefix: str, like: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: saved(f"{prefix}/{name}", old) for name, old in like.items()}
-
-    old_leaves, spec = pytree.tree_flatten(template.optimizer_state)
-    leaves = [saved(f"optimizer/{i:04d}", old) for i, old in enumerate(old_leaves)]
-    return State(
-        group("params", template.params),
-        group("buffers", template.buffers),
-        pytree.tree_unflatten(spec, leaves),
-        tensors["step"].cpu(),
-        group("average", template.average),
-    )

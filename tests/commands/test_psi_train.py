@@ -14,8 +14,8 @@ from funcrobust.commands.psi_train import assemble as psi_setup
 from funcrobust.commands.psi_train import run as psi_train
 from funcrobust.models import build
 from funcrobust.report.console import Reporter
-from funcrobust.running import common
 from funcrobust.running.options import PsiOptions
+from funcrobust.running.state import resumed_options
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_resumed_equals_uninterrupted(options, monkeypatch, start):
     cut = run(options, updates=10, name="cut", **changes)
     assert cut.status == "interrupted"
     monkeypatch.undo()
-    stored = common.resumed_options(cut.run.path, "psi-train", PsiOptions())
+    stored = resumed_options(cut.run.path, "psi-train", PsiOptions())
     with Reporter.silent() as reporter:
         resumed = psi_train.psi_train(stored, reporter, resume=cut.run.path)
     assert resumed.status == "finished"

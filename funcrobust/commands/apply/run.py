@@ -33,7 +33,9 @@ from funcrobust.core.starts import class_conditional_gaussian
 from funcrobust.files import atomic_write
 from funcrobust.models import head, representation
 from funcrobust.report.console import Reporter
-from funcrobust.running import common
+from funcrobust.running.classifier import JUDGE, STRONGEST, default_checkpoint
+from funcrobust.running.dataset import dataset_for, load_data, require_same_images
+from funcrobust.running.machine import pick_device, to_device
 from funcrobust.running.options import CommonOptions
 
 
@@ -285,16 +287,16 @@ def apply(task: str, options: ApplyOptions, reporter: Reporter) -> Figures:
 
 def make_scene(task: str, options: ApplyOptions, reporter: Reporter) -> Scene:
     """Load everything, and find what does not fit before any work is done."""
-    device = common.pick_device(options.device)
-    name = options.checkpoint or common.default_checkpoint(common.STRONGEST)
+    device = pick_device(options.device)
+    name = options.checkpoint or default_checkpoint(STRONGEST)
     module, card = checkpoints.load(name, model=options.model)
     common_options = CommonOptions(
-        dataset=common.dataset_for(options.dataset, card), data_dir=options.data_dir
+        dataset=dataset_for(options.dataset, card), data_dir=options.data_dir
     )
-    dataset = common.load_data(common_options, device, reporter)
-    common.require_same_images(card, dataset)
+    dataset = load_data(common_options, device, reporter)
+    require_same_images(card, dataset)
     judge = pick_judge(options.judge, name, card, device)
-    model = common.to_device(functionalize(module), device)
+    model = to_device(functionalize(module), device)
     preset = apps.walk_for(task, dataset.image_shape)
     given = (options.eps, options.step_size, options.steps)
     for name_, value in (("eps", options.eps), ("step_size", options.step_size)):
@@ -329,9 +331,9 @@ def make_scene(task: str, options: ApplyOptions, reporter: Reporter) -> Scene:
 
 def pick_judge(name: str | None, drawer: str, card: Card, device: torch.device) -> nn.Module | None:
     """Load the independent classifier; the shipped one where it knows the same images."""
-    if name == "none" or (name is None and common.JUDGE not in checkpoints.shipped()):
+    if name == "none" or (name is None and JUDGE not in checkpoints.shipped()):
         return None
-    judge, its_card = checkpoints.load(name or common.JUDGE)
+    judge, its_card = checkpoints.load(name or JUDGE)
     same = (its_card.image_shape, its_card.num_classes) == (card.image_shape, card.num_classes)
     if name is None and not (same and its_card.dataset == card.dataset != "unknown"):
         return None

@@ -26,8 +26,10 @@ from funcrobust.core.randomness import generator
 from funcrobust.core.training import updates
 from funcrobust.core.training.schedules import Schedule, schedule
 from funcrobust.core.training.updates import State, Update
-from funcrobust.running import common
+from funcrobust.running.dataset import rehearse, require_same_images
+from funcrobust.running.machine import pick_dtype, to_device
 from funcrobust.running.options import CureOptions as CureTrain
+from funcrobust.running.threat import pick_ball
 
 Prepare = Callable[..., Update]
 """``(update, state=, batch=) -> update``: where an update may be compiled and checked."""
@@ -51,15 +53,15 @@ class Training:
 def assemble(options: CureTrain, dataset: data.Dataset) -> Training:
     """Build the training that ``options`` describe, on the dataset's device."""
     device = dataset.x_train.device
-    dtype = common.pick_dtype(options.precision, device)
-    ball = common.pick_ball(options.constraint, options.epsilon)
+    dtype = pick_dtype(options.precision, device)
+    ball = pick_ball(options.constraint, options.epsilon)
     attack = compose.training_attack(options, ball)
     module = models.build(
         options.model, num_classes=dataset.num_classes, in_channels=dataset.image_shape[0],
         mean=dataset.mean, std=dataset.std, seed=options.seed,
     )  # fmt: skip
-    model = common.to_device(functionalize(module), device)
-    common.rehearse(model, dataset)
+    model = to_device(functionalize(module), device)
+    rehearse(model, dataset)
     batches = Batches(dataset, ball, attack, options, _steps_per_epoch(options, dataset))
     steps = options.epochs * batches.steps_per_epoch
     rate = schedule(
@@ -211,7 +213,7 @@ def _helper_labels(
     if options.hat == 0:
         return None
     module, card = checkpoints.load(str(options.helper))
-    common.require_same_images(card, dataset)
-    standard = common.to_device(functionalize(module), dataset.x_train.device)
+    require_same_images(card, dataset)
+    standard = to_device(functionalize(module), dataset.x_train.device)
     predict = autocast(standard.predict, dtype)
     return lambda x: predict(standard.params, x).argmax(-1)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.common import pick_precision
+from funcrobust.running.machine import pick_precision
 from funcrobust.running.options import CureOptions
 
 CURE_PRESETS: dict[str, dict[str, Any]] = {

@@ -22,9 +22,13 @@ from funcrobust.report import plots
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import open_sink
-from funcrobust.running import common
+from funcrobust.running.classifier import CHECKPOINT_FILE, save_checkpoint
+from funcrobust.running.dataset import load_data
 from funcrobust.running.loop import Outcome, Plan, Record, drive
+from funcrobust.running.machine import maybe_compile, pick_device, pick_dtype
+from funcrobust.running.measuring import evaluating, measure
 from funcrobust.running.options import CureOptions
+from funcrobust.running.state import open_run, program
 
 
 @dataclass(frozen=True)
@@ -38,30 +42,30 @@ class Result:
 
 def cure_train(options: CureOptions, reporter: Reporter, *, resume: Path | None = None) -> Result:
     """Train a robust classifier; leave it, its card, curves and pictures in a run folder."""
-    device = common.pick_device(options.device)
-    dtype = common.pick_dtype(options.precision, device)
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.precision, device)
     reporter.say(_headline(options, device))
-    dataset = common.load_data(options, device, reporter)
+    dataset = load_data(options, device, reporter)
     training = assemble(options, dataset)
-    run, state = common.open_run("cure-train", options, training.state, training.steps, resume)
+    run, state = open_run("cure-train", options, training.state, training.steps, resume)
     reporter.attach(run.file("console.log"))
 
     def examine(_: int, state: State) -> Record:
         params, buffers = evaluated(training, state)
-        predict = common.evaluating(training.model, buffers, dtype)
+        predict = evaluating(training.model, buffers, dtype)
         record: Record = {"lr": float(training.rate(state.step))}
         for split, x, y in (
             ("train", dataset.x_train, dataset.y_train), ("test", dataset.x_test, dataset.y_test),
         ):  # fmt: skip
             n = options.robust_examples
-            found = common.measure(
+            found = measure(
                 predict, params, x[:n], y[:n], reporter, ball=training.ball, steps=10,
                 seed=options.seed, title=f"PGD-10, {split}",
             )  # fmt: skip
             record |= {f"{split}_{name}": value for name, value in found.items()}
         return record
 
-    prepare = partial(common.maybe_compile, options=options, reporter=reporter)
+    prepare = partial(maybe_compile, options=options, reporter=reporter)
     plan = Plan(
         update=training.update(prepare),
         batch=training.batches,
@@ -119,24 +123,24 @@ def _finish(
         notes=f"{outcome.status} after {int(state.step)} updates, {seconds:.0f} s of training",
     )  # fmt: skip
     params, buffers = evaluated(training, state)
-    common.save_checkpoint(run, params, buffers, card)
+    save_checkpoint(run, params, buffers, card)
     if outcome.status == "interrupted":
         reporter.warn(
-            f"interrupted: {run.file(common.CHECKPOINT_FILE)} holds the parameters as they are. "
+            f"interrupted: {run.file(CHECKPOINT_FILE)} holds the parameters as they are. "
             "Continue with"
         )
-        reporter.say(f"{common.program()} cure-train --resume {run.path}")
+        reporter.say(f"{program()} cure-train --resume {run.path}")
         return Result(run, outcome.status, {})
     n = options.evaluate_examples
     x, y = dataset.x_test[:n], dataset.y_test[:n]
-    predict = common.evaluating(training.model, buffers, None)  # float32, whatever the training was
-    metrics = common.measure(
+    predict = evaluating(training.model, buffers, None)  # float32, whatever the training was
+    metrics = measure(
         predict, params, x, y, reporter, ball=training.ball, steps=options.evaluate_steps,
         seed=options.seed, title=f"PGD-{options.evaluate_steps}, test",
     )  # fmt: skip
     pgd_name = f"pgd{options.evaluate_steps}"
     named = {"clean": metrics["clean"], pgd_name: metrics["robust"], "seconds": seconds}
-    common.save_checkpoint(run, params, buffers, replace(card, metrics=named))
+    save_checkpoint(run, params, buffers, replace(card, metrics=named))
     _draw(options, predict, params, dataset, training.ball, run)
     reporter.table(
         f"cure-train: {options.model} on {dataset.name}, {len(y)} test images, "
@@ -144,7 +148,7 @@ def _finish(
         ("clean", f"PGD-{options.evaluate_steps}", "training"),
         [(f"{metrics['clean']:.1%}", f"{metrics['robust']:.1%}", f"{seconds:.0f} s")],
     )
-    reporter.say(f"checkpoint  {run.file(common.CHECKPOINT_FILE)}")
+    reporter.say(f"checkpoint  {run.file(CHECKPOINT_FILE)}")
     reporter.say(f"pictures    {run.file('curves.png')}  {run.file('adversarial.png')}")
     return Result(run, outcome.status, named)
 

@@ -28,7 +28,7 @@ from funcrobust.core.starts import GaussianStarts
 from funcrobust.core.training import updates
 from funcrobust.core.training.schedules import schedule
 from funcrobust.core.training.updates import State, Update
-from funcrobust.running import common
+from funcrobust.running.measuring import evaluating
 from funcrobust.running.options import PsiOptions
 
 KINDS = ("own", "made", "gaussian", "noise")
@@ -48,7 +48,7 @@ def make_training(
         options.opt, rate, momentum=options.momentum, weight_decay=options.weight_decay,
         clip_norm=options.clip_norm or None,
     )  # fmt: skip
-    held = common.evaluating(model, model.buffers, dtype)
+    held = evaluating(model, model.buffers, dtype)
     composition = Composition(options, ball, make_anchor(options, partial(held, model.params)))
     objective = training_objective(model, composition, dtype=dtype)
     if options.learn_starts:

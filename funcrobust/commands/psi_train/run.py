@@ -27,9 +27,19 @@ from funcrobust.report import plots
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import open_sink
-from funcrobust.running import common
+from funcrobust.running.classifier import (
+    CHECKPOINT_FILE,
+    STRONGEST,
+    default_checkpoint,
+    save_checkpoint,
+)
+from funcrobust.running.dataset import dataset_for, load_data, require_same_images
 from funcrobust.running.loop import Outcome, Plan, Record, drive
+from funcrobust.running.machine import maybe_compile, pick_device, pick_dtype, to_device
+from funcrobust.running.measuring import evaluating, measure
 from funcrobust.running.options import PsiOptions
+from funcrobust.running.state import open_run, program
+from funcrobust.running.threat import pick_ball
 
 RECORDS = 10
 """How often a run measures itself at most: it is cut into so many parts."""
@@ -39,27 +49,27 @@ FAR = 20
 
 def psi_train(options: PsiOptions, reporter: Reporter, *, resume: Path | None = None) -> Result:
     """Minimise mean ‖x − ψ(x; θ)‖² + μ·CE; report and picture before and after."""
-    device = common.pick_device(options.device)
-    dtype = common.pick_dtype(options.precision, device)
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.precision, device)
     psi_setup.check(options)
-    ball = common.pick_ball(options.constraint, options.radius)
+    ball = pick_ball(options.constraint, options.radius)
     make_psi(options, ball, lambda _, x: x)  # bad options raise here, not minutes later
     if options.learn_starts:
         options = replace(options, start="own")
     module, card = checkpoints.load(
-        options.checkpoint or common.default_checkpoint(common.STRONGEST), model=options.model
+        options.checkpoint or default_checkpoint(STRONGEST), model=options.model
     )
     nothing = torch.zeros(0, dtype=torch.int64)
     psi_setup.labels_for(nothing, options.label, card.num_classes, generator(0, "check"))
-    options = replace(options, dataset=common.dataset_for(options.dataset, card))
+    options = replace(options, dataset=dataset_for(options.dataset, card))
     if options.epsilon is None:
         options = replace(options, epsilon=card.epsilon if card.constraint == "linf" else 8 / 255)
     reporter.say(_headline(options, card, device))
-    dataset = common.load_data(options, device, reporter)
-    common.require_same_images(card, dataset)
-    model = common.to_device(functionalize(module), device)
+    dataset = load_data(options, device, reporter)
+    require_same_images(card, dataset)
+    model = to_device(functionalize(module), device)
     update, state = make_training(options, ball, model, dataset, dtype)
-    run, state = common.open_run("psi-train", options, state, options.updates, resume)
+    run, state = open_run("psi-train", options, state, options.updates, resume)
     reporter.attach(run.file("console.log"))
     work = Work(options, ball, model, card, dataset, dtype, run, reporter)
     before = work.before()
@@ -67,7 +77,7 @@ def psi_train(options: PsiOptions, reporter: Reporter, *, resume: Path | None = 
     eager_by_default = replace(options, compile=bool(options.compile))
     batches = make_batches(options, dataset)
     plan = Plan(
-        update=common.maybe_compile(
+        update=maybe_compile(
             update, state=state, batch=batches(0), options=eager_by_default, reporter=reporter
         ),
         batch=batches,
@@ -98,7 +108,7 @@ class Work:
 
     def predict(self, state: State) -> Predict:
         """Predict in evaluation mode, at the run's precision."""
-        return common.evaluating(self.model, state.buffers, self.dtype)
+        return evaluating(self.model, state.buffers, self.dtype)
 
     def drift_of(self, predict: Predict) -> Loss:
         """The drift of the ψ document, from the images themselves."""
@@ -126,7 +136,7 @@ class Work:
     def accuracies(self, state: State, when: str) -> dict[str, float]:
         """Clean and robust accuracy."""
         n, options = self.options.evaluate_examples, self.options
-        return common.measure(
+        return measure(
             self.predict(state), network_of(state.params), self.dataset.x_test[:n],
             self.dataset.y_test[:n], self.reporter, ball=linf(threat_radius(options)),
             steps=options.evaluate_steps, seed=options.seed,
@@ -205,22 +215,22 @@ def _headline(options: PsiOptions, card: Card, device: torch.device) -> str:
 def _finish(work: Work, outcome: Outcome, before: dict[str, float]) -> Result:
     """Measure again, save, draw, and show both beside each other."""
     options, run, reporter, state = work.options, work.run, work.reporter, outcome.state
-    begun = options.checkpoint or common.default_checkpoint(common.STRONGEST)
+    begun = options.checkpoint or default_checkpoint(STRONGEST)
     new = replace(
         work.card, command=" ".join(["python cli.py", *options.argv]), seed=options.seed,
         notes=f"psi-train from {begun}: {outcome.status} after {int(state.step)} updates",
         metrics={},
     )  # fmt: skip
     network = network_of(state.params)
-    common.save_checkpoint(run, network, state.buffers, new)
-    path = run.file(common.CHECKPOINT_FILE)
+    save_checkpoint(run, network, state.buffers, new)
+    path = run.file(CHECKPOINT_FILE)
     if outcome.status == "interrupted":
         reporter.warn(f"interrupted: {path} holds the parameters as they are. Continue with")
-        reporter.say(f"{common.program()} psi-train --resume {run.path}")
+        reporter.say(f"{program()} psi-train --resume {run.path}")
         return Result(run, outcome.status, {})
     after = {"drift": work.drift_and_clean(state)["heldout_drift"]}
     after |= work.accuracies(state, "after")
-    common.save_checkpoint(run, network, state.buffers, replace(new, metrics=after))
+    save_checkpoint(run, network, state.buffers, replace(new, metrics=after))
     _draw(work, state)
     reporter.table(
         f"psi-train: {len(work.heldout[0])} held-out images for the drift, "

@@ -1,0 +1,82 @@
+"""The images of a command: loaded, cut to size, and fit for the network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from funcrobust import data
+from funcrobust.checkpoints import Card
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.network.functional import Functional
+from funcrobust.core.randomness import generator
+from funcrobust.report.console import Reporter
+from funcrobust.running.options import CommonOptions
+
+
+def load_data(options: CommonOptions, device: torch.device, reporter: Reporter) -> data.Dataset:
+    """Load, cut to size and move to the device."""
+    dataset = data.load(
+        options.dataset, folder=options.data_dir, progress=reporter.progress_callback()
+    )
+    reporter.say(
+        f"{dataset.name}: {len(dataset.y_train)} training and {len(dataset.y_test)} test images "
+        f"of {'x'.join(map(str, dataset.image_shape))} ({dataset.source})"
+    )
+    dataset = shuffled_if_sorted(dataset)
+    return dataset.subset(options.train_examples, options.test_examples, options.seed).to(device)
+
+
+def shuffled_if_sorted(dataset: data.Dataset) -> data.Dataset:
+    """Shuffle splits that come class by class, as folders do: their first part must stand for all.
+
+    The order depends on the number of images alone.
+    """
+    for x, y in (("x_train", "y_train"), ("x_test", "y_test")):
+        labels = getattr(dataset, y)
+        if len(labels) > 1 and bool((labels.diff() >= 0).all()):
+            order = torch.randperm(len(labels), generator=generator(0, "shuffle"))
+            changed = {x: getattr(dataset, x)[order], y: labels[order]}
+            dataset = replace(dataset, **changed)
+    return dataset
+
+
+def dataset_for(given: str | None, card: Card) -> str:
+    """Use the data the classifier was made for, unless told otherwise."""
+    if not given and card.dataset == "unknown":
+        raise FuncrobustError("this checkpoint does not say which data it is for: use --dataset")
+    return given or card.dataset
+
+
+def require_same_images(card: Card, dataset: data.Dataset) -> None:
+    """Raise unless the classifier takes the dataset's images and knows its classes.
+
+    A foreign file says nothing of its images' size: there the channels alone are compared.
+    """
+    known = 1 if card.dataset == "unknown" else 3
+    same = card.image_shape[:known] == dataset.image_shape[:known]
+    if not same or card.num_classes != dataset.num_classes:
+        shape = "x".join(map(str, card.image_shape))
+        raise FuncrobustError(
+            f"the checkpoint classifies {shape} images into {card.num_classes} classes, "
+            f"but {dataset.name} has {'x'.join(map(str, dataset.image_shape))} in "
+            f"{dataset.num_classes}: give another dataset or checkpoint"
+        )
+
+
+def rehearse(model: Functional, dataset: data.Dataset) -> None:
+    """Run the network once in training mode: what it cannot do shows now, not an epoch later."""
+    x = data.as_float(dataset.x_train[:2])
+    try:
+        logits, _ = model.predict_train(model.params, model.buffers, x)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FuncrobustError(
+            f"the network cannot take {dataset.name}'s images: {reason}"
+        ) from None
+    if logits.shape != (2, dataset.num_classes):
+        raise FuncrobustError(
+            f"the network gives {tuple(logits.shape)} for 2 images, and not (2, "
+            f"{dataset.num_classes}) logits for {dataset.name}'s classes"
+        )

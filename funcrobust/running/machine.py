@@ -1,0 +1,80 @@
+"""The machine a command runs on: its device, its precision, its compiler."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.network.functional import Functional
+from funcrobust.core.training.compiling import compile_checked
+from funcrobust.core.training.updates import State, Update
+from funcrobust.report.console import Reporter
+from funcrobust.running.options import CommonOptions
+
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device that is there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise FuncrobustError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise FuncrobustError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise FuncrobustError("CUDA was asked for, but no CUDA device is here: use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise FuncrobustError(f"{name} is not here: there are {torch.cuda.device_count()} devices")
+    return device
+
+
+def pick_precision(precision: str, device: torch.device) -> str:
+    """Turn "auto" into bf16 where the hardware multiplies it, else fp32.
+
+    A CPU without AVX512-BF16 or AMX emulates bfloat16, which is slower than float32.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Turn "fp32", "bf16" or "auto" into autocast's dtype."""
+    precision = pick_precision(precision, device)
+    if precision not in PRECISIONS:
+        known = ", ".join([*PRECISIONS, "auto"])
+        raise FuncrobustError(f"unknown precision {precision!r}: use one of {known}")
+    return PRECISIONS[precision]
+
+
+def to_device(model: Functional, device: torch.device) -> Functional:
+    """Move, in the memory layout that convolutions are fastest in."""
+    return model.to(device, torch.channels_last)
+
+
+def maybe_compile(
+    update: Update,
+    *,
+    state: State,
+    batch: Any,
+    options: CommonOptions,
+    reporter: Reporter,
+) -> Update:
+    """Compile the update if asked to (or on CUDA), checked against the eager one."""
+    device = next(iter(state.params.values())).device
+    if not (device.type == "cuda" if options.compile is None else options.compile):
+        return update
+    reporter.say("compiling the update, and checking it against the eager one ...")
+    began = time.perf_counter()
+    compiled = compile_checked(update, state, batch)
+    reporter.say(f"compiled equals eager ({time.perf_counter() - began:.0f} s)")
+    return compiled
