@@ -97,10 +97,10 @@ def ours(dtype: torch.dtype | None = None) -> Contestant:
         predict = fr.autocast(model.predict, dtype)
 
         def run() -> float:
+            pgd = evaluation.Pgd(attack.ball, attack.step_size, attack.steps, attack.restarts)
             alive = evaluation.robust(
-                predict, model.params, case.x, case.y, attack.ball, step_size=attack.step_size,
-                steps=attack.steps, restarts=attack.restarts, batch_size=len(case.x),
-            )  # fmt: skip
+                predict, model.params, case.x, case.y, pgd, batch_size=len(case.x)
+            )
             return float(alive.float().mean())
 
         return run

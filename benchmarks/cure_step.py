@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import common
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import funcrobust as fr
 from funcrobust import models
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.core.regularisers.cure import BACKWARDS
+from funcrobust.core.regularisers.cure import DerivativeOfCure
 
 EPSILON, ALPHA, LAM, H, LR = 8 / 255, 10 / 255, 0.25, 0.75, 0.1
 BALL = fr.linf(EPSILON)
@@ -64,7 +64,7 @@ def published(module: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Callabl
         loss = F.cross_entropy(module(x_hat), y)
         module.eval()
         optimizer.zero_grad()
-        (loss + LAM * curvature()).backward()
+        (loss + LAM * curvature()).derivative()
         optimizer.step()
 
     return step
@@ -77,23 +77,22 @@ def ours(
     """The same step as one pure update; ``statistics`` are CURE's, the published ones running."""
     model = fr.functionalize(module).to(x.device, torch.channels_last)
     attack = fr.rs_fgsm(BALL, step_size=ALPHA)
-    objective = fr.cure_training(
-        model,
-        attack.perturb,
-        lam=LAM,
-        h=H,
-        batch_statistics=True,
-        statistics=statistics,
-        dtype=dtype,
-    )
+
+    def compose(modes: fr.Modes, batch: fr.Batch) -> fr.Terms:
+        robust = fr.adversarial(fr.cross_entropy(modes.training), attack, start=batch.start)
+        curvature = fr.cure(fr.cross_entropy(getattr(modes, statistics)), H)
+        return {"loss": (1.0, robust), "curvature": (LAM, curvature)}
+
+    objective = fr.training_objective(model, compose, dtype=dtype)
     optim = fr.optimizer("SGD", LR, momentum=0.9, weight_decay=5e-4, nesterov=True)
     update, state = fr.make_update(objective, optim), [fr.initial_state(model, optim)]
-    images = [t.contiguous(memory_format=torch.channels_last) for t in (x, start)]
+    images, begin = (t.contiguous(memory_format=torch.channels_last) for t in (x, start))
+    drawn = fr.Batch(images, y, begin)
     if compiled:
-        update = fr.compile_checked(update, state[0], images[0], y, images[1])
+        update = fr.compile_checked(update, state[0], drawn)
 
     def step() -> None:
-        state[0], _ = update(state[0], images[0], y, images[1])
+        state[0], _ = update(state[0], drawn)
 
     return step
 
@@ -153,7 +152,7 @@ def jax_update(module: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Callab
 
 
 def cure_gradient(
-    args: Any, backward: str, dtype: torch.dtype | None, double: bool = False
+    args: Any, derivative: str, dtype: torch.dtype | None, double: bool = False
 ) -> tuple[Callable[[], Any], Callable[[Any], Tensor]]:
     """The parameter gradient of CURE alone, and what lays it out as one vector."""
     module = models.build(args.model).to(args.device)
@@ -162,7 +161,7 @@ def cure_gradient(
     x, y, _ = batch(args.batch, args.device)
     x = x.contiguous(memory_format=torch.channels_last)
     loss = fr.cross_entropy(fr.autocast(model.predict, dtype))
-    gradient = torch.func.grad(fr.mean(fr.cure(loss, H, backward=backward)))
+    gradient = torch.func.grad(fr.mean(fr.cure(loss, H, derivative=derivative)))
     x = x.double() if double else x
     return (
         lambda: gradient(model.params, x, y),
@@ -176,27 +175,29 @@ def variants_table(args: Any) -> list[dict[str, Any]]:
     truth = flat(call())
     rows, calls = [], {}
     for name, dtype in DTYPES.items():
-        for backward in BACKWARDS:
-            call, flat = cure_gradient(args, backward, dtype)
+        for derivative in get_args(DerivativeOfCure):
+            call, flat = cure_gradient(args, derivative, dtype)
             try:
                 error = float((flat(call()) - truth).norm() / truth.norm())
             except (RuntimeError, FuncrobustError):  # torch's forward mode under its autocast
-                rows.append({"backward": backward, "precision": name, "error": None})
+                rows.append({"derivative": derivative, "precision": name, "error": None})
                 continue
-            calls[f"{backward} {name}"] = call
-            rows.append({"backward": backward, "precision": name, "error": error})
+            calls[f"{derivative} {name}"] = call
+            rows.append({"derivative": derivative, "precision": name, "error": error})
     times = common.side_by_side(calls, args.device, args.repeats, warmup=1)
     for row in rows:
-        key = f"{row['backward']} {row['precision']}"
+        key = f"{row['derivative']} {row['precision']}"
         row["seconds"] = times.get(key)
-        row["megabytes"] = memory(args, row["backward"], row["precision"]) if key in times else None
+        row["megabytes"] = None
+        if key in times:
+            row["megabytes"] = memory(args, row["derivative"], row["precision"])
     common.show(
         f"parameter gradient of CURE alone, {args.model}, batch {args.batch}",
-        ("backward", "precision", "ms", "extra MB", "error against float64"),
+        ("derivative", "precision", "ms", "extra MB", "error against float64"),
         [
-            (r["backward"], r["precision"], "does not run", "", "")
+            (r["derivative"], r["precision"], "does not run", "", "")
             if r["error"] is None
-            else (r["backward"], r["precision"], f"{r['seconds'] * 1e3:.0f}",
+            else (r["derivative"], r["precision"], f"{r['seconds'] * 1e3:.0f}",
                   f"{r['megabytes']:.0f}", f"{r['error']:.1e}")
             for r in rows
         ],
@@ -204,11 +205,11 @@ def variants_table(args: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def memory(args: Any, backward: str, precision: str) -> float:
+def memory(args: Any, derivative: str, precision: str) -> float:
     """Memory that the gradient adds at its peak: of a fresh process on a CPU."""
     flags = ("--model", args.model, "--batch", str(args.batch), "--device", args.device)
     return float(
-        common.in_fresh_process(__file__, *flags, "--memory", f"{backward} {precision}")[
+        common.in_fresh_process(__file__, *flags, "--memory", f"{derivative} {precision}")[
             "megabytes"
         ]
     )
@@ -216,8 +217,8 @@ def memory(args: Any, backward: str, precision: str) -> float:
 
 def print_memory(args: Any) -> None:
     """What `memory` reads: one line of JSON."""
-    backward, precision = args.memory.split()
-    call, _ = cure_gradient(args, backward, DTYPES[precision])
+    derivative, precision = args.memory.split()
+    call, _ = cure_gradient(args, derivative, DTYPES[precision])
     if args.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -51,7 +51,7 @@ def preset_training(training: Training, stretch: int, prepare: Any) -> Callable[
     def run() -> Progress:
         state = training.state
         for step in range(training.steps):
-            state, _ = update(state, *training.batches(step))
+            state, _ = update(state, training.batches(step))
             if (step + 1) % stretch == 0 or step + 1 == training.steps:
                 yield step + 1, updates.averaged(state)
 
@@ -129,7 +129,7 @@ def measurer(
         return {
             "clean": share(evaluation.correct(predict, params, x, y)),
             "robust": share(evaluation.robust(
-                predict, params, x, y, BALL, step_size=EPSILON / 4, steps=steps)),
+                predict, params, x, y, evaluation.Pgd(BALL, EPSILON / 4, steps))),
         }  # fmt: skip
 
     return measure
@@ -150,7 +150,7 @@ def final_figures(
         "examples": n,
         "clean": share(evaluation.correct(predict, params, x, y)),
         "pgd50_10": share(evaluation.robust(
-            predict, params, x, y, BALL, step_size=EPSILON / 4, steps=50, restarts=10)),
+            predict, params, x, y, evaluation.Pgd(BALL, EPSILON / 4, steps=50, restarts=10))),
     }  # fmt: skip
     if args.autoattack:
         from autoattack import AutoAttack
@@ -187,7 +187,7 @@ def utilisation(training: Training, seconds: float, device: str) -> dict[str, fl
     totals = []
     for step in range(k := training.batches.options.cure_every):
         with FlopCounter() as counter:
-            update(training.state._replace(step=torch.tensor(step)), *training.batches(step))
+            update(training.state._replace(step=torch.tensor(step)), training.batches(step))
         totals.append(counter.total)
     flops = sum(totals) / k
     n = 8192 if device.startswith("cuda") else 1024
@@ -211,11 +211,11 @@ def one_seed(args: Any, dataset: data.Dataset, seed: int) -> dict[str, Any]:
     dtype = pick_dtype(options.precision, torch.device(args.device))
     compiling = [0.0]
 
-    def prepare(update: fr.updates.Update, *, state: fr.State, batch: tuple[Tensor, ...]) -> Any:
+    def prepare(update: fr.updates.Update, *, state: fr.State, batch: Any) -> Any:
         if not args.compile:
             return update
         began = time.perf_counter()
-        compiled = fr.compile_checked(update, state, *batch)
+        compiled = fr.compile_checked(update, state, batch)
         compiling[0] += time.perf_counter() - began
         return compiled
 

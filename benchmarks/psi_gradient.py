@@ -4,9 +4,9 @@
 
 ψ takes L2 steps of 0.5 toward a target; its gradient in the parameters goes through every step.
 
-- adjoint: ``fr.psi(..., backward="adjoint")``, which keeps the iterates and walks back.
+- adjoint: ``fr.psi(..., derivative=fr.adjoint())``, which keeps the iterates and walks back.
 - segmented: the adjoint that keeps √steps of them and works out the others again.
-- unroll: ``backward="unroll"``, plain reverse mode, which keeps every step's graph.
+- unrolled: ``derivative=fr.unrolled()``, plain reverse mode, which keeps every step's graph.
 - jax checkpoint: a jitted JAX loop, unrolled, with ``jax.checkpoint`` on each step.
 - jax scan: ``jax.lax.scan`` of that step.
 
@@ -40,7 +40,8 @@ from funcrobust import models
 from funcrobust.data import as_float, load
 
 STEP_SIZE = 0.5
-MODES = ("adjoint", "segmented", "unroll", "jax checkpoint", "jax scan")
+OURS = {"adjoint": fr.adjoint(), "segmented": fr.adjoint(every=0), "unrolled": fr.unrolled()}
+MODES = (*OURS, "jax checkpoint", "jax scan")
 CHECK, CHECK_STEPS, CHECK_BATCH, CHECK_TOLERANCE = "check", 5, 8, 1e-3
 # What a CPU is spared, and why.
 UNROLL_ON_CPU = 20
@@ -48,7 +49,7 @@ SCAN_ON_CPU = 10
 JAX_ON_CPU = 20
 SKIPPED = {
     "jax checkpoint": (JAX_ON_CPU, "skipped on a CPU: compiles for minutes"),
-    "unroll": (UNROLL_ON_CPU, "skipped on a CPU: needs too much memory"),
+    "unrolled": (UNROLL_ON_CPU, "skipped on a CPU: needs too much memory"),
     "jax scan": (SCAN_ON_CPU, "skipped on a CPU: convolutions in its loops are too slow"),
 }
 ENOUGH = 15.0
@@ -71,12 +72,12 @@ def problem(batch: int, device: str) -> tuple[nn.Module, Tensor, Tensor]:
 # --- the two frameworks -------------------------------------------------------------------------
 
 
-def torch_gradient(backward: str, steps: int, module: nn.Module, x: Tensor, y: Tensor) -> Made:
+def torch_gradient(mode: str, steps: int, module: nn.Module, x: Tensor, y: Tensor) -> Made:
     """Ours: the parameter gradient of the mean drift."""
     model = fr.functionalize(module).to(x.device, torch.channels_last)
     psi = fr.psi(
         fr.cross_entropy(model.predict), fr.l2(math.inf), step_size=STEP_SIZE, steps=steps,
-        targeted=True, backward=backward,
+        targeted=True, derivative=OURS[mode],
     )  # fmt: skip
     gradient = torch.func.grad(fr.mean(fr.drift(psi)))
 
@@ -284,10 +285,10 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     ends = f"at {numbers[-1]} / at {numbers[0]} steps"
     return {
-        "adjoint time / unroll time": times("adjoint", "unroll"),
+        "adjoint time / unroll time": times("adjoint", "unrolled"),
         "jax checkpoint time / adjoint time": times("jax checkpoint", "adjoint"),
         "jax scan time / adjoint time": times("jax scan", "adjoint"),
-        "segmented time / unroll time": times("segmented", "unroll"),
+        "segmented time / unroll time": times("segmented", "unrolled"),
         f"adjoint, the gradient's memory, {ends}": memory("adjoint", "extra_mb"),
         f"segmented, the gradient's memory, {ends}": memory("segmented", "extra_mb"),
         f"adjoint, the process's peak, {ends}": memory("adjoint", "peak_mb"),

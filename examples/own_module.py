@@ -24,15 +24,28 @@ class Net(nn.Module):
         return self.layers(x)
 
 
-def train(model: fr.Functional, objective, attack: fr.Attack, digits: data.Dataset) -> fr.State:
+def compose(attack: fr.Attack | None, lam: float):
+    """Compose the loss of an update: adversarial training, and λ times CURE."""
+
+    def terms(modes: fr.Modes, batch: fr.Batch) -> fr.Terms:
+        fit = fr.cross_entropy(modes.training)  # by the batch's own statistics, which then move
+        if attack is not None:
+            fit = fr.adversarial(fit, attack, start=batch.start)
+        return {"loss": (1.0, fit), "curvature": (lam, fr.cure(fr.cross_entropy(modes.batch), 1.0))}
+
+    return terms
+
+
+def train(model: fr.Functional, terms, attack: fr.Attack, digits: data.Dataset) -> fr.State:
     """Take 120 updates. All that a run is, batch-norm statistics included, is in the state."""
+    objective = fr.training_objective(model, terms)
     optim = fr.optimizer("adam", 5e-3)
     update, state = fr.make_update(objective, optim), fr.initial_state(model, optim)
     for step in range(120):
         draw = fr.generator(0, "example", step)  # counted: batch and start depend on step alone
         rows = torch.randint(len(digits.x_train), (96,), generator=draw)
         x, y = data.as_float(digits.x_train[rows]), digits.y_train[rows]
-        state, _ = update(state, x, y, attack.start(x, draw))
+        state, _ = update(state, fr.Batch(x, y, attack.start(x, draw)))
     return state
 
 
@@ -43,17 +56,17 @@ def main() -> None:
     model = fr.functionalize(Net())  # pure functions, and params and buffers as dicts
     ball = fr.linf(0.15)
     attack = fr.rs_fgsm(ball, step_size=0.18)  # a random start, and one FGSM step from there
-    objectives = {
-        "clean images": fr.robust_training(model, None),
-        "adversarial": fr.robust_training(model, attack.perturb),
-        "adversarial + CURE": fr.cure_training(model, attack.perturb, lam=0.5, h=1.0),
+    compositions = {
+        "clean images": compose(None, lam=0.0),
+        "adversarial": compose(attack, lam=0.0),
+        "adversarial + CURE": compose(attack, lam=0.5),
     }
     x, y = digits.x_test, digits.y_test
-    for name, objective in objectives.items():
-        end = train(model, objective, attack, digits)
+    for name, terms in compositions.items():
+        end = train(model, terms, attack, digits)
         predict = model.with_buffers(end.buffers)  # evaluation mode, with the trained statistics
         clean = evaluation.correct(predict, end.params, x, y)
-        held = evaluation.robust(predict, end.params, x, y, ball, step_size=0.03, steps=20)
+        held = evaluation.robust(predict, end.params, x, y, evaluation.Pgd(ball, 0.03))
         print(f"{name:18s}  clean {clean.float().mean():.1%}  PGD-20 {held.float().mean():.1%}")
 
 
