@@ -1,4 +1,4 @@
-"""An ensemble by vmap: several networks are one dict of stacked tensors, trained and attacked at once.
+"""An ensemble by vmap: several networks are one dict of stacked tensors, trained and attacked.
 
 Every operator is a function of parameters, so ``vmap`` over a leading axis makes it one of many
 networks: the update itself, PGD, CURE, ψ. No loop, and no class for ensembles.
