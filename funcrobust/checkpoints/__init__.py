@@ -1,16 +1,11 @@
 """Checkpoints: ours, safetensors with a card inside; and those of other libraries, in and out."""
 
+from funcrobust.checkpoints.card import Card
 from funcrobust.checkpoints.foreign import read_foreign
-from funcrobust.checkpoints.ours import (
-    Card,
-    load,
-    load_state,
-    read,
-    resolve,
-    save,
-    save_state,
-    shipped,
-)
+from funcrobust.checkpoints.format import read, save
+from funcrobust.checkpoints.loading import load
+from funcrobust.checkpoints.locate import resolve, shipped
+from funcrobust.checkpoints.state import load_state, save_state
 
 __all__ = [
     "Card",

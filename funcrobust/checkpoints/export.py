@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from funcrobust import models
-from funcrobust.checkpoints.ours import Card
+from funcrobust.checkpoints.card import Card
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.files import atomic_write
 

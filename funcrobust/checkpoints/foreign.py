@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, one_line
 
 _NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net", "network")
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel, torch.compile
@@ -49,7 +49,7 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
         root = _unpickle(data)
         tensors = _strip_wrappers(_find_state_dict(root))
     except Exception as error:  # a broken or hostile pickle can raise anything at all
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = one_line(f"{type(error).__name__}: {error}")
         raise FuncrobustError(
             f"{path} is damaged, or is not a PyTorch checkpoint ({reason}): fetch it again, or "
             "write it with torch.save(model.state_dict(), path)"

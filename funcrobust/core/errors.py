@@ -1,8 +1,10 @@
-"""The one exception type for mistakes a person can mend."""
+"""The one exception type for mistakes a person can mend, and how it is worded."""
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable
 
 
 class FuncrobustError(ValueError):
@@ -25,3 +27,15 @@ def require_count(name: str, value: int, *, minimum: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise FuncrobustError(f"{name} must be a whole number >= {minimum}, got {value!r}")
     return value
+
+
+def one_line(error: object) -> str:
+    """Return what another library's error says, in one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'that'?)"`` with the nearest of ``known``, or "" if none is near."""
+    by_small = {word.lower(): word for word in known}
+    close = difflib.get_close_matches(name.lower(), by_small, n=1)
+    return f" (did you mean {by_small[close[0]]!r}?)" if close else ""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, did_you_mean
 from funcrobust.data.cache import default_cache
 from funcrobust.data.dataset import Dataset, dataset_from
 from funcrobust.data.folders import read_image_folder
@@ -73,9 +72,7 @@ def _refuse(folder: Path | None, why: str) -> None:
 def _unknown(name: str) -> str:
     if os.sep in name:
         return f"no such folder: {name}"
-    close = difflib.get_close_matches(name.lower(), names(), n=1)
-    question = f" Did you mean {close[0]}?" if close else ""
     return (
-        f"unknown dataset {name!r}.{question} Known: {', '.join(names())}, "
-        "or a path to a .npz file or a folder of images"
+        f"unknown dataset {name!r}{did_you_mean(name, names())}: choose one of "
+        f"{', '.join(names())}, or a path to a .npz file or a folder of images"
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, one_line
 
 
 def custom_network(name: str, num_classes: int) -> nn.Module:
@@ -29,7 +29,7 @@ def custom_network(name: str, num_classes: int) -> nn.Module:
         try:
             network = factory(num_classes=num_classes) if _takes_classes(factory) else factory()
         except Exception as error:
-            raise FuncrobustError(f"{name} failed when called: {_one_line(error)}") from error
+            raise FuncrobustError(f"{name} failed when called: {_named(error)}") from error
     if not isinstance(network, nn.Module):
         raise FuncrobustError(
             f"{name} must return an nn.Module, but it returned {type(network).__name__}"
@@ -44,7 +44,7 @@ def _factory(name: str) -> Callable[..., Any]:
     try:
         value: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # importing runs the user's code: anything may come
-        raise FuncrobustError(f"cannot import {module_name!r}: {_one_line(error)}") from error
+        raise FuncrobustError(f"cannot import {module_name!r}: {_named(error)}") from error
     for part in attribute.split("."):
         if not hasattr(value, part):
             raise FuncrobustError(f"{module_name!r} has nothing called {attribute!r}")
@@ -80,5 +80,5 @@ def _current_folder_first() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+def _named(error: BaseException) -> str:
+    return one_line(f"{type(error).__name__}: {error}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from funcrobust.core.errors import FuncrobustError, require_count
+from funcrobust.core.errors import FuncrobustError, did_you_mean, require_count
 from funcrobust.models.custom import custom_network
 from funcrobust.models.network import Network
 from funcrobust.models.normalized import Normalized
@@ -42,11 +41,9 @@ def _row(name: str) -> Network:
         return Network(lambda *, num_classes, in_channels: custom_network(name, num_classes))  # noqa: ARG005
     networks = _networks()
     if name not in networks:
-        close = difflib.get_close_matches(name, networks, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise FuncrobustError(
-            f"unknown model {name!r}{hint}: choose one of {', '.join(names())}, or name your own "
-            "as package.module:factory"
+            f"unknown model {name!r}{did_you_mean(name, networks)}: choose one of "
+            f"{', '.join(names())}, or name your own as package.module:factory"
         )
     return networks[name]
 

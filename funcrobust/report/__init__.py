@@ -4,7 +4,8 @@ Importing this package loads neither matplotlib nor torchvision; a plot loads ma
 it is drawn. The function ``console()`` is in ``funcrobust.report.console``.
 """
 
-from funcrobust.report.console import Reporter, Track
+from funcrobust.report.bars import Track
+from funcrobust.report.console import Reporter
 from funcrobust.report.plots import change_row, curves, image_grid
 from funcrobust.report.runs import RunFolder
 

@@ -7,20 +7,19 @@ the recipe puts there (``checkpoint.safetensors``, ``console.log``, pictures).
 from __future__ import annotations
 
 import json
-import math
-import os
 import platform
 import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from enum import Enum
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.environment import device_name, versions
+from funcrobust.files import atomic_write
+from funcrobust.report.records import Record, append_line, as_json, as_line, parse_line
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 
@@ -35,8 +34,6 @@ _PACKAGES = (
     "matplotlib",
     "rich",
 )
-
-Record = dict[str, Any]
 
 
 class RunFolder:
@@ -74,7 +71,7 @@ class RunFolder:
                 or an option cannot be written as JSON.
         """
         # Made first: an option JSON cannot hold must not leave an empty folder.
-        text = json.dumps(_describe(command, config), indent=2, default=_plain_value) + "\n"
+        text = as_json(_describe(command, config))
         root = Path(root)
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -82,7 +79,7 @@ class RunFolder:
         except OSError as error:
             raise _cannot_write(root, error) from error
         try:
-            _write(path / CONFIG, text)
+            atomic_write(path / CONFIG, text)
         except FuncrobustError:
             with suppress(OSError):
                 path.rmdir()
@@ -127,12 +124,9 @@ class RunFolder:
         Raises:
             FuncrobustError: the file cannot be written.
         """
-        clean = {name: _finite(value) for name, value in record.items()}
-        line = json.dumps(clean, default=_plain_value, allow_nan=False) + "\n"
+        line = as_line(record)
         try:
-            with self.file(METRICS).open("a+b") as stream:
-                _mend_tail(stream)
-                stream.write(line.encode())
+            append_line(self.file(METRICS), line)
         except OSError as error:
             raise _cannot_write(self.file(METRICS), error) from error
 
@@ -148,7 +142,7 @@ class RunFolder:
         lines = path.read_bytes().split(b"\n") if path.exists() else []
         records = []
         for number, line in enumerate(lines, start=1):
-            record = _parse(line)
+            record = parse_line(line)
             if record is not None:
                 records.append(record)
             elif line.strip() and number < len(lines):
@@ -163,11 +157,8 @@ class RunFolder:
         Raises:
             FuncrobustError: a line is damaged, or the file cannot be written.
         """
-        kept = [json.dumps(record) + "\n" for record in self.metrics() if keep(record)]
-        _write(self.file(METRICS), "".join(kept))
-
-
-# --- names ------------------------------------------------------------------------------------
+        kept = [as_line(record) for record in self.metrics() if keep(record)]
+        atomic_write(self.file(METRICS), b"".join(kept))
 
 
 def _new_dated(root: Path, command: str) -> Path:
@@ -201,22 +192,13 @@ def _cannot_write(path: Path, error: OSError) -> FuncrobustError:
     return FuncrobustError(f"cannot write {path}: {why}; choose a folder you can write to")
 
 
-def _write(path: Path, text: str) -> None:
-    from funcrobust.files import atomic_write
-
-    atomic_write(path, text)
-
-
-# --- config.json ------------------------------------------------------------------------------
-
-
 def _describe(command: str, config: Mapping[str, Any]) -> Record:
     return {
         "command": command,
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "argv": list(sys.argv),
         "seed": config.get("seed"),
-        "device": _device_name(config.get("device")),
+        "device": device_name(config.get("device")),
         "versions": _versions(),
         "options": dict(config),
     }
@@ -225,80 +207,7 @@ def _describe(command: str, config: Mapping[str, Any]) -> Record:
 def _versions() -> dict[str, str]:
     import torch
 
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    found["torch"] = torch.__version__  # has the build (+cu130), which the metadata may lack
+    found = {"python": platform.python_version(), **versions(_PACKAGES)}
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found
-
-
-def _device_name(device: Any) -> str:
-    """Return the product name of the device asked for, or of the one torch would take."""
-    import torch
-
-    asked = str(device) if device is not None else "auto"
-    if torch.cuda.is_available() and asked.partition(":")[0] in ("auto", "cuda"):
-        return torch.cuda.get_device_name(asked if ":" in asked else None)
-    return _processor_name() if asked in ("auto", "cpu", "cuda") else asked
-
-
-def _processor_name() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
-    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
-
-
-# --- JSON -------------------------------------------------------------------------------------
-
-
-def _plain_value(value: Any) -> Any:
-    """Turn what JSON does not know into what it knows."""
-    import torch
-
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Path | torch.device | torch.dtype):
-        return str(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if hasattr(value, "item") and getattr(value, "size", None) is not None:  # 0-d tensor, numpy
-        with suppress(ValueError, RuntimeError):
-            return value.item()
-    raise FuncrobustError(f"cannot write {value!r} ({type(value).__name__}) as JSON")
-
-
-def _finite(value: Any) -> Any:
-    if not isinstance(value, str | int | float | bool) and value is not None:
-        value = _plain_value(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _parse(line: bytes) -> Record | None:
-    try:
-        record = json.loads(line)
-    except ValueError:  # also the error of a character cut in two
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _mend_tail(stream: Any) -> None:
-    """Complete or remove a last line that a crash left without its end."""
-    size = stream.seek(0, os.SEEK_END)
-    if size == 0:
-        return
-    stream.seek(size - 1)
-    if stream.read(1) == b"\n":
-        return
-    stream.seek(0)
-    last = stream.read().rpartition(b"\n")[2]
-    if _parse(last) is None:
-        stream.truncate(size - len(last))
-    else:
-        stream.write(b"\n")

@@ -110,15 +110,6 @@ def test_unreadable_npz_is_one_clear_line(tmp_path):
         data.load(str(path))
 
 
-def test_unknown_names_list_the_known_and_suggest_the_close():
-    with pytest.raises(FuncrobustError, match=r"'CIFAR-10'\. Did you mean cifar10\?.*digits, fas"):
-        data.load("CIFAR-10")
-    with pytest.raises(FuncrobustError, match=r"unknown dataset 'zzz'\. Known: cifar10, cifar100"):
-        data.load("zzz")
-    with pytest.raises(FuncrobustError, match=r"no such folder: \./no/where"):
-        data.load("./no/where")
-
-
 def paint(path, colour, size=(6, 4), mode="RGB"):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, colour).save(path)

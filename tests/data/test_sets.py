@@ -42,6 +42,17 @@ def test_every_file_of_the_folder_is_a_set():
     assert mirrored == {name: name not in ("digits", "svhn") for name in data.names()}
 
 
+def test_unknown_names_list_the_known_and_suggest_the_close():
+    with pytest.raises(
+        FuncrobustError, match=r"'CIFAR-10' \(did you mean 'cifar10'\?\).*digits, fa"
+    ):
+        data.load("CIFAR-10")
+    with pytest.raises(FuncrobustError, match=r"unknown dataset 'zzz': choose one of cifar10, "):
+        data.load("zzz")
+    with pytest.raises(FuncrobustError, match=r"no such folder: \./no/where"):
+        data.load("./no/where")
+
+
 def test_a_folder_for_a_set_that_reads_none_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz")
     for name, why in [

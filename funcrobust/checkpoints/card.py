@@ -1,0 +1,79 @@
+"""The card: what a checkpoint is, how it was made and how it scores."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from funcrobust.core.errors import FuncrobustError, one_line, require_count
+from funcrobust.environment import versions
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint is, how it was made and how it scores.
+
+    ``model`` is a name for `funcrobust.models.build`; ``image_shape`` is (C, H, W); ``mean`` and
+    ``std`` have one number a channel, in [0, 1]; ``command`` is the exact command line that made
+    it; ``metrics`` are fractions by name, such as ``{"clean": 0.51, "pgd50x10": 0.29}``;
+    ``created`` is an ISO date in UTC. ``constraint`` and ``epsilon`` are the threat model it was
+    trained against, and is measured against unless told otherwise.
+
+    Raises `FuncrobustError` for a card that could describe no network.
+    """
+
+    model: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dataset: str
+    class_names: tuple[str, ...] = ()
+    constraint: str = "linf"
+    epsilon: float = 8 / 255
+    command: str = ""
+    seed: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    notes: str = ""
+    versions: dict[str, str] = field(default_factory=lambda: versions(("torch", "funcrobust")))
+    created: str = field(default_factory=_now)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not self.model:
+            raise FuncrobustError(f"a card's model must be a name, got {self.model!r}")
+        require_count("a card's num_classes", self.num_classes, minimum=1)
+        shape = self.image_shape
+        if not isinstance(shape, tuple) or len(shape) != 3:
+            raise FuncrobustError(f"a card's image_shape must be (C, H, W), got {shape!r}")
+        for size in shape:
+            require_count("a card's image_shape", size, minimum=1)
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or len(value) != shape[0]:
+                raise FuncrobustError(
+                    f"a card's {name} must have one number for each of {shape[0]} channels, "
+                    f"got {value!r}"
+                )
+            if not all(isinstance(number, int | float) for number in value):
+                raise FuncrobustError(f"a card's {name} must be numbers, got {value!r}")
+        for name in ("metrics", "versions"):
+            if not isinstance(getattr(self, name), dict):
+                raise FuncrobustError(f"a card's {name} must be a dict by name")
+
+
+def card_from(text: str, path: Path) -> Card:
+    """Read a card from its JSON; raise `FuncrobustError` that names ``path`` if it is none."""
+    known = {f.name for f in fields(Card)}  # a later version's card may hold more
+    try:
+        values: dict[str, Any] = {k: v for k, v in json.loads(text).items() if k in known}
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return Card(**values)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise FuncrobustError(f"{path} has a card that is not one: {one_line(error)}") from error

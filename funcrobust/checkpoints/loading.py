@@ -1,0 +1,130 @@
+"""From a file to a network: our own checkpoints, and other people's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from funcrobust import models
+from funcrobust.checkpoints.card import Card
+from funcrobust.checkpoints.foreign import read_foreign
+from funcrobust.checkpoints.format import check_finite, read, single_precision
+from funcrobust.checkpoints.locate import SUFFIX, listing, resolve
+from funcrobust.core.errors import FuncrobustError
+
+
+def load(path_or_name: str | Path, *, model: str | None = None) -> tuple[nn.Module, Card]:
+    """Return the network of a checkpoint, on the CPU in evaluation mode, and its card.
+
+    Args:
+        path_or_name: a ``.safetensors`` file, a run's folder, a name from `shipped`, or someone
+            else's ``.pt`` file, which is read by `read_foreign`.
+        model: the network's name for `funcrobust.models.build`. Needed for a ``.pt`` file, which
+            does not say; and for a checkpoint whose network is a ``package.module:factory``,
+            since a file must not choose by itself which code is imported and called.
+
+    The tensors must be exactly the network's, by name and shape. A foreign file's normalisation
+    is taken from its ``normalizer``, as robustness writes it, or for the built-in networks from
+    ``mu`` and ``sigma``, as robustbench does; or else is `funcrobust.models.build`'s default.
+
+    Raises `FuncrobustError`, with the first differing names, if they are not, and as `read` does.
+    """
+    path = resolve(path_or_name)
+    if path.suffix != SUFFIX:
+        return _load_foreign(path, model)
+    tensors, card = read(path)
+    if model not in (None, card.model):
+        raise FuncrobustError(f"{path} holds a {card.model}, not a {model}: leave model= out")
+    if ":" in card.model and model is None:
+        raise FuncrobustError(
+            f"{path} needs the code {card.model!r}: if you trust it, say so with "
+            f"--model {card.model} (in Python: model={card.model!r})"
+        )
+    return _fill(_build(card), tensors, card.model, path), card
+
+
+def _build(card: Card) -> nn.Module:
+    return models.build(
+        card.model,
+        num_classes=card.num_classes,
+        in_channels=card.image_shape[0],
+        mean=card.mean,
+        std=card.std,
+        seed=card.seed,
+    )
+
+
+def _load_foreign(path: Path, model: str | None) -> tuple[nn.Module, Card]:
+    if model is None:
+        raise FuncrobustError(
+            f"{path} does not say which network it is: pass model=, one of "
+            f"{', '.join(models.names())} or your own package.module:factory"
+        )
+    tensors = single_precision(read_foreign(path))
+    check_finite(tensors, path)
+    mean, std = _pop_normalizer(tensors, model)
+    channels = next((t.shape[1] for t in tensors.values() if t.ndim == 4), 3)
+    classes = next((t.shape[0] for t in reversed(tensors.values()) if t.ndim == 2), 10)
+    network = models.build(
+        model,
+        num_classes=classes,
+        in_channels=channels,
+        mean=None if mean is None else mean.flatten().tolist(),
+        std=None if std is None else std.flatten().tolist(),
+    )
+    if isinstance(network, models.Normalized) and "mean" not in tensors:
+        tensors = {f"net.{name}": tensor for name, tensor in tensors.items()}
+        tensors |= {"mean": network.mean, "std": network.std}
+    # Files from before torch 0.4.1 do not hold these, and no logit depends on them.
+    counters = {n: t for n, t in network.state_dict().items() if n.endswith("num_batches_tracked")}
+    network = _fill(network, {**counters, **tensors}, model, path)
+    return network, _foreign_card(path, model, network, (channels, classes), mean is not None)
+
+
+def _pop_normalizer(tensors: dict[str, Tensor], model: str) -> tuple[Tensor | None, Tensor | None]:
+    """Take the normalisation out, by the names of robustness or of robustbench's zoo."""
+    zoo = {"mu", "sigma"} <= tensors.keys() and ":" not in model  # a factory's may be its own
+    mean, std = ("mu", "sigma") if zoo else ("normalizer.new_mean", "normalizer.new_std")
+    return tensors.pop(mean, None), tensors.pop(std, None)
+
+
+def _foreign_card(
+    path: Path, model: str, network: nn.Module, sizes: tuple[int, int], normalizer: bool
+) -> Card:
+    channels, classes = sizes
+    size = models.usual_image_size(model)
+    buffers = dict(network.named_buffers())
+    origin = "from the file" if normalizer else "assumed, the file has none"
+    return Card(
+        model=model,
+        num_classes=classes,
+        image_shape=(channels, size, size),
+        mean=tuple(buffers["mean"].flatten().tolist()) if "mean" in buffers else (0.0,) * channels,
+        std=tuple(buffers["std"].flatten().tolist()) if "std" in buffers else (1.0,) * channels,
+        dataset="unknown",
+        notes=f"imported from {path.name}; normalisation {origin}; image size assumed",
+    )
+
+
+def _fill(network: nn.Module, tensors: dict[str, Tensor], model: str, path: Path) -> nn.Module:
+    """Load strictly, or say in one line how the tensors differ from the network's."""
+    expected = network.state_dict()
+    misshaped = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    differences = {
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [name for name in tensors if name not in expected],
+        "of another shape": misshaped,
+    }
+    if any(differences.values()):
+        said = [f"{len(n)} {what} ({listing(n, 3)})" for what, n in differences.items() if n]
+        raise FuncrobustError(
+            f"{path} does not hold the weights of a {model}: {'; '.join(said)}: name the network "
+            "it was made with"
+        )
+    network.load_state_dict(tensors, strict=True)
+    return network.eval()

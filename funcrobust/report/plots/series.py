@@ -1,0 +1,217 @@
+"""Curves: the metrics of a run over its epochs, and series side by side."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.report.plots.figure import new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, told apart with every common form of colour blindness; their yellow is
+# left out, it is lost on white.
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
+_PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+
+# The first word found in a series' name gives its colour: the same in every figure.
+_COLOUR_WORDS = {
+    "fgsm": ORANGE,
+    "robust": VERMILION,
+    "pgd": VERMILION,
+    "adversarial": VERMILION,
+    "clean": BLUE,
+    "curvature": GREEN,
+    "cure": GREEN,
+    "drift": PURPLE,
+    "lr": SKY,
+    "rate": SKY,
+    "loss": BLACK,
+    "accuracy": BLUE,
+}
+_STYLES = (("-", "o", True), ("--", "s", False), (":", "^", True), ("-.", "D", False))
+_PERCENT_WORDS = frozenset({"accuracy", "acc", "percent"})
+
+
+def series_colour(name: str) -> str:
+    """Return the colour of a series: it depends on its name only."""
+    words = _words(name)
+    for word, colour in _COLOUR_WORDS.items():
+        if word in words:
+            return colour
+    return _PALETTE[zlib.crc32(name.encode()) % len(_PALETTE)]
+
+
+def _words(name: str) -> list[str]:
+    return name.lower().replace("_", " ").replace("/", " ").replace("-", " ").split()
+
+
+def curves(
+    metrics: Sequence[Mapping[str, Any]],
+    path: Path,
+    *,
+    panels: Mapping[str, Sequence[str]],
+    x: str = "epoch",
+    title: str = "",
+) -> None:
+    """Draw one small panel for each entry of ``panels`` and write a PNG.
+
+    Args:
+        metrics: records as :meth:`RunFolder.metrics` gives them. A record may lack a series (the
+            line goes on to the next record that has it); None or NaN leaves a gap.
+        path: the PNG, written as a whole or not at all.
+        panels: the y label of a panel, and the names of the series in it. A label or series
+            that says "accuracy" or "%" is drawn in percent; its values are fractions in [0, 1].
+        x: the name of the horizontal axis in the records.
+        title: over the whole figure.
+
+    Positive values that span more than a factor of 100 are drawn on a log scale, learning rates
+    excepted.
+
+    Raises:
+        FuncrobustError: no panels, or the file cannot be written.
+    """
+    if not panels:
+        raise FuncrobustError("curves needs at least one panel")
+    across = min(3, len(panels)) if len(panels) != 4 else 2
+    down = math.ceil(len(panels) / across)
+    figure = new_figure(4.4 * across, 3.2 * down + (0.4 if title else 0.0), layout="constrained")
+    for index, (label, names) in enumerate(panels.items()):
+        _panel(figure.add_subplot(down, across, index + 1), metrics, label, names, x)
+    if title:
+        figure.suptitle(textwrap.fill(title, 52 * across), fontsize=12)
+    save(figure, path)
+
+
+def _panel(
+    axes: Axes, metrics: Sequence[Mapping[str, Any]], label: str, names: Sequence[str], x: str
+) -> None:
+    used: dict[str, int] = {}
+    values: list[float] = []
+    places: list[float] = []
+    for name in names:
+        xs, ys = _series(metrics, name, x)
+        if not any(map(math.isfinite, ys)):
+            continue
+        colour = series_colour(name)
+        # Two of one colour are told apart by line and marker.
+        style, marker, filled = _STYLES[used.get(colour, 0) % len(_STYLES)]
+        used[colour] = used.get(colour, 0) + 1
+        axes.plot(
+            xs,
+            ys,
+            style,
+            color=colour,
+            label=name.replace("_", " "),
+            linewidth=1.7,
+            marker=marker,  # a single point has no line
+            markersize=5.0 if len(xs) <= 12 else 3.0,
+            markerfacecolor=colour if filled else "white",
+        )
+        values += [value for value in ys if math.isfinite(value)]
+        places += xs
+    axes.set_xlabel(x.replace("_", " "))
+    axes.spines[["top", "right"]].set_visible(False)
+    if not values:
+        axes.set_ylabel(label)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no data", ha="center", va="center", transform=axes.transAxes)
+        return
+    _scale(axes, label, names, values, places)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    if len(axes.lines) > 1 or axes.lines[0].get_label() != label:
+        axes.legend(fontsize=8, frameon=False)
+
+
+def _series(
+    metrics: Sequence[Mapping[str, Any]], name: str, x: str
+) -> tuple[list[float], list[float]]:
+    xs, ys = [], []
+    for record in metrics:
+        place, value = record.get(x), record.get(name, "absent")
+        if not isinstance(place, int | float) or not isinstance(value, int | float | None):
+            continue
+        xs.append(place)
+        finite = value is not None and math.isfinite(value)
+        ys.append(float(value) if finite and value is not None else math.nan)
+    return xs, ys
+
+
+def _scale(
+    axes: Axes, label: str, names: Sequence[str], values: list[float], places: list[float]
+) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    if all(float(place).is_integer() for place in places):
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    low, high = min(values), max(values)
+    if _is_percent(label, names):
+        whole = 1.0 if high <= 1 else 100.0
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=whole))
+        axes.set_ylim(0, max(1e-3 * whole, min(1.02 * whole, 1.12 * high)))
+    elif low > 0 and high / low > 100 and not _is_rate(names):
+        axes.set_yscale("log")
+        label += " (log scale)"
+    axes.set_ylabel(label)
+
+
+def _is_percent(label: str, names: Sequence[str]) -> bool:
+    if "%" in label or _PERCENT_WORDS & set(_words(label)):
+        return True
+    return all(_PERCENT_WORDS & set(_words(name)) for name in names)
+
+
+def _is_rate(names: Sequence[str]) -> bool:
+    # A schedule that ends near zero would look like a cliff on a log scale.
+    return all({"lr", "rate"} & set(_words(name)) for name in names)
+
+
+def lines(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    path: Path,
+    *,
+    x: str,
+    title: str = "",
+) -> None:
+    """Draw the same series in each of several panels, one legend for all, and write a PNG.
+
+    Args:
+        panels: label of the vertical axis to series by name, each a sequence of (x, y).
+        path: the PNG, written as a whole or not at all.
+        x: label of the horizontal axis.
+        title: over the whole figure.
+
+    Raises:
+        FuncrobustError: no panels, or the file cannot be written.
+    """
+    if not panels:
+        raise FuncrobustError("lines needs at least one panel")
+    across = min(2, len(panels))
+    down = math.ceil(len(panels) / across)
+    figure = new_figure(5.2 * across, 3.3 * down + 1.2, layout="constrained")
+    for index, (label, series) in enumerate(panels.items()):
+        axes = figure.add_subplot(down, across, index + 1)
+        for number, (name, points) in enumerate(series.items()):
+            style, marker, filled = _STYLES[number // len(_PALETTE) % len(_STYLES)]
+            colour = _PALETTE[number % len(_PALETTE)]
+            axes.plot(
+                *zip(*points, strict=True), style, color=colour, label=name, linewidth=1.6,
+                marker=marker, markersize=4, markerfacecolor=colour if filled else "white",
+            )  # fmt: skip
+        axes.set(xlabel=x, ylabel=label)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5,
+                  fontsize=9, frameon=False)  # fmt: skip
+    if title:
+        figure.suptitle(title, fontsize=12)
+    save(figure, path)

@@ -1,0 +1,95 @@
+"""Records as JSON: numbers, paths and tensors made plain, files that are never half-written."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.files import atomic_write
+
+Record = dict[str, Any]
+
+
+def as_json(value: Mapping[str, Any]) -> str:
+    """Return ``value`` as indented JSON: tuples are lists, paths text, 0-d tensors numbers.
+
+    Raises `FuncrobustError` for what JSON cannot hold.
+    """
+    return json.dumps(value, indent=2, default=_plain) + "\n"
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write `as_json` to a file, as a whole or not at all; to standard output for ``-``."""
+    if str(path) == "-":
+        print(as_json(value), end="")
+    else:
+        atomic_write(path, as_json(value))
+
+
+def as_line(record: Mapping[str, Any]) -> bytes:
+    """Return ``record`` as one line of JSON; NaN and infinities, which JSON lacks, are ``null``."""
+    clean = {name: _finite(value) for name, value in record.items()}
+    return (json.dumps(clean, default=_plain, allow_nan=False) + "\n").encode()
+
+
+def parse_line(line: bytes) -> Record | None:
+    """Return the record in one line of JSON, or None for anything else."""
+    try:
+        record = json.loads(line)
+    except ValueError:  # also the error of a character cut in two
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line, after completing or removing a last one that a crash left without its end."""
+    with path.open("a+b") as stream:
+        _mend_tail(stream)
+        stream.write(line)
+
+
+def _plain(value: Any) -> Any:
+    """Turn what JSON does not know into what it knows."""
+    import torch
+
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path | torch.device | torch.dtype):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if hasattr(value, "item") and getattr(value, "size", None) is not None:  # 0-d tensor, numpy
+        with suppress(ValueError, RuntimeError):
+            return value.item()
+    raise FuncrobustError(f"cannot write {value!r} ({type(value).__name__}) as JSON")
+
+
+def _finite(value: Any) -> Any:
+    if not isinstance(value, str | int | float | bool) and value is not None:
+        value = _plain(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _mend_tail(stream: Any) -> None:
+    """Complete or remove a last line that a crash left without its end."""
+    size = stream.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    stream.seek(size - 1)
+    if stream.read(1) == b"\n":
+        return
+    stream.seek(0)
+    last = stream.read().rpartition(b"\n")[2]
+    if parse_line(last) is None:
+        stream.truncate(size - len(last))
+    else:
+        stream.write(b"\n")
