@@ -241,7 +241,7 @@ def test_h_may_be_a_tensor(problem, derivative):
 
 
 def test_gradient_difference_twice_as_far_is_the_published_code(problem):
-    """Its linf direction: ‖∇ℓ(x̂ + (x̂ − x)) − ∇ℓ(x)‖² with the second gradient constant, and its derivative."""
+    """Its linf direction: ‖∇ℓ(x̂ + (x̂ − x)) − ∇ℓ(x)‖², the second gradient constant; its slope."""
     toward = (problem.x + 0.03 * uniform(problem.x).sign()).clamp(0, 1)
     module = problem.model.module()
     clean = problem.x.clone().requires_grad_()
