@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 
 import funcrobust as fr
-from funcrobust.core.attacks import LargestOnly, from_images
+from funcrobust.core.attacks import LargestOnly, fixed, from_images, perturbation_on
 
 EPS, ALPHA, Q = 8 / 255, 10 / 255, 0.35
 BALL = fr.linf(EPS)
 ATTACKS = {
     "rs_fgsm": fr.rs_fgsm(BALL, step_size=ALPHA),
-    "n_fgsm": fr.n_fgsm(EPS),
+    "n_fgsm": fr.n_fgsm(BALL),
     "zerograd": fr.zerograd(BALL, step_size=ALPHA, quantile=Q),
     "pgd_k": fr.pgd_k(BALL, step_size=EPS / 2, steps=3),
 }
@@ -81,8 +81,33 @@ def test_the_start_is_uniform(name, radius):
     assert not torch.equal(offset[0], offset[1])
 
 
+@pytest.mark.parametrize(
+    ("make", "alpha"),
+    [(fr.rs_fgsm, 10 / 255), (fr.n_fgsm, 8 / 255), (fr.zerograd, 10 / 255), (fr.pgd_k, 2 / 255)],
+)
+def test_the_default_step_size_is_the_papers(problem, make, alpha):
+    """At their ε of 8/255."""
+    found, expected = (
+        run(attack, problem, problem.x)[1] for attack in (make(BALL), make(BALL, step_size=alpha))
+    )
+    assert (found - expected).abs().max() <= 1e-14
+    other = run(make(BALL, step_size=0.9 * alpha), problem, problem.x)[1]
+    assert (found - other).abs().max() > 1e-3, "else the step size would not be seen"
+
+
+@pytest.mark.parametrize("make", [fr.rs_fgsm, fr.zerograd, fr.pgd_k])
+def test_other_balls_have_attacks_too(problem, make):
+    """Steps and starts are the ball's: a loss goes up, and nothing leaves the L2 ball."""
+    start, found = run(make(fr.l2(0.5)), problem, problem.x)
+    for x in (start, found):
+        assert (x - problem.x).flatten(1).norm(dim=1).max() <= 0.5 + 1e-12
+    before, after = (problem.loss(problem.params, x, problem.y) for x in (start, found))
+    assert (after > before).all()
+
+
 def test_noise_and_step_size_of_n_fgsm(problem):
-    attack = fr.n_fgsm(EPS, step_size=0.5 * EPS, noise=0.0, bounds=(-1.0, 2.0))
+    ball = fr.linf(EPS, bounds=(-1.0, 2.0))
+    attack = fr.n_fgsm(ball, step_size=0.5 * EPS, noise=0.0)
     start, found = run(attack, problem, problem.x)
     assert torch.equal(start, problem.x)
     expected = problem.x + 0.5 * EPS * gradient(problem, problem.x).sign()
@@ -133,15 +158,30 @@ def test_from_images_starts_at_the_images(problem):
     assert (found - expected).abs().max() <= 1e-14
 
 
+def test_an_attack_is_built_on_a_loss_and_a_perturbation_has_its_own(problem):
+    seen = []
+    attack = fr.Attack(lambda x, _: x, lambda loss: seen.append(loss) or fixed(problem.x))
+    assert perturbation_on(attack, problem.loss)(problem.params, None, None) is problem.x
+    assert seen == [problem.loss]
+    perturb = fr.pgd(problem.loss, BALL, step_size=ALPHA, steps=1)
+    assert perturbation_on(perturb, None) is perturb
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: fr.zerograd(BALL, step_size=ALPHA, quantile=1.0), "quantile"),
         (lambda: fr.zerograd(BALL, step_size=ALPHA, quantile=-0.1), "quantile"),
         (lambda: fr.zerograd(BALL, step_size=ALPHA, quantile=math.nan), "quantile"),
-        (lambda: fr.n_fgsm(EPS, noise=-1.0), "noise"), (lambda: fr.n_fgsm(-EPS), "radius"),
-        (lambda: fr.n_fgsm(EPS, noise=math.inf), "noise"),
-        (lambda: fr.rs_fgsm(BALL, step_size=-1.0).perturb(None), "step_size"),
+        (lambda: fr.n_fgsm(BALL, noise=-1.0), "noise"),
+        (lambda: fr.n_fgsm(BALL, noise=math.inf), "noise"),
+        (lambda: fr.n_fgsm(fr.l2(0.5)), "L-infinity"),
+        (lambda: fr.n_fgsm(fr.smooth_linf(0.5)), "L-infinity"),
+        (lambda: fr.rs_fgsm(BALL, step_size=-1.0), "step_size"),
+        (lambda: fr.zerograd(BALL, step_size=math.nan), "step_size"),
+        (lambda: fr.rs_fgsm(fr.unconstrained()), "no finite radius"),
+        (lambda: fr.pgd_k(fr.l2(math.inf)), "no finite radius"),
+        (lambda: fr.n_fgsm(fr.linf(math.inf)), "no finite radius"),
         (lambda: fr.pgd_k(BALL, step_size=ALPHA, steps=-1).perturb(None), "steps"),
     ],
 )  # fmt: skip

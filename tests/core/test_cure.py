@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,10 @@ from torch import nn
 from torch.func import grad
 
 import funcrobust as fr
-from funcrobust.core.regularisers.cure import BACKWARDS
+from funcrobust.core.regularisers.cure import DerivativeOfCure
+
+DERIVATIVES = get_args(DerivativeOfCure)
+EXACT = ("shared", "batched", "forward")
 
 
 def published(problem, h):
@@ -28,6 +33,17 @@ def published(problem, h):
     moved = (problem.x + z).requires_grad_()
     loss = F.cross_entropy(problem.module(moved), problem.y, reduction="sum")
     return (torch.autograd.grad(loss, moved)[0] - g).flatten(1).norm(dim=1)
+
+
+DIRECTIONS = pytest.mark.parametrize("direction", ["classic", "random"])
+
+
+def uniform(x):
+    return 2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(3)).double() - 1
+
+
+def along(problem, direction):
+    return uniform(problem.x) if direction == "random" else None
 
 
 @pytest.mark.parametrize("h", [0.5, 3.0])
@@ -50,20 +66,18 @@ def test_small_h_is_the_hessian_along_z(problem):
     assert torch.allclose(curvature, product.flatten(1).norm(dim=1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("direction", ["classic", "random"])
+@DIRECTIONS
 def test_gradient_equals_finite_differences(problem, direction):
-    toward = torch.rand(problem.x.shape, generator=torch.Generator().manual_seed(3)).double()
-    toward = 2 * toward - 1 if direction == "random" else None
-    term = fr.mean(fr.cure(problem.loss, 1.0, direction=direction, toward=toward))
+    term = fr.mean(fr.cure(problem.loss, 1.0, along=along(problem, direction)))
     step = random_direction(problem.params)
     exact = inner(grad(term)(problem.params, problem.x, problem.y), step)
     numeric = directional_difference(lambda p: term(p, problem.x, problem.y), problem.params, step)
     assert abs(exact - numeric) <= 1e-6 * abs(exact)
 
 
-def test_fgsm_direction_holds_the_clean_gradient(problem):
+def test_gradient_difference_holds_the_clean_gradient(problem):
     toward = (problem.x + 0.03 * uniform(problem.x).sign()).clamp(0, 1)
-    term = fr.cure(problem.loss, direction="fgsm", toward=toward)
+    term = fr.gradient_difference(problem.loss, toward=toward)
     gradient = fr.input_gradient(problem.loss)
     clean = gradient(problem.params, problem.x, problem.y)
 
@@ -89,10 +103,6 @@ def test_a_linear_classifier_has_no_curvature_in_its_margin():
     assert all(torch.isfinite(g).all() for g in gradient.values())
 
 
-def test_none_is_zero(problem):
-    assert fr.cure(problem.loss, direction="none")(problem.params, problem.x, problem.y).sum() == 0
-
-
 def test_cure_has_a_gradient_in_the_parameters(problem):
     """One published version forgot create_graph: its penalty trained nothing."""
     gradient = grad(fr.mean(fr.cure(problem.loss, 3.0)))(problem.params, problem.x, problem.y)
@@ -103,9 +113,8 @@ def test_cure_has_a_gradient_in_the_parameters(problem):
     ("kwargs", "message"),
     [
         ({"h": -1.0}, "h must be"), ({"h": float("inf")}, "h must be"),
-        ({"direction": "sideways"}, "direction must be"), ({"direction": "random"}, "toward"),
-        ({"toward": torch.zeros(4, 3, 8, 8)}, "toward"), ({"direction": "linf"}, "toward"),
-        ({"backward": "sideways"}, "backward must be"),
+        ({"h": float("nan")}, "h must be"),
+        ({"derivative": "sideways"}, "derivative must be one of shared, batched, forward"),
     ],
 )  # fmt: skip
 def test_bad_input(problem, kwargs, message):
@@ -113,8 +122,12 @@ def test_bad_input(problem, kwargs, message):
         fr.cure(problem.loss, **kwargs)
 
 
-def uniform(x):
-    return 2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(3)).double() - 1
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_a_reduced_loss_is_refused(problem, derivative):
+    """It would make CURE B times too small, in silence."""
+    term = fr.cure(fr.mean(problem.loss), 1.0, derivative=derivative)
+    with pytest.raises(fr.FuncrobustError, match=r"per example, \(B,\) = \([48],\).*reduction"):
+        term(problem.params, problem.x, problem.y)
 
 
 def displacement(problem, h, direction):
@@ -140,11 +153,10 @@ def relative(found, expected):
     return (inner(off, off) / inner(expected, expected)) ** 0.5
 
 
-@pytest.mark.parametrize("direction", ["classic", "random"])
-@pytest.mark.parametrize("backward", BACKWARDS)
-def test_backward_does_not_change_the_value(problem, backward, direction):
-    toward = uniform(problem.x) if direction == "random" else None
-    term = fr.cure(problem.loss, 1.5, direction=direction, toward=toward, derivative=backward)
+@DIRECTIONS
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_the_derivative_does_not_change_the_value(problem, derivative, direction):
+    term = fr.cure(problem.loss, 1.5, along=along(problem, direction), derivative=derivative)
     found = term(problem.params, problem.x, problem.y)
     z, _ = displacement(problem, 1.5, direction)
     expected = []
@@ -156,14 +168,13 @@ def test_backward_does_not_change_the_value(problem, backward, direction):
     assert (found - expected).abs().max() <= 1e-12
 
 
-@pytest.mark.parametrize("direction", ["classic", "random"])
-@pytest.mark.parametrize("backward", ["shared", "batched", "forward"])
-def test_exact_backwards_are_the_derivative_at_constant_z(problem, backward, direction):
+@DIRECTIONS
+@pytest.mark.parametrize("derivative", EXACT)
+def test_exact_ones_are_the_derivative_at_constant_z(problem, derivative, direction):
     """Against plain double backward on the module, and finite differences of the value there."""
-    toward = uniform(problem.x) if direction == "random" else None
     z, _ = displacement(problem, 1.0, direction)
     found = slope_of(
-        fr.cure(problem.loss, 1.0, direction=direction, toward=toward, derivative=backward), problem
+        fr.cure(problem.loss, 1.0, along=along(problem, direction), derivative=derivative), problem
     )
     module = problem.model.module()
 
@@ -189,13 +200,12 @@ def test_exact_backwards_are_the_derivative_at_constant_z(problem, backward, dir
     assert abs(inner(found, step) - numeric) <= 1e-6 * abs(numeric)
 
 
-@pytest.mark.parametrize("direction", ["classic", "random"])
+@DIRECTIONS
 def test_central_converges_with_the_square_of_h(problem, direction):
-    toward = uniform(problem.x) if direction == "random" else None
     errors = []
     for h in (0.2, 0.1):
         term, exact = (
-            fr.cure(problem.loss, h, direction=direction, toward=toward, derivative=b)
+            fr.cure(problem.loss, h, along=along(problem, direction), derivative=b)
             for b in ("central", "shared")
         )
         errors.append(relative(slope_of(term, problem), slope_of(exact, problem)))
@@ -203,10 +213,9 @@ def test_central_converges_with_the_square_of_h(problem, direction):
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
 
 
-@pytest.mark.parametrize("direction", ["classic", "random"])
+@DIRECTIONS
 def test_one_sided_holds_the_clean_gradient(problem, direction):
     """In the limit it is the derivative of ⟨g(x + z), u⟩, u constant; g(x) has none."""
-    toward = uniform(problem.x) if direction == "random" else None
     errors = []
     for h in (0.4, 0.2):
         z, u = displacement(problem, h, direction)
@@ -215,24 +224,24 @@ def test_one_sided_holds_the_clean_gradient(problem, direction):
         loss = F.cross_entropy(module(point), problem.y, reduction="sum")
         (torch.autograd.grad(loss, point, create_graph=True)[0] * u).sum().div(4).backward()
         expected = {k: p.grad for k, p in module.named_parameters()}
-        term = fr.cure(problem.loss, h, direction=direction, toward=toward, derivative="one-sided")
+        term = fr.cure(problem.loss, h, along=along(problem, direction), derivative="one-sided")
         errors.append(relative(slope_of(term, problem), expected))
     assert 1e-7 < errors[1] < 1e-3
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
 
 
-@pytest.mark.parametrize("backward", BACKWARDS)
-def test_h_may_be_a_tensor(problem, backward):
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_h_may_be_a_tensor(problem, derivative):
     number, tensor = (
-        fr.cure(problem.loss, h, derivative=backward) for h in (0.75, torch.tensor(0.75))
+        fr.cure(problem.loss, h, derivative=derivative) for h in (0.75, torch.tensor(0.75))
     )
     arguments = (problem.params, problem.x, problem.y)
     assert torch.equal(number(*arguments), tensor(*arguments))
     assert largest_difference(slope_of(number, problem), slope_of(tensor, problem)) == 0
 
 
-def test_linf_direction_is_the_published_code(problem):
-    """‖∇ℓ(x̂ + (x̂ − x)) − ∇ℓ(x)‖² with the second gradient constant, and its derivative."""
+def test_gradient_difference_twice_as_far_is_the_published_code(problem):
+    """Its linf direction: ‖∇ℓ(x̂ + (x̂ − x)) − ∇ℓ(x)‖², the second gradient constant; its slope."""
     toward = (problem.x + 0.03 * uniform(problem.x).sign()).clamp(0, 1)
     module = problem.model.module()
     clean = problem.x.clone().requires_grad_()
@@ -241,7 +250,7 @@ def test_linf_direction_is_the_published_code(problem):
     loss = F.cross_entropy(module(beyond), problem.y, reduction="sum")
     second = torch.autograd.grad(loss, beyond, create_graph=True)
     expected = (second[0] - first[0].detach()).square().sum(dim=(1, 2, 3))
-    term = fr.cure(problem.loss, direction="linf", toward=toward)
+    term = fr.gradient_difference(problem.loss, toward=problem.x + 2 * (toward - problem.x))
     found = term(problem.params, problem.x, problem.y)
     assert torch.allclose(found, expected, rtol=1e-10)
     expected.mean().backward()
@@ -249,12 +258,12 @@ def test_linf_direction_is_the_published_code(problem):
     assert relative(slope_of(term, problem), slopes) <= 1e-10
 
 
-@pytest.mark.parametrize("backward", BACKWARDS)
+@pytest.mark.parametrize("derivative", DERIVATIVES)
 @pytest.mark.parametrize("size", [0.0, 1e-21, 1e-24])
-def test_gradients_whose_squares_underflow(backward, size):
+def test_gradients_whose_squares_underflow(derivative, size):
     """A confident example's: nothing is scaled up that has no length in float32."""
     problem = make_problem(torch.float32)
-    term = fr.cure(lambda *a: size * problem.loss(*a), 1.0, derivative=backward)
+    term = fr.cure(lambda *a: size * problem.loss(*a), 1.0, derivative=derivative)
     slope = slope_of(term, problem)
     assert max(float(s.abs().max()) for s in slope.values()) <= size
 
@@ -300,3 +309,29 @@ def test_top_curvature_of_tiny_and_of_no_gradients():
 def test_top_curvature_needs_iterations(problem, iterations):
     with pytest.raises(fr.FuncrobustError, match="iterations"):
         fr.top_curvature(problem.loss, iterations=iterations)
+
+
+def by_the_batch(problem):
+    """The cross-entropy on the batch's own statistics, in which examples see one another."""
+    return fr.cross_entropy(problem.model.by_batch(problem.model.buffers))
+
+
+@pytest.mark.parametrize("derivative", EXACT)
+def test_whose_statistics_x_and_x_plus_z_go_by(problem, derivative):
+    """Two batches for shared, one for batched and forward, against torch's own batch norm."""
+    module = problem.model.module().train()
+
+    def slopes(points, y):
+        points = points.clone().requires_grad_()
+        loss = F.cross_entropy(module(points), y, reduction="sum")
+        return torch.autograd.grad(loss, points)[0]
+
+    g = slopes(problem.x, problem.y)
+    z = g.sign() / 192**0.5
+    two = (slopes(problem.x + z, problem.y) - g).flatten(1).norm(dim=1)
+    here, there = slopes(torch.cat([problem.x, problem.x + z]), problem.y.repeat(2)).chunk(2)
+    one = (there - here).flatten(1).norm(dim=1)
+    assert (two - one).abs().max() > 1e-3, "else this compares nothing"
+    term = fr.cure(by_the_batch(problem), 1.0, derivative=derivative)
+    found = term(problem.params, problem.x, problem.y)
+    assert (found - (two if derivative == "shared" else one)).abs().max() <= 1e-12

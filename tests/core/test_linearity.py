@@ -7,11 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import directional_difference, inner, make_problem, random_direction
+from problems import (
+    directional_difference,
+    inner,
+    largest_difference,
+    make_problem,
+    random_direction,
+)
 from torch import nn
 from torch.func import grad
 
 import funcrobust as fr
+from funcrobust.core.attacks import fixed
 
 MU = 0.75
 
@@ -34,8 +41,8 @@ def drawn(problem, count, radius=0.3):
 
 
 def at(point):
-    """A search that ends at a given point."""
-    return lambda loss: lambda params, start, y, *, center=None: point
+    """An attack that ends at a given point."""
+    return fr.Attack(lambda x, _: x, lambda _: fixed(point))
 
 
 def regularisers(problem):
@@ -143,6 +150,68 @@ def test_equal_gradients_are_aligned_and_opposite_ones_are_not(problem):
     assert (opposite - 2).abs().max() <= 1e-12
 
 
+def published_alignment(module, x, y, toward, share):
+    """What FGSM training in the paper's repository adds to the loss, λ apart, and its slopes.
+
+    Its ``train.py`` detaches the gradient at x (where FGSM starts, from ``--attack_init zero``),
+    leaves out examples with a gradient of norm 0, and takes the mean over the others. ``share``
+    multiplies the losses.
+    """
+
+    def slope(point, create_graph):
+        point = point.clone().requires_grad_()
+        loss = (share * F.cross_entropy(module(point), y, reduction="none")).mean()
+        return torch.autograd.grad(loss, point, create_graph=create_graph)[0]
+
+    grad1, grad2 = slope(x, create_graph=False).detach(), slope(toward, create_graph=True)
+    kept = [g.detach().square().sum((1, 2, 3)) ** 0.5 != 0 for g in (grad1, grad2)]
+    grad1, grad2 = (g[kept[0] * kept[1]] for g in (grad1, grad2))
+    unit1, unit2 = (g / g.square().sum((1, 2, 3), keepdim=True).sqrt() for g in (grad1, grad2))
+    penalty = 1.0 - (unit1 * unit2).sum((1, 2, 3)).mean()
+    penalty.backward()
+    return penalty.detach(), {k: p.grad for k, p in module.named_parameters()}
+
+
+@pytest.mark.parametrize("flat", [[], [2], [0, 1, 3]])
+def test_the_codes_alignment_is_the_published_training_code(problem, flat):
+    """Also where some examples, or all but one, have no gradient."""
+    share = torch.ones(4).double()
+    share[flat] = 0.0
+    toward = drawn(problem, 1)[0]
+
+    def loss(*arguments):
+        return share * problem.loss(*arguments)
+
+    def alignment(form):
+        term = fr.gradient_alignment(loss, toward=toward, form=form)
+        return fr.mean(term), (problem.params, problem.x, problem.y)
+
+    objective, arguments = alignment("code")
+    module = problem.model.module()
+    expected, slopes = published_alignment(module, problem.x, problem.y, toward, share)
+    assert expected > 1e-3, "else this compares nothing"
+    assert abs(objective(*arguments) - expected) <= 1e-12
+    found = grad(objective)(*arguments)
+    assert largest_difference(found, slopes) <= 1e-12
+    paper, arguments = alignment("paper")
+    # The gradient at x moves with θ in the paper: another derivative, by as much as itself.
+    assert largest_difference(grad(paper)(*arguments), found) > 1e-2
+    if flat:  # of which the paper's form says 1, as of orthogonal ones
+        assert paper(*arguments) == pytest.approx(
+            float(expected) * (4 - len(flat)) / 4 + len(flat) / 4, rel=1e-12
+        )
+
+
+def test_the_codes_alignment_of_no_gradients_is_0(problem):
+    term = fr.gradient_alignment(lambda *a: 0 * problem.loss(*a), toward=problem.x, form="code")
+    assert term(problem.params, problem.x, problem.y).abs().max() == 0
+
+
+def test_an_alignment_of_another_form_is_refused(problem):
+    with pytest.raises(fr.FuncrobustError, match='"paper" or "code"'):
+        fr.gradient_alignment(problem.loss, toward=problem.x, form="Code")
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_alignment_does_not_depend_on_the_gradients_size(dtype):
     problem = make_problem(dtype)
@@ -157,7 +226,7 @@ def test_alignment_does_not_depend_on_the_gradients_size(dtype):
     assert inner(off, off) <= (10 * close) ** 2 * inner(expected, expected)
 
 
-@pytest.mark.parametrize("name", ["norm", "alignment", "llr", "elle"])
+@pytest.mark.parametrize("name", ["norm", "alignment", "alignment_code", "llr", "elle"])
 @pytest.mark.parametrize("scale", [0.0, 100.0, 1000.0])
 def test_finite_for_flat_and_for_confident_networks(name, scale):
     """With last-layer weights of 0 the input gradient is 0; with large ones it underflows."""
@@ -170,6 +239,7 @@ def test_finite_for_flat_and_for_confident_networks(name, scale):
     term = {
         "norm": fr.input_gradient_norm(problem.loss),
         "alignment": fr.gradient_alignment(problem.loss, toward=a),
+        "alignment_code": fr.gradient_alignment(problem.loss, toward=a, form="code"),
         "llr": fr.local_linearity(problem.loss, at(a), start=problem.x),
         "elle": fr.elle(problem.loss, ends=(a, b), mix=torch.full((4,), 0.5)),
     }[name]
@@ -193,7 +263,7 @@ def test_local_linearity_searches_for_the_largest_error(problem):
     rise = dot(moved - problem.x, g)
     expected = (plain(problem, moved)[0] - loss - rise).abs() + 0.5 * rise.abs()
     term = fr.local_linearity(
-        problem.loss, fr.pgd_k(ball, step_size=alpha, steps=3).perturb, start=start, mu=0.5
+        problem.loss, fr.pgd_k(ball, step_size=alpha, steps=3), start=start, mu=0.5
     )
     found = term(problem.params, problem.x, problem.y)
     assert (found - expected).abs().max() <= 1e-12

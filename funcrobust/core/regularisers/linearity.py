@@ -43,9 +43,10 @@ def gradient_alignment(loss: Loss, *, toward: Tensor, form: GradAlignForm = "pap
 
     ``toward`` is x + η, with η uniform in the ε-ball: ``ball.sample(x, generator)``.
     Andriushchenko & Flammarion 2020 (arXiv:2007.02617). In the ``"paper"`` form (their equation)
-    both gradients depend on θ. The ``"code"`` form is that of the training code published with it:
-    ∇ₓℓ(x) is held constant, and the mean is over the examples neither of whose gradients is 0
-    (its x + η is not clamped to the data bounds: give ``toward`` so).
+    both gradients depend on θ. The ``"code"`` form is that of FGSM training in the code published
+    with it: ∇ₓℓ(x) is held constant, and the mean is over the examples neither of whose gradients
+    is 0 (its x + η is not clamped to the data bounds: give ``toward`` so; and its x is where FGSM
+    starts, x itself by ``--attack_init zero`` alone).
     """
     if form not in get_args(GradAlignForm):
         raise FuncrobustError(f'form must be "paper" or "code", got {form!r}')
@@ -62,7 +63,7 @@ def gradient_alignment(loss: Loss, *, toward: Tensor, form: GradAlignForm = "pap
             return apart
         counted = (here.abs().sum(1) > 0) & (there.detach().abs().sum(1) > 0)
         # Weighted so that the mean over the batch is the mean over those counted.
-        return torch.where(counted, apart, 0.0) * (len(x) / counted.sum().clamp_min(1))
+        return torch.where(counted, apart, 0.0) * (len(x) / counted.to(apart).sum().clamp_min(1))
 
     return penalty
 
