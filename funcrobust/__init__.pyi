@@ -78,6 +78,8 @@ from .core.training.updates import (
     optimizer,
 )
 
+__version__: str
+
 __all__ = [
     "Attack",
     "Ball",

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from funcrobust import checkpoints, data
 from funcrobust import judging as generative
 from funcrobust.checkpoints import Card
+from funcrobust.commands.apply.options import Apply
 from funcrobust.commands.apply.pictures import drawn, flattened, read_images
 from funcrobust.core import applications as apps
 from funcrobust.core.applications import Walk
 from funcrobust.core.balls.composed import with_block_means
 from funcrobust.core.balls.l2 import l2
-from funcrobust.core.errors import FuncrobustError, require_count, require_finite
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.losses import Loss, cross_entropy
 from funcrobust.core.network.functional import Functional, functionalize
 from funcrobust.core.perturbations.projected_gradient import Perturbation
@@ -34,46 +35,15 @@ from funcrobust.files import atomic_write
 from funcrobust.models import head, representation
 from funcrobust.report.console import Reporter
 from funcrobust.running.classifier import JUDGE, STRONGEST, default_checkpoint
-from funcrobust.running.dataset import dataset_for, load_data, require_same_images
+from funcrobust.running.dataset import load_known
 from funcrobust.running.machine import pick_device, to_device
-from funcrobust.running.options import CommonOptions
-
-
-@dataclass(frozen=True)
-class ApplyOptions:
-    """Options of `apply`; None takes the application's preset for the image size."""
-
-    checkpoint: str | None = None
-    judge: str | None = None
-    """The independent classifier; None is the shipped one where it fits, "none" is nobody."""
-    model: str | None = None
-    dataset: str | None = None
-    data_dir: Path | None = None
-    image: tuple[Path, ...] = ()
-    """The user's own images, in place of the test set's."""
-    to: str | None = None
-    """The class to go toward, by name or number."""
-    examples: int = 100
-    steps: int | None = None
-    step_size: float | None = None
-    eps: float | None = None
-    hole: float = 0.5
-    """Side of inpainting's hole and painting's patch, as a share of the image's."""
-    scale: int = 4
-    """How many times super-resolution enlarges."""
-    feature: int | None = None
-    """The coordinate that painting raises; None is the one that speaks most for the class."""
-    png: Path | None = None
-    json_file: Path | None = None
-    seed: int = 0
-    device: str = "auto"
 
 
 @dataclass(frozen=True)
 class Scene:
     """All that a task works with: the classifier, the judge, and N images with their labels."""
 
-    options: ApplyOptions
+    options: Apply
     model: Functional
     module: nn.Module
     judge: nn.Module | None
@@ -257,19 +227,10 @@ TASKS: dict[str, Callable[[Scene], Drawing]] = {
 }  # fmt: skip
 
 
-def apply(task: str, options: ApplyOptions, reporter: Reporter) -> Figures:
+def apply(options: Apply, reporter: Reporter) -> Figures:
     """Run one application; write its picture, show its numbers beside the baseline's."""
-    if task not in TASKS:
-        raise FuncrobustError(f"unknown application {task!r}: choose from {', '.join(TASKS)}")
-    require_count("examples", options.examples, minimum=1)
-    require_count("scale", options.scale, minimum=1)
-    if task == "generation" and options.image:
-        raise FuncrobustError("generation starts from noise: leave --image out, or take sketch")
-    if not 0 < options.hole < 1:
-        raise FuncrobustError(f"hole must be a share in (0, 1), got {options.hole}")
+    task = options.task
     png = options.png or Path(f"{task}.png")
-    if png.suffix.lower() != ".png":
-        raise FuncrobustError(f"--png must name a .png file, got {png}")
     scene = make_scene(task, options, reporter)
     walk = scene.walk
     reporter.say(
@@ -285,23 +246,16 @@ def apply(task: str, options: ApplyOptions, reporter: Reporter) -> Figures:
     return drawing.figures
 
 
-def make_scene(task: str, options: ApplyOptions, reporter: Reporter) -> Scene:
+def make_scene(task: str, options: Apply, reporter: Reporter) -> Scene:
     """Load everything, and find what does not fit before any work is done."""
     device = pick_device(options.device)
     name = options.checkpoint or default_checkpoint(STRONGEST)
     module, card = checkpoints.load(name, model=options.model)
-    common_options = CommonOptions(
-        dataset=dataset_for(options.dataset, card), data_dir=options.data_dir
-    )
-    dataset = load_data(common_options, device, reporter)
-    require_same_images(card, dataset)
+    dataset = load_known(options, card, reporter).to(device)
     judge = pick_judge(options.judge, name, card, device)
     model = to_device(functionalize(module), device)
     preset = apps.walk_for(task, dataset.image_shape)
-    given = (options.eps, options.step_size, options.steps)
-    for name_, value in (("eps", options.eps), ("step_size", options.step_size)):
-        require_finite(name_, 0.0 if value is None else value)
-    require_count("steps", options.steps or 0)
+    given = (options.radius, options.step_size, options.steps)
     walk = Walk(*(p if g is None else g for p, g in zip(preset, given, strict=True)))  # type: ignore[arg-type]
     n = options.examples
     if options.image:
