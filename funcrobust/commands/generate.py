@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
-from funcrobust import checkpoints, data
-from funcrobust.core.errors import FuncrobustError, require_count
-from funcrobust.core.losses import cross_entropy
-from funcrobust.core.network.functional import functionalize
-from funcrobust.core.perturbations.projected_gradient import psi
-from funcrobust.core.randomness import generator
-from funcrobust.core.starts import class_conditional_gaussian
+from funcrobust import checkpoints
+from funcrobust.commands.apply.drawing import draw
+from funcrobust.commands.apply.pictures import require_png
+from funcrobust.commands.apply.scene import scene_of
+from funcrobust.core.applications import generation
+from funcrobust.core.errors import require_count
+from funcrobust.core.tasks import Walk
 from funcrobust.report import plots
 from funcrobust.report.console import Reporter
 from funcrobust.running.classifier import STRONGEST, default_checkpoint
 from funcrobust.running.dataset import dataset_for, load_data, require_same_images
-from funcrobust.running.machine import pick_device, to_device
+from funcrobust.running.machine import pick_device
 from funcrobust.running.options import CommonOptions
 from funcrobust.running.threat import pick_ball
 
@@ -45,8 +45,7 @@ def generate(
     where = pick_device(device)
     ball = pick_ball(constraint, eps)
     require_count("per_class", per_class, minimum=1)
-    if png.suffix.lower() != ".png":
-        raise FuncrobustError(f"--png must name a .png file, got {png}")
+    require_png(png)
     loaded_models = [
         (name, *checkpoints.load(name, model=model))
         for name in names or [default_checkpoint(STRONGEST)]
@@ -55,20 +54,18 @@ def generate(
     images = load_data(options, where, reporter)
     for _, _, card in loaded_models:
         require_same_images(card, images)
-    wanted = torch.arange(images.num_classes, device=where).repeat(per_class)
-    starts = class_conditional_gaussian(
-        data.as_float(images.x_train), images.y_train, wanted, generator(seed, "generate", 0, where)
-    ).contiguous(memory_format=torch.channels_last)
-    rows = _by_class("start", starts, images.num_classes)
+    count = per_class * images.num_classes
+    rows: list[tuple[str, Tensor]] = []
     for name, module, card in loaded_models:
-        network = to_device(functionalize(module), where)
-        walk = psi(
-            cross_entropy(network.predict), ball, step_size=step_size, steps=steps, targeted=True
-        )
-        with torch.no_grad():
-            made = walk(network.params, starts, wanted)
-            agreed = (network.predict(network.params, made).argmax(-1) == wanted).float().mean()
+        scene = scene_of(
+            module, images, images.x_test[:0], images.y_test[:0], count=count,
+            walk=Walk(eps, step_size, steps), seed=seed,
+        )  # fmt: skip
+        plan = generation.plan(scene, ball=ball)
+        made = draw(plan, reporter)
+        agreed = (scene.sees(made) == plan.y).float().mean()
         reporter.say(f"{name}: classifies {agreed:.0%} of the images it made as intended")
+        rows = rows or _by_class("start", plan.start, images.num_classes)
         rows += _by_class(_short(name, card.model), made, images.num_classes)
     plots.image_grid(
         rows, png, column_labels=list(images.class_names),
@@ -79,7 +76,7 @@ def generate(
     return png
 
 
-def _by_class(label: str, images: torch.Tensor, classes: int) -> list[tuple[str, torch.Tensor]]:
+def _by_class(label: str, images: Tensor, classes: int) -> list[tuple[str, Tensor]]:
     return [(label, row) for row in images.split(classes)]
 
 

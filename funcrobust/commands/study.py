@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from funcrobust import checkpoints, data
 from funcrobust import judging as generative
 from funcrobust.checkpoints import Card
-from funcrobust.commands.apply.run import pick_judge
 from funcrobust.commands.psi_train.run import psi_train
 from funcrobust.core import evaluation
 from funcrobust.core.balls.l2 import l2
@@ -36,7 +35,7 @@ from funcrobust.files import atomic_write
 from funcrobust.report import plots
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
-from funcrobust.running.classifier import STRONGEST, default_checkpoint
+from funcrobust.running.classifier import STRONGEST, default_checkpoint, pick_judge
 from funcrobust.running.dataset import dataset_for, load_data, require_same_images
 from funcrobust.running.machine import pick_device, pick_dtype, to_device
 from funcrobust.running.measuring import evaluating, measure

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+from torch import nn
+
 from funcrobust import checkpoints
 from funcrobust.checkpoints import Card, save
 from funcrobust.core.errors import FuncrobustError
@@ -32,3 +35,16 @@ def save_checkpoint(
 ) -> None:
     """Write parameters, buffers and card into the run folder."""
     save(run.file(name), {**params, **buffers}, card)
+
+
+def pick_judge(name: str | None, drawer: str, card: Card, device: torch.device) -> nn.Module | None:
+    """Load the independent classifier; the shipped one where it knows the same images."""
+    if name == "none" or (name is None and JUDGE not in checkpoints.shipped()):
+        return None
+    judge, its_card = checkpoints.load(name or JUDGE)
+    same = (its_card.image_shape, its_card.num_classes) == (card.image_shape, card.num_classes)
+    if name is None and not (same and its_card.dataset == card.dataset != "unknown"):
+        return None
+    if not same:
+        raise FuncrobustError(f"the judge {name} knows other images or classes than {drawer}")
+    return judge.to(device)
