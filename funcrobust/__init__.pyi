@@ -1,3 +1,7 @@
+from .core.applications.generation import generation
+from .core.applications.inpainting import inpainting
+from .core.applications.painting import painting
+from .core.applications.super_resolution import super_resolution
 from .core.attacks import Attack, n_fgsm, pgd_k, rs_fgsm, zerograd
 from .core.balls.ball import Ball
 from .core.balls.composed import masked, with_block_means, with_steps
@@ -64,6 +68,7 @@ from .core.regularisers.linearity import (
     local_linearity,
 )
 from .core.starts import GaussianStarts, class_conditional_gaussian
+from .core.tasks import Walk
 from .core.training.compiling import compile_checked
 from .core.training.schedules import Schedule, schedule
 from .core.training.updates import (
@@ -104,6 +109,7 @@ __all__ = [
     "Terms",
     "TrainingObjective",
     "Update",
+    "Walk",
     "adjoint",
     "adversarial",
     "at",
@@ -122,6 +128,7 @@ __all__ = [
     "fgsm",
     "fourier",
     "functionalize",
+    "generation",
     "generator",
     "gradient_alignment",
     "gradient_difference",
@@ -129,6 +136,7 @@ __all__ = [
     "helper_examples",
     "implicit",
     "initial_state",
+    "inpainting",
     "input_gradient",
     "input_gradient_norm",
     "iterate",
@@ -148,6 +156,7 @@ __all__ = [
     "objective",
     "one_step",
     "optimizer",
+    "painting",
     "pgd",
     "pgd_k",
     "psi",
@@ -157,6 +166,7 @@ __all__ = [
     "smooth_linf",
     "squared_l2",
     "ssim",
+    "super_resolution",
     "through",
     "top_curvature",
     "trades",

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import funcrobust as fr
-from funcrobust import judging as generative
+from funcrobust import judging
 from funcrobust.judging import Seen
 from funcrobust.models import build, representation
 
@@ -21,8 +21,8 @@ def cloud(n, mean, scale, d=4, seed=0):
 def test_frechet_distance_of_two_gaussians():
     """‖μ − μ′‖² + Σ (σ − σ′)² for independent coordinates: 4·3² + 4·(1 − 2)² = 40."""
     a, b = cloud(20_000, 0.0, 1.0), cloud(20_000, 3.0, 2.0, seed=1)
-    assert generative.frechet_distance(a, b) == pytest.approx(40.0, rel=0.02)
-    assert generative.frechet_distance(a, a) == pytest.approx(0.0, abs=1e-6)
+    assert judging.frechet_distance(a, b) == pytest.approx(40.0, rel=0.02)
+    assert judging.frechet_distance(a, a) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_frechet_distance_by_hand():
@@ -38,7 +38,7 @@ def test_frechet_distance_by_hand():
     expected = (x.mean(0) - y.mean(0)).square().sum() + (
         covariances[0] + covariances[1] - 2 * root
     ).trace()
-    assert generative.frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-6)
+    assert judging.frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_precision_and_recall():
@@ -46,27 +46,27 @@ def test_precision_and_recall():
     near, far = cloud(200, 0.0, 1.0), cloud(200, 100.0, 1.0, seed=1)
     real = Seen(torch.cat([near.features, far.features]), torch.zeros(400, dtype=torch.int64))
     made = cloud(200, 0.0, 1.0, seed=2)
-    precision, recall = generative.precision_recall(real, made)
+    precision, recall = judging.precision_recall(real, made)
     assert precision > 0.8
     assert recall == pytest.approx(0.5, abs=0.08)
-    back = generative.precision_recall(made, real)
+    back = judging.precision_recall(made, real)
     assert back == (recall, precision)
 
 
 def test_look_is_the_classifier():
     network = build("preact-tiny").eval()
     x = torch.rand(7, 3, 32, 32)
-    seen = generative.look(network, x, batch_size=3)
+    seen = judging.look(network, x, batch_size=3)
     assert seen.features.shape == (7, 128)
     with torch.no_grad():
         labels = torch.cat([network(batch).argmax(-1) for batch in x.split(3)])
     assert torch.equal(seen.labels, labels), "the same batches, so the same to the bit"
-    assert generative.agreement(seen, seen.labels) == 1.0
+    assert judging.agreement(seen, seen.labels) == 1.0
 
 
 def test_too_few():
     with pytest.raises(fr.FuncrobustError, match="at least 4"):
-        generative.precision_recall(cloud(3, 0.0, 1.0), cloud(9, 0.0, 1.0))
+        judging.precision_recall(cloud(3, 0.0, 1.0), cloud(9, 0.0, 1.0))
 
 
 def test_representation_leaves_the_network_alone():

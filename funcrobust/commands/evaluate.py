@@ -57,7 +57,7 @@ def run(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     from funcrobust.running.threat import pick_ball
 
     device = pick_device(options.device)
-    name, card, model = load_classifier(options.checkpoint, device, model=options.model)
+    name, card, _, model = load_classifier(options.checkpoint, device, model=options.model)
     constraint = options.constraint or card.constraint
     epsilon = card.epsilon if options.epsilon is None else options.epsilon
     ball = pick_ball(constraint, epsilon)

@@ -42,13 +42,10 @@ def run(options: Generate, reporter: Reporter) -> Path:
 
     Every checkpoint begins from the same starts, so the rows can be compared.
     """
-    import torch
-
-    from funcrobust import data
-    from funcrobust.core.losses import cross_entropy
-    from funcrobust.core.perturbations.projected_gradient import psi
-    from funcrobust.core.randomness import generator
-    from funcrobust.core.starts import class_conditional_gaussian
+    from funcrobust.commands.apply.drawing import draw
+    from funcrobust.commands.apply.scene import scene_of
+    from funcrobust.core.applications import generation
+    from funcrobust.core.tasks import Walk
     from funcrobust.report import plots
     from funcrobust.running.classifier import load_classifier
     from funcrobust.running.dataset import load_known, require_same_images
@@ -61,23 +58,21 @@ def run(options: Generate, reporter: Reporter) -> Path:
         load_classifier(name, device, model=options.model) for name in options.checkpoints or [None]
     ]
     images = load_known(options, loaded[0].card, reporter).to(device)
-    for _, card, _ in loaded[1:]:
-        require_same_images(card, images)
-    wanted = torch.arange(images.num_classes, device=device).repeat(options.per_class)
-    draw = generator(options.seed, "generate", 0, device)
-    starts = class_conditional_gaussian(
-        data.as_float(images.x_train), images.y_train, wanted, draw
-    ).contiguous(memory_format=torch.channels_last)
-    rows = _by_class("start", starts, images.num_classes)
-    for name, card, model in loaded:
-        walk = psi(
-            cross_entropy(model.predict), ball, step_size=options.step_size, steps=options.steps,
-            targeted=True,
+    for classifier in loaded[1:]:
+        require_same_images(classifier.card, images)
+    count = options.per_class * images.num_classes
+    walk = Walk(options.radius, options.step_size, options.steps)
+    rows: list[tuple[str, Tensor]] = []
+    for name, card, module, _ in loaded:
+        scene = scene_of(
+            module, images, images.x_test[:0], images.y_test[:0], count=count, walk=walk,
+            seed=options.seed,
         )  # fmt: skip
-        with torch.no_grad():
-            made = walk(model.params, starts, wanted)
-            agreed = (model.predict(model.params, made).argmax(-1) == wanted).float().mean()
+        plan = generation.plan(scene, ball=ball)
+        made = draw(plan, reporter)
+        agreed = (scene.sees(made) == plan.y).float().mean()
         reporter.say(f"{name}: classifies {agreed:.0%} of the images it made as intended")
+        rows = rows or _by_class("start", plan.start, images.num_classes)
         rows += _by_class(_short(name, card.model), made, images.num_classes)
     plots.image_grid(
         rows, options.png, column_labels=list(images.class_names),

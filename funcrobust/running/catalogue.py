@@ -7,12 +7,14 @@ public and gives an `Attack` is an attack that ``--attack`` takes: nothing else 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from funcrobust.running.options import Acts, Options, options_of
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -27,10 +29,49 @@ class Function:
     required: frozenset[str]
     """The parameters without a default."""
 
-    def called(self, offered: Mapping[str, Any]) -> Any:
-        """Call it with those of the offered values whose names are its parameters."""
-        function = getattr(import_module(self.module), self.name)
-        return function(**{p: offered[p] for p in self.parameters if p in offered})
+    def called(self, **offered: Any) -> Any:
+        """Call it with those of the offered values that are its parameters.
+
+        None leaves a parameter with a default to it.
+        """
+        taken = {
+            name: offered[name]
+            for name in self.parameters
+            if name in offered and (offered[name] is not None or name in self.required)
+        }
+        return getattr(import_module(self.module), self.name)(**taken)
+
+
+@dataclass(frozen=True)
+class ParameterOf(Acts):
+    """The option is a parameter of the function that another option names."""
+
+    parameter: str
+
+
+def parameter_of(
+    field: str, functions: Callable[[], Mapping[str, Function]], parameter: str
+) -> ParameterOf:
+    """Let an option act only where the function that ``field`` names has the parameter."""
+
+    def takers() -> list[str]:
+        return [name for name, function in functions().items() if parameter in function.parameters]
+
+    def needs(options: Options) -> str:
+        flag = options_of(type(options))[field].flag
+        return f"it goes with {flag} {' or '.join(takers())}"
+
+    return ParameterOf(lambda options: getattr(options, field) in takers(), needs, parameter)
+
+
+def parameters(options: Options) -> dict[str, Any]:
+    """Return the options that are parameters of the function named, by the parameters' names."""
+    return {
+        mark.parameter: getattr(options, name)
+        for name, option in options_of(type(options)).items()
+        for mark in option.marks
+        if isinstance(mark, ParameterOf) and mark.when(options)
+    }
 
 
 @cache
@@ -52,6 +93,11 @@ def functions(within: str, gives: str) -> dict[str, Function]:
                 flag = alias.name.replace("_", "-")
                 found[flag] = _function(function, f"{PACKAGE.name}.{module}")
     return found
+
+
+def function(module: str, name: str) -> Function:
+    """Return a function of a module that need not be public."""
+    return _function(_defined(module)[name], f"{PACKAGE.name}.{module}")
 
 
 def _defined(module: str) -> dict[str, ast.FunctionDef]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from funcrobust import checkpoints
 from funcrobust.checkpoints import Card, save
@@ -33,10 +34,12 @@ def default_checkpoint(preferred: str) -> str:
 
 
 class Classifier(NamedTuple):
-    """A checkpoint to work with: what it is called, what its card says, the network on a device."""
+    """A checkpoint to work with: what it is called, its card, its network on a device."""
 
     name: str
     card: Card
+    module: nn.Module
+    """On the CPU."""
     model: Functional
 
 
@@ -46,7 +49,7 @@ def load_classifier(
     """Load a checkpoint, or the shipped one if none is named; see `checkpoints.load`."""
     name = name or default_checkpoint(STRONGEST)
     module, card = checkpoints.load(name, model=model)
-    return Classifier(name, card, to_device(functionalize(module), device))
+    return Classifier(name, card, module, to_device(functionalize(module), device))
 
 
 def save_checkpoint(
@@ -54,3 +57,16 @@ def save_checkpoint(
 ) -> None:
     """Write parameters, buffers and card into the run folder."""
     save(run.file(name), {**params, **buffers}, card)
+
+
+def pick_judge(name: str | None, drawer: str, card: Card, device: torch.device) -> nn.Module | None:
+    """Load the independent classifier; the shipped one where it knows the same images."""
+    if name == "none" or (name is None and JUDGE not in checkpoints.shipped()):
+        return None
+    judge, its_card = checkpoints.load(name or JUDGE)
+    same = (its_card.image_shape, its_card.num_classes) == (card.image_shape, card.num_classes)
+    if name is None and not (same and its_card.dataset == card.dataset != "unknown"):
+        return None
+    if not same:
+        raise FuncrobustError(f"the judge {name} knows other images or classes than {drawer}")
+    return judge.to(device)

@@ -1,4 +1,4 @@
-"""The applications of ψ: what each promises, on images and from the command line."""
+"""``apply`` on the digits: every task, its figures, its picture, and what it refuses."""
 
 from __future__ import annotations
 
@@ -7,88 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from problems import directional_difference, inner, random_direction, run_cli
-from torch import nn
+from problems import run_cli
 
 import funcrobust as fr
 from funcrobust.commands.apply import pictures
 from funcrobust.commands.apply import run as recipe
-from funcrobust.core import applications as apps
-from funcrobust.core.applications import Walk
+from funcrobust.core import applications
+from funcrobust.core.tasks import centred_square
 from funcrobust.report.console import Reporter
-
-WALK = Walk(2.0, 0.1, 4)
-
-
-def test_presets_by_size():
-    assert apps.walk_for("inpainting", (3, 224, 224)) == Walk(21.6, 0.1, 720)
-    assert apps.walk_for("generation", (3, 32, 32)).radius == 30.0
-    assert apps.walk_for("generation", (1, 8, 8)).radius < 10.0
-    with pytest.raises(fr.FuncrobustError, match="sketch"):
-        apps.walk_for("etching", (3, 32, 32))
-    assert len({frozenset(walks) for walks in apps.WALKS.values()}) == 1
-
-
-def test_generation_goes_toward_its_class(problem):
-    y = (problem.y + 1) % 5
-    made = apps.generation(problem.loss, WALK)(problem.params, problem.x, y)
-    before, after = (problem.loss(problem.params, x, y) for x in (problem.x, made))
-    assert (after < before).all()
-
-
-def test_inpainting_keeps_what_is_known(problem):
-    hole = recipe.centred_square(problem.x, 0.5)
-    assert int(hole.sum()) == 16
-    filled = apps.mean_filled(problem.x, hole)
-    known = problem.x[..., ~hole]
-    assert torch.equal(filled[..., ~hole], known)
-    assert torch.allclose(filled[0, :, 4, 4], known[0].mean(-1))
-    made = apps.inpainting(problem.loss, hole, WALK)(problem.params, filled, problem.y)
-    assert torch.equal(made[..., ~hole], known)
-    assert (made - filled)[..., hole].abs().max() > 0.05
-
-
-def test_super_resolution_agrees_with_its_input(problem):
-    low = F.avg_pool2d(problem.x, 4)
-    start = apps.bicubic(low, 4)
-    assert (F.avg_pool2d(start, 4) - low).abs().max() > 1e-4
-    made = apps.super_resolution(problem.loss, low, 4, WALK)(problem.params, start, problem.y)
-    assert (F.avg_pool2d(made, 4) - low).abs().max() <= 1e-10
-
-
-def test_painting_leaks_nothing_and_raises_its_feature(problem):
-    where = recipe.centred_square(problem.x, 0.5)
-    features = fr.functionalize(nn.Sequential(nn.Flatten(), nn.Linear(192, 7), nn.SiLU()).double())
-    y = torch.tensor([0, 3, 6, 2])
-    made = apps.painting(features.predict, where, WALK)(features.params, problem.x, y)
-    assert torch.equal(made[..., ~where], problem.x[..., ~where])
-    before, after = (features.predict(features.params, x) for x in (problem.x, made))
-    rows = torch.arange(4)
-    assert (after[rows, y] > before[rows, y]).all()
-
-
-def test_applications_are_differentiable(problem):
-    """Each is a ψ: a number of what it drew has an exact slope in θ."""
-    hole = recipe.centred_square(problem.x, 0.5)
-
-    def total(params):
-        made = apps.inpainting(problem.loss, hole, WALK)(params, problem.x, problem.y)
-        return (made * problem.x.flip(0)).sum()
-
-    direction = random_direction(problem.params)
-    exact = inner(torch.func.grad(total)(problem.params), direction)
-    numeric = directional_difference(total, problem.params, direction)
-    assert abs(exact) > 1e-3
-    assert abs(exact - numeric) <= 1e-6 * abs(exact)
-
-
-def test_flattened_has_few_colours(problem):
-    flat = pictures.flattened(problem.x, colours=3, blocks=4)
-    assert flat.shape == problem.x.shape
-    for image in flat:
-        assert len(image.flatten(1).T.unique(dim=0)) <= 3
 
 
 def figures(digits_run, folder, task, **options):
@@ -102,9 +29,10 @@ def figures(digits_run, folder, task, **options):
     return found
 
 
-@pytest.mark.parametrize("task", recipe.TASKS)
+@pytest.mark.parametrize("task", applications.names())
 def test_every_task_on_the_digits(digits_run, tmp_path, task):
-    found = figures(digits_run, tmp_path, task, scale=2)
+    options = {"scale": 2} if task == "super-resolution" else {}
+    found = figures(digits_run, tmp_path, task, **options)
     baseline, *_, ours = found.values()
     if task in ("generation", "translation", "sketch"):
         assert ours["judge agrees"] >= max(0.8, baseline["judge agrees"])
@@ -118,6 +46,28 @@ def test_every_task_on_the_digits(digits_run, tmp_path, task):
         assert found["bicubic, consistent"]["PSNR"] > baseline["PSNR"]
     if task == "inpainting":
         assert ours["PSNR in the hole"] > 5
+
+
+def test_a_new_application_is_one_file(digits_run, tmp_path, monkeypatch):
+    """Removing noise of a ``scale``: found by its file, given the option that it names."""
+    (tmp_path / "toy_cleaning.py").write_text(
+        "import torch\n"
+        "from funcrobust.core.applications.generation import TASK as GENERATION, generation\n"
+        "from funcrobust.core.tasks import Plan, Task\n"
+        "def plan(scene, *, scale):\n"
+        "    noisy = (scene.x + scale * 0.1 * torch.ones_like(scene.x)).clamp(0, 1)\n"
+        "    return Plan(psi=lambda _: generation(scene.loss, scene.walk),\n"
+        "        params=scene.model.params, start=noisy, y=scene.y, baselines={'noisy': noisy},\n"
+        "        wanted=scene.y, score=lambda x: {'off by': float((x - scene.x).abs().max())},\n"
+        "        titles=scene.y, above={'noisy': noisy}, caption='')\n"
+        "TASK = Task(GENERATION.walks, plan)\n"
+    )
+    monkeypatch.setattr(applications, "__path__", [*applications.__path__, str(tmp_path)])
+    assert "toy-cleaning" in applications.names()
+    found = figures(digits_run, tmp_path, "toy-cleaning", scale=3)
+    assert list(found) == ["noisy", "ψ"]
+    assert found["noisy"]["off by"] == pytest.approx(0.3)
+    assert found["ψ"]["judge agrees"] >= found["noisy"]["judge agrees"]
 
 
 def test_an_image_of_ones_own(digits_run, tmp_path):
@@ -157,6 +107,8 @@ def test_from_the_command_line(digits_run, tmp_path):
         ("sketch", {"judge": "nobody"}, "nobody"),
         ("sketch", {"judge": "cifar10-standard-small"}, "other images"),
         ("sketch", {"steps": -1}, "steps"),
+        ("sketch", {"hole": 0.3}, "sketch has no use for --hole"),
+        ("painting", {"scale": 2}, "no use for --scale"),
     ],
 )
 def test_bad_input(digits_run, tmp_path, monkeypatch, task, changes, word):
@@ -169,7 +121,7 @@ def test_bad_input(digits_run, tmp_path, monkeypatch, task, changes, word):
 
 def test_the_whole_image_is_never_a_hole(digits_run, tmp_path):
     figures(digits_run, tmp_path, "painting", hole=0.99)
-    assert int(recipe.centred_square(torch.zeros(1, 1, 8, 8), 0.99).sum()) == 49
+    assert int(centred_square(torch.zeros(1, 1, 8, 8), 0.99).sum()) == 49
 
 
 def test_inpainting_toward_a_class_asked_for(digits_run, tmp_path):

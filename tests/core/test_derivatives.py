@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import DERIVATIVES, directional_difference, inner, random_direction
+from problems import (
+    DERIVATIVES,
+    directional_difference,
+    inner,
+    largest_difference,
+    random_direction,
+)
 from torch.func import grad, jvp, vjp, vmap
 
 import funcrobust as fr
 
-MODES = ["unrolled", "adjoint", "segmented", "truncated", "one_step", "implicit"]
+MODES = list(DERIVATIVES)
 STEPS = 200  # a contraction by 0.9 or so: what is left to move is below 1e-8
 SEEN = {"truncated": 3, "one_step": 1}
 
@@ -24,13 +30,9 @@ def make(problem, derivative, steps=STEPS):
         return problem.loss(params, x, y) + 3.0 * (x - 0.5).square().flatten(1).sum(1)
 
     return fr.psi(
-        loss,
-        fr.unconstrained(),
-        step_size=0.1,
-        steps=steps,
-        targeted=True,
-        derivative=DERIVATIVES[derivative],
-    )
+        loss, fr.unconstrained(), step_size=0.1, steps=steps, targeted=True,
+        derivative=DERIVATIVES[derivative] if isinstance(derivative, str) else derivative,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -98,3 +100,106 @@ def test_forward_over_a_batch_of_directions(problem, mode):
     )(both)
     assert columns[0].abs().max() > 1e-4
     assert (columns[1] + 2 * columns[0]).abs().max() <= 1e-6
+
+
+def whole(problem, weights, derivative, steps=7):
+    """A functional of ψ's end, in θ and in the start."""
+    psi = make(problem, derivative, steps)
+    return lambda p, x: (psi(p, x, problem.y, center=problem.x) * weights).sum()
+
+
+@pytest.mark.parametrize("every", [0, 2, 3, 7, 20])
+def test_how_many_iterates_are_kept_changes_nothing(problem, weights, every):
+    found, expected = (
+        grad(whole(problem, weights, fr.adjoint(every=k)), (0, 1))(problem.params, problem.x)
+        for k in (every, 1)
+    )
+    assert largest_difference(found[0], expected[0]) <= 1e-12
+    assert (found[1] - expected[1]).abs().max() <= 1e-12
+    assert expected[1].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("derivative", [fr.truncated(3), fr.one_step()])
+def test_a_truncated_one_has_no_derivative_in_the_start(problem, weights, derivative):
+    """It would be a zero that means nothing. Where the start is held there is no error."""
+    f = whole(problem, weights, derivative)
+    with pytest.raises(fr.FuncrobustError, match=r"start\.detach\(\)"):
+        grad(f, 1)(problem.params, problem.x)
+    with pytest.raises(fr.FuncrobustError, match=r"start\.detach\(\)"):
+        jvp(lambda x: f(problem.params, x), (problem.x,), (weights,))
+    leaf = problem.x.clone().requires_grad_()
+    with pytest.raises(fr.FuncrobustError, match=r"start\.detach\(\)"):
+        f(problem.params, leaf).backward()
+    held = grad(lambda x: f(problem.params, x.detach()), 0)(problem.x)
+    assert held.abs().max() == 0
+
+
+def test_a_truncated_one_longer_than_the_iteration_is_the_adjoint(problem, weights):
+    """In the start too."""
+    found, expected = (
+        grad(whole(problem, weights, d), (0, 1))(problem.params, problem.x)
+        for d in (fr.truncated(7), fr.adjoint())
+    )
+    assert largest_difference(found[0], expected[0]) <= 1e-12
+    assert (found[1] - expected[1]).abs().max() <= 1e-12
+
+
+def test_a_derivative_of_your_own(problem, weights):
+    """A function of the iteration: the last two steps unrolled, the end compared with fr's."""
+
+    def last_two(step, steps, params, start, y, center):
+        held = fr.iterate(step, steps - 2, params, start, y, center).detach()
+        return fr.iterate(step, 2, params, held, y, center)
+
+    ends, slopes = [], []
+    for derivative in (last_two, fr.truncated(2)):
+        f = whole(problem, weights, derivative)
+        ends.append(f(problem.params, problem.x))
+        slopes.append(grad(f)(problem.params, problem.x))
+    assert abs(ends[0] - ends[1]) <= 1e-12
+    assert largest_difference(*slopes) <= 1e-12
+    assert max(float(g.abs().max()) for g in slopes[0].values()) > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["unrolled", "adjoint", "segmented"])
+def test_forward_over_reverse(problem, weights, mode):
+    """A Hessian-vector product, against the difference of two gradients."""
+    f = whole(problem, weights, mode, steps=4)
+    direction = random_direction(problem.params)
+
+    def slope(params):
+        return grad(f)(params, problem.x)
+
+    _, product = jvp(slope, (problem.params,), (direction,))
+    other = random_direction(problem.params, seed=2)
+    numeric = directional_difference(
+        lambda p: sum((s * other[k]).sum() for k, s in slope(p).items()),
+        problem.params, direction,
+    )  # fmt: skip
+    assert abs(numeric) > 1e-3
+    assert abs(inner(product, other) - numeric) <= 1e-6 * abs(numeric)
+
+
+@pytest.mark.parametrize("mode", ["adjoint", "segmented", "truncated", "one_step"])
+def test_reverse_over_reverse_names_what_works(problem, weights, mode):
+    f = whole(problem, weights, mode, steps=4)
+
+    def size(params):
+        return sum(g.square().sum() for g in grad(f)(params, problem.x).values())
+
+    with pytest.raises(fr.FuncrobustError, match=r"jvp of grad.*derivative=fr\.unrolled\(\)"):
+        grad(size)(problem.params)
+
+
+@pytest.mark.parametrize(
+    ("make_one", "message"),
+    [
+        (lambda: fr.adjoint(every=-1), "every"), (lambda: fr.adjoint(every=1.5), "every"),
+        (lambda: fr.truncated(0), "k must be"), (lambda: fr.truncated(-1), "k must be"),
+        (lambda: fr.implicit(rtol=0.0), "rtol"), (lambda: fr.implicit(rtol=1.0), "rtol"),
+        (lambda: fr.implicit(maxiter=0), "maxiter"),
+    ],
+)  # fmt: skip
+def test_bad_values(make_one, message):
+    with pytest.raises(fr.FuncrobustError, match=message):
+        make_one()

@@ -37,11 +37,11 @@ def case():
     return model.predict, state.params, x, y
 
 
-def robust(case, **options):
-    predict, params, x, y = case
-    return evaluation.robust(
-        predict, params, x, y, BALL, **({"step_size": EPS / 4, "steps": 10} | options)
-    )
+PGD = evaluation.Pgd(BALL, step_size=EPS / 4, steps=10)
+
+
+def robust(case, pgd=PGD, **options):
+    return evaluation.robust(*case, pgd, **options)
 
 
 def test_clean_accuracy(case):
@@ -68,17 +68,15 @@ def test_nobody_who_withstands_is_fooled_at_the_end_and_nobody_is_lost_without_c
 
 
 def test_more_restarts_and_more_steps_never_help_the_defender(case):
-    one, three = robust(case), robust(case, restarts=3)
+    one, three = robust(case), robust(case, PGD._replace(restarts=3))
     assert not (three & ~one).any()
     assert one.sum() <= evaluation.correct(*case).sum()
 
 
 def test_robust_falls_with_the_radius(case):
-    predict, params, x, y = case
-
     def share(r):
-        stand = evaluation.robust(predict, params, x, y, fr.linf(r), step_size=r / 4, steps=10)
-        return float(stand.float().mean())
+        pgd = evaluation.Pgd(fr.linf(r), step_size=r / 4, steps=10)
+        return float(robust(case, pgd).float().mean())
 
     shares = [share(r) for r in (0.0, 0.02, 0.05, 0.2)]
     assert shares == sorted(shares, reverse=True)
@@ -88,12 +86,24 @@ def test_robust_falls_with_the_radius(case):
 
 def test_progress_counts_every_example_of_every_restart(case):
     counts = []
-    robust(case, restarts=3, batch_size=30, advance=counts.append)
+    robust(case, PGD._replace(restarts=3), batch_size=30, advance=counts.append)
     assert sum(counts) == 3 * 200
 
 
-def test_deterministic_in_the_seed(case):
-    assert torch.equal(robust(case, seed=1), robust(case, seed=1))
+def test_starts_are_counted_from_the_seed(case):
+    """With steps of length 0 who is lost is lost at the start."""
+    predict, params, x, y = case
+    clean = predict(params, x).argmax(1) == y
+    seen = []
+    for seed in (1, 2):
+        ball = fr.linf(0.5)
+        start = ball.sample(x[clean], fr.generator(seed, "evaluate", 0))
+        expected = clean.clone()
+        expected[clean] &= predict(params, start).argmax(1) == y[clean]
+        pgd = evaluation.Pgd(ball, step_size=0.0, steps=1, seed=seed)
+        assert torch.equal(robust(case, pgd), expected)
+        seen.append(expected)
+    assert not torch.equal(*seen), "another seed is another start"
 
 
 def test_uint8_images_are_scaled():
@@ -119,11 +129,23 @@ def test_mean_of(case):
 
 
 @pytest.mark.parametrize(
-    ("options", "word"), [({"restarts": 0}, "restarts"), ({"steps": 0}, "steps")]
-)
+    ("options", "word"),
+    [
+        ({"restarts": 0}, "restarts"), ({"steps": 0}, "steps"), ({"step_size": -1.0}, "step_size"),
+        ({"ball": fr.l2(float("inf"))}, "no uniform start"),
+    ],
+)  # fmt: skip
 def test_bad_input(case, options, word):
     with pytest.raises(fr.FuncrobustError, match=word):
-        robust(case, **options)
+        robust(case, PGD._replace(**options))
+
+
+def test_no_examples(case):
+    predict, params, x, y = case
+    with pytest.raises(fr.FuncrobustError, match="no examples"):
+        robust((predict, params, x[:0], y[:0]))
+    with pytest.raises(fr.FuncrobustError, match="no examples"):
+        evaluation.mean_of(fr.cross_entropy(predict), params, x[:0], y[:0])
 
 
 def test_class_conditional_gaussian_has_the_classes_mean_and_covariance():

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import (
-    DERIVATIVES,
-    directional_difference,
-    inner,
-    largest_difference,
-    random_direction,
-)
+from problems import directional_difference, inner, largest_difference, random_direction
 from torch.func import grad, jvp, vjp, vmap
 
 import funcrobust as fr
@@ -23,12 +17,7 @@ def contracting(problem, derivative, steps=300):
         return problem.loss(params, x, y) + 3.0 * (x - 0.5).square().flatten(1).sum(1)
 
     return fr.psi(
-        loss,
-        fr.unconstrained(),
-        step_size=0.1,
-        steps=steps,
-        targeted=True,
-        derivative=DERIVATIVES[derivative],
+        loss, fr.unconstrained(), step_size=0.1, steps=steps, targeted=True, derivative=derivative
     )
 
 
@@ -42,17 +31,17 @@ def weights(problem):
 
 
 def test_at_a_fixed_point_it_is_the_adjoint(problem, weights):
-    psi = contracting(problem, "implicit")
+    psi = contracting(problem, fr.implicit())
     assert (psi(problem.params, problem.x, problem.y) - problem.x).abs().max() > 0.05
     found = grad(functional(psi, problem.x, problem.y, weights))(problem.params)
-    long = contracting(problem, "adjoint")
+    long = contracting(problem, fr.adjoint())
     expected = grad(functional(long, problem.x, problem.y, weights))(problem.params)
     assert max(float(g.norm()) for g in expected.values()) > 1e-3
     assert largest_difference(found, expected) < 1e-5
 
 
 def test_against_finite_differences(problem, weights):
-    value = functional(contracting(problem, "implicit"), problem.x, problem.y, weights)
+    value = functional(contracting(problem, fr.implicit()), problem.x, problem.y, weights)
     direction = random_direction(problem.params)
     exact = inner(grad(value)(problem.params), direction)
     numeric = directional_difference(value, problem.params, direction)
@@ -60,13 +49,13 @@ def test_against_finite_differences(problem, weights):
 
 
 def test_the_start_does_not_matter(problem, weights):
-    psi = contracting(problem, "implicit")
+    psi = contracting(problem, fr.implicit())
     slope = grad(lambda start: (psi(problem.params, start, problem.y) * weights).sum())
     assert slope(problem.x).abs().max() == 0
 
 
 def test_per_example_gradients(problem, weights):
-    psi = contracting(problem, "implicit", steps=100)
+    psi = contracting(problem, fr.implicit(), steps=100)
 
     def one(params, x, y, w):
         return (psi(params, x[None], y[None])[0] * w).sum()
@@ -86,7 +75,7 @@ def test_a_walk_that_goes_on_is_refused(problem, weights):
 
 
 def test_no_second_derivative(problem, weights):
-    value = functional(contracting(problem, "implicit", 50), problem.x, problem.y, weights)
+    value = functional(contracting(problem, fr.implicit(), 50), problem.x, problem.y, weights)
 
     def slope(params):
         return sum(g.square().sum() for g in grad(value)(params).values())
@@ -100,13 +89,13 @@ def test_one_step_is_truncated_1(problem, weights):
         grad(functional(contracting(problem, derivative, 5), problem.x, problem.y, weights))(
             problem.params
         )
-        for derivative in ("one_step", "truncated:1")
+        for derivative in (fr.one_step(), fr.truncated(1))
     )
     assert largest_difference(a, b) == 0
 
 
 def test_forward_mode_is_reverse_mode(problem, weights):
-    psi = contracting(problem, "implicit")
+    psi = contracting(problem, fr.implicit())
     direction = random_direction(problem.params)
     step = torch.randn(problem.x.shape, generator=torch.Generator().manual_seed(5)).double()
 
@@ -135,7 +124,7 @@ def test_one_lost_example_is_not_hidden_by_the_others(problem):
         return torch.where(shares > 0, moved, x + 0.0 * params["a"])
 
     def value(params, share):
-        end = fr.iterate_implicit(step, 60, params, problem.x, problem.y, problem.x)
+        end = fr.implicit()(step, 60, params, problem.x, problem.y, problem.x)
         return (end * torch.tensor([1.0, 1.0, 1.0, share]).reshape(4, 1, 1, 1)).sum()
 
     params = {"a": torch.tensor(1.0).double()}
@@ -143,3 +132,15 @@ def test_one_lost_example_is_not_hidden_by_the_others(problem):
         with pytest.raises(fr.FuncrobustError, match="examples"):
             grad(value)(params, share)
     assert grad(value)(params, 0.0)["a"] == pytest.approx(3 * 192 * 0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("coarse", [fr.implicit(rtol=1e-2), fr.implicit(maxiter=1)])
+def test_the_solvers_numbers_reach_it(problem, weights, coarse):
+    """It stops early where it may, or must."""
+    rough, usual, exact = (
+        grad(functional(contracting(problem, d, 100), problem.x, problem.y, weights))(
+            problem.params
+        )
+        for d in (coarse, fr.implicit(), fr.implicit(rtol=1e-10))
+    )
+    assert largest_difference(rough, exact) > 10 * largest_difference(usual, exact)

@@ -95,7 +95,7 @@ def test_losses_work_on_one_example_under_vmap(problem):
 def test_distances():
     a, b = torch.zeros(2, 3, 16, 16), torch.full((2, 3, 16, 16), 0.5)
     assert torch.allclose(fr.squared_l2(a, b), torch.full((2,), 0.25 * 768))
-    assert torch.allclose(fr.l1(a, b), torch.full((2,), 0.5 * 768))
+    assert torch.allclose(fr.l1_distance(a, b), torch.full((2,), 0.5 * 768))
 
 
 @pytest.mark.parametrize("size", [8, 16, 32])
@@ -128,7 +128,7 @@ def test_ssim_is_wangs_formula(size):
 def test_drift_takes_any_distance(problem):
     psi = fr.psi(problem.loss, fr.l2(5.0), step_size=0.2, steps=3, targeted=True)
     end = psi(problem.params, problem.x, problem.y)
-    for distance in (fr.squared_l2, fr.l1, fr.ssim):
+    for distance in (fr.squared_l2, fr.l1_distance, fr.ssim):
         found = fr.drift(psi, distance=distance)(problem.params, problem.x, problem.y)
         assert torch.allclose(found, distance(problem.x, end))
         gradient = torch.func.grad(fr.mean(fr.drift(psi, distance=distance)))(

@@ -44,11 +44,12 @@ class LiveBytes(TorchDispatchMode):
         self.now -= self.seen.pop(key)
 
 
-def peak(problem, mode: str, steps: int) -> float:
+def peak(problem, derivative: fr.Derivative, steps: int) -> float:
     """The most bytes alive during one ψ-gradient, in units of a batch of images."""
     psi = fr.psi(
-        problem.loss, fr.l2(200.0), step_size=0.1, steps=steps, targeted=True, backward=mode
-    )
+        problem.loss, fr.l2(200.0), step_size=0.1, steps=steps, targeted=True,
+        derivative=derivative,
+    )  # fmt: skip
     with LiveBytes() as live:
         slope = grad(fr.mean(fr.drift(psi)))(problem.params, problem.x, problem.y)
     assert all(torch.isfinite(g).all() for g in slope.values())
@@ -56,18 +57,18 @@ def peak(problem, mode: str, steps: int) -> float:
 
 
 @pytest.mark.parametrize(
-    ("mode", "few", "many", "more"),
+    ("derivative", "few", "many", "more"),
     [
-        ("adjoint", 5, 20, 15),  # an iterate a step,
-        ("adjoint", 40, 80, 80),  # twice, while they go into one tensor: more than a step needs
-        ("segmented", 16, 36, 4),  # 2√n of them
-        ("truncated:2", 5, 40, 0),
+        (fr.adjoint(), 5, 20, 15),  # an iterate a step,
+        (fr.adjoint(), 40, 80, 80),  # twice, while they go into one tensor: more than a step needs
+        (fr.adjoint(every=0), 16, 36, 4),  # 2√n of them
+        (fr.truncated(2), 5, 40, 0),
     ],
 )
-def test_what_a_step_costs(problem, mode, few, many, more):
-    assert peak(problem, mode, many) - peak(problem, mode, few) == more
+def test_what_a_step_costs(problem, derivative, few, many, more):
+    assert peak(problem, derivative, many) - peak(problem, derivative, few) == more
 
 
 def test_unrolled_every_step_keeps_the_networks_own_values(problem):
     """The measurement can tell."""
-    assert peak(problem, "unroll", 10) - peak(problem, "unroll", 5) > 5 * 10
+    assert peak(problem, fr.unrolled(), 10) - peak(problem, fr.unrolled(), 5) > 5 * 10

@@ -143,20 +143,16 @@ def test_psi_is_robustness_walk(case, attacker, derivative):
     )  # fmt: skip
     for radius in (200.0, math.inf):
         psi = fr.psi(
-            case.loss,
-            fr.l2(radius),
-            step_size=0.1,
-            steps=10,
-            targeted=True,
+            case.loss, fr.l2(radius), step_size=0.1, steps=10, targeted=True,
             derivative=DERIVATIVES[derivative],
-        )
+        )  # fmt: skip
         same(psi(case.model.params, case.x, case.y), theirs)
 
 
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_robustness_use_best(case, attacker, norm, targeted):
-    """That best and last differ where they should is tested in tests/test_carrying.py."""
+    """That best and last differ where they should is tested in tests/core/test_carried.py."""
     constraint, ball, step = {
         "linf": ("inf", fr.linf(EPS), EPS), "l2": ("2", fr.l2(L2_EPS), L2_EPS),
     }[norm]  # fmt: skip

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt
 
+from funcrobust.core import applications
+from funcrobust.running.catalogue import Function, ParameterOf, function, parameter_of
 from funcrobust.running.groups import Images, Machine, Picture
-from funcrobust.running.options import Count, Flag, Weight, only_with, unless
+from funcrobust.running.options import Choices, Count, Flag, Weight, unless
+
+
+def tasks() -> dict[str, Function]:
+    """Return the plan of each application, by name."""
+    modules = {name: name.replace("-", "_") for name in applications.names()}
+    return {
+        name: function(f"core.applications.{module}", "plan") for name, module in modules.items()
+    }
+
+
+def _tasks(parameter: str) -> ParameterOf:
+    return parameter_of("task", tasks, parameter)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Apply(Images, Machine):
     """Application."""
 
-    task: Literal[
-        "generation", "inpainting", "super-resolution", "translation", "sketch", "painting"
-    ] = field(kw_only=False)  # fmt: skip
+    task: Annotated[str, Choices(applications.names)] = field(kw_only=False)
     """What to draw."""
     checkpoint: str | None = field(default=None, kw_only=False)
     """The classifier that draws: file, run folder or shipped name; left out: the shipped one."""
@@ -26,7 +38,7 @@ class Apply(Images, Machine):
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     judge: str | None = None
     """The independent classifier that scores, or none; left out: the shipped one where it fits."""
-    image: Annotated[tuple[Path, ...], unless(task="generation")] = ()
+    image: tuple[Path, ...] = ()
     """Your own image, in place of the test set's; again and again."""
     to: str | None = None
     """The class to go toward, by name or number."""
@@ -38,11 +50,11 @@ class Apply(Images, Machine):
     """Of ψ; left out: by task and size."""
     radius: Weight | None = None
     """L2 radius; left out: by task and size."""
-    hole: Annotated[float, Gt(0), Lt(1), only_with(task=("inpainting", "painting"))] = 0.5
+    hole: Annotated[float, Gt(0), Lt(1), _tasks("hole")] = 0.5
     """Side of inpainting's hole and painting's patch, as a share of the image's."""
-    scale: Annotated[Count, only_with(task="super-resolution")] = 4
+    scale: Annotated[Count, _tasks("scale")] = 4
     """How many times super-resolution enlarges."""
-    feature: Annotated[int, Ge(0), only_with(task="painting")] | None = None
+    feature: Annotated[int, Ge(0), _tasks("feature")] | None = None
     """The coordinate that painting raises; left out: the one that speaks most for the class."""
     png: Picture | None = None
     """The picture to write; left out: TASK.png."""

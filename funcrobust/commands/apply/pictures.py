@@ -1,11 +1,10 @@
-"""Images in and out of the recipes: a user's files, flat drawings, grids by class."""
+"""Images in and out: a user's files, and grids with the classes above."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError
@@ -40,24 +39,7 @@ def _opened(path: Path, shape: tuple[int, int, int]) -> object:
     return ImageOps.fit(image, (width, height))
 
 
-def flattened(x: Tensor, colours: int = 4, blocks: int = 8) -> Tensor:
-    """Turn images (B, C, H, W) into crude drawings: ``blocks``² squares in a few ``colours`` each.
-
-    The colours are the k-means centres of the squares' means (scikit-learn's, one fixed start).
-    """
-    from sklearn.cluster import KMeans
-
-    small = F.adaptive_avg_pool2d(x, min(blocks, *x.shape[-2:]))
-    drawn = torch.empty_like(small)
-    for i, image in enumerate(small):
-        pixels = image.flatten(1).T.cpu().double().numpy()
-        fitted = KMeans(colours, n_init=1, random_state=0).fit(pixels)
-        flat = torch.from_numpy(fitted.cluster_centers_[fitted.labels_]).to(image)
-        drawn[i] = flat.T.reshape(image.shape)
-    return F.interpolate(drawn, size=x.shape[-2:], mode="nearest").clamp(0, 1)
-
-
-def drawn(
+def by_class(
     rows: list[tuple[str, Tensor]],
     png: Path,
     title: str,

@@ -15,6 +15,7 @@ import funcrobust as fr
 from funcrobust.commands.cure_train.options import CureTrain, attacks
 from funcrobust.core.attacks import fixed, from_images
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.running.catalogue import parameters
 
 PAPER_H = (0.1, 0.4, 0.8, 1.8, 3.0)
 """The h of the CURE paper's five stages (section 5), as published."""
@@ -24,9 +25,7 @@ def training_attack(options: CureTrain, ball: fr.Ball) -> fr.Attack | None:
     """Build the attack of ``--attack``: the public function so called, on the options it takes."""
     if options.attack == "none":
         return None
-    attack: fr.Attack = attacks()[options.attack].called(
-        {"ball": ball, **options.attack_parameters()}
-    )
+    attack: fr.Attack = attacks()[options.attack].called(ball=ball, **parameters(options))
     return from_images(attack) if options.delta_init == "zero" else attack
 
 

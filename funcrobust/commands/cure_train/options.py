@@ -10,17 +10,15 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.commands.cure_train.presets import PRESETS, fitting
 from funcrobust.core.errors import FuncrobustError, unknown_name
-from funcrobust.running.catalogue import Function, functions
+from funcrobust.running.catalogue import Function, ParameterOf, functions, parameter_of
 from funcrobust.running.groups import Radius, Rate, Run, Schedule
 from funcrobust.running.options import (
-    Acts,
     Choices,
     Count,
     Flag,
     Options,
     Weight,
     only_with,
-    options_of,
 )
 
 ALIASES = {"fgsm": "rs-fgsm", "pgd": "pgd-k"}
@@ -47,24 +45,8 @@ def regularisers() -> dict[str, Function]:
     return {name: function for name, function in found.items() if name not in NOT_ADDED}
 
 
-@dataclass(frozen=True)
-class ParameterOf(Acts):
-    """The option is a parameter of the attack."""
-
-    parameter: str
-
-
-def parameter_of_attack(name: str) -> ParameterOf:
-    """Let an option act only with attacks that have the parameter."""
-
-    def takers() -> list[str]:
-        return [attack for attack, f in attacks().items() if name in f.parameters]
-
-    return ParameterOf(
-        lambda options: options.attack in takers(),
-        lambda _: f"it goes with --attack {', '.join(takers())}",
-        name,
-    )
+def _attacks(parameter: str) -> ParameterOf:
+    return parameter_of("attack", attacks, parameter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +55,17 @@ class Attacked(Options):
 
     attack: Annotated[str, Choices(attack_names)] = "n-fgsm"
     """What the network is trained on; fgsm is the document's name of rs-fgsm."""
-    attack_steps: Annotated[Count, parameter_of_attack("steps")] = 10
+    attack_steps: Annotated[Count, _attacks("steps")] = 10
     """Steps of PGD."""
-    noise: Annotated[Weight, parameter_of_attack("noise")] = 2.0
+    noise: Annotated[Weight, _attacks("noise")] = 2.0
     """N-FGSM's k: its start is uniform in ±k·ε."""
-    quantile: Annotated[float, Ge(0), Lt(1), parameter_of_attack("quantile")] = 0.35
+    quantile: Annotated[float, Ge(0), Lt(1), _attacks("quantile")] = 0.35
     """ZeroGrad's q: the share of an image's gradient entries that it drops."""
     constraint: Literal["linf", "l2"] = "linf"
     """The threat model."""
     epsilon: Radius = 8 / 255
     """Its radius."""
-    alpha: Annotated[Weight, parameter_of_attack("step_size")] | None = None
+    alpha: Annotated[Weight, _attacks("step_size")] | None = None
     """The attack's step; left out: 1.25 ε (the usual 10/255 at ε = 8/255), ε for N-FGSM, ε/4 for
     PGD."""
     delta_init: Annotated[Literal["random", "zero"], only_with(attack=...)] = "random"
@@ -198,12 +180,3 @@ class CureTrain(Attacked, Regularised, Run):
             raise FuncrobustError(
                 "--trades needs --delta-init random: its KL has no slope at x itself"
             )
-
-    def attack_parameters(self) -> dict[str, Any]:
-        """Return the options that are parameters of the attack, by the parameters' names."""
-        return {
-            mark.parameter: getattr(self, name)
-            for name, option in options_of(type(self)).items()
-            for mark in option.marks
-            if isinstance(mark, ParameterOf) and getattr(self, name) is not None
-        }

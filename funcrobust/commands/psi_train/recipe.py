@@ -47,7 +47,7 @@ def psi_train(options: PsiTrain, reporter: Reporter) -> Result:
     dtype = pick_dtype(options.precision, device)
     ball = pick_ball(options.constraint, options.radius)
     make_psi(options, ball, lambda _, x: x)  # bad options raise here, not minutes later
-    _, card, model = load_classifier(options.checkpoint, device, model=options.model)
+    _, card, _, model = load_classifier(options.checkpoint, device, model=options.model)
     nothing = torch.zeros(0, dtype=torch.int64)
     labels_for(nothing, options.label, card.num_classes, generator(0, "check"))
     if options.epsilon is None:

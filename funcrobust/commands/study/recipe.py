@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from funcrobust import checkpoints, data
 from funcrobust import judging as generative
 from funcrobust.checkpoints import Card
-from funcrobust.commands.apply.run import pick_judge
 from funcrobust.commands.psi_train.options import PsiTrain
 from funcrobust.commands.psi_train.recipe import psi_train
 from funcrobust.commands.study.options import Study
@@ -38,7 +37,7 @@ from funcrobust.files import atomic_write
 from funcrobust.report import plots
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import CONFIG, RunFolder
-from funcrobust.running.classifier import load_classifier
+from funcrobust.running.classifier import load_classifier, pick_judge
 from funcrobust.running.config import from_config
 from funcrobust.running.dataset import load_known
 from funcrobust.running.machine import pick_device, pick_dtype, pick_precision
@@ -87,7 +86,7 @@ def study(options: Study, reporter: Reporter) -> dict[str, Any]:
     device = pick_device(options.device)
     options = replace(options, precision=pick_precision(options.precision, device))
     names = options.variants or tuple(VARIANTS)
-    base, card, network = load_classifier(options.checkpoint, device)
+    base, card, _, network = load_classifier(options.checkpoint, device)
     found = {name: _find(name) for name in names if name not in VARIANTS}
     dataset = load_known(options, card, reporter).to(device)
     bench = make_bench(options, base, card, dataset, reporter)

@@ -161,6 +161,7 @@ class _Record:
         self, model: Functional, params: Params, buffers: Buffers, dtype: torch.dtype | None
     ) -> None:
         self._model, self._params, self._dtype = model, params, dtype
+        self._depth = _depth()
         self.buffers = self._before = buffers
         self._logits: Tensor | None = None
 
@@ -175,9 +176,10 @@ class _Record:
         )
 
     def _training(self, params: Params, x: Tensor) -> Tensor:
-        # torch.func hands wrapped copies to what it differentiates, so the very same dict means
-        # that the network itself is evaluated, and not inside a derivative or by an attack.
-        if params is not self._params:
+        # An attack has constant parameters, and torch.func hands wrapped copies to what it
+        # differentiates: so the very same dict, as many transforms deep as the objective (for
+        # derivatives of what closes over it), means that the network itself is evaluated.
+        if params is not self._params or _depth() != self._depth:
             return self._model.predict_train(params, self.buffers, x)[0]
         self._before = self.buffers
         self._logits, self.buffers = self._model.predict_train(params, self.buffers, x)
@@ -193,3 +195,10 @@ class _Record:
         if self._logits is None or y.is_floating_point() or y.shape != self._logits.shape[:-1]:
             return {}
         return {"accuracy": (self._logits.argmax(-1) == y).float().mean()}
+
+
+def _depth() -> int:
+    """How many ``torch.func`` transforms are at work; 0 to a compiler, which cannot count them."""
+    if torch.compiler.is_compiling():
+        return 0
+    return torch._C._functorch.maybe_current_level() or 0

@@ -119,7 +119,8 @@ def _batched(loss: Loss, params: Params, x: Tensor, z: Tensor, y: Tensor) -> Ten
 def _forward(loss: Loss, params: Params, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
     value, unit = _difference(loss, params, x, z, y)
     points, units = torch.cat([x, x + z]), torch.cat([unit, unit])
-    slopes: Tensor = jvp(lambda p: loss(params, p, y.repeat(2)), (points,), (units,))[1]
+    inside = dict(params)  # another dict: what a derivative evaluates moves no buffers (`Modes`)
+    slopes: Tensor = jvp(lambda p: loss(inside, p, y.repeat(2)), (points,), (units,))[1]
     at_x, at_z = slopes.chunk(2)
     return _with_derivative(value, at_z - at_x)
 

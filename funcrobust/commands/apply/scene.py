@@ -1,0 +1,86 @@
+"""What a task is given: a classifier, images with their classes, and what the user asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from funcrobust import data
+from funcrobust.commands.apply.options import Apply
+from funcrobust.commands.apply.pictures import read_images
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.network.functional import functionalize
+from funcrobust.core.tasks import Features, Scene, Walk, Walks
+from funcrobust.models import head, representation
+from funcrobust.report.console import Reporter
+from funcrobust.running.machine import to_device
+
+
+def make_scene(
+    walks: Walks,
+    module: nn.Module,
+    dataset: data.Dataset,
+    options: Apply,
+    reporter: Reporter,
+) -> Scene:
+    """Put together what every task needs; a user's own images in place of the test set's."""
+    n = options.examples
+    scene = scene_of(
+        module, dataset, dataset.x_test[:n], dataset.y_test[:n], count=n, seed=options.seed,
+        walk=chosen_walk(walks.of(dataset.image_shape), options),
+        target=wanted_class(options.to, dataset.class_names),
+    )  # fmt: skip
+    if not options.image:
+        return scene
+    x = read_images(options.image, dataset.image_shape).to(scene.x.device)
+    height, width = x.shape[-2:]
+    reporter.say(f"your images are cut and resized to {width}x{height}; the class over each is")
+    reporter.say("the one that the classifier sees in it")
+    return replace(scene, x=x, y=scene.sees(x), own=True)
+
+
+def scene_of(
+    module: nn.Module,
+    dataset: data.Dataset,
+    x: Tensor,
+    y: Tensor,
+    *,
+    count: int,
+    walk: Walk,
+    target: int | None = None,
+    seed: int = 0,
+) -> Scene:
+    """Return a scene with a classifier and images (N, C, H, W) of the dataset, on its device."""
+    device = dataset.x_train.device
+
+    def features() -> Features:
+        network = functionalize(representation(module)).to(device)
+        return Features(network, head(module).weight.detach().to(device))
+
+    return Scene(
+        model=to_device(functionalize(module), device), features=features, x=data.as_float(x), y=y,
+        own=False, count=count, target=target, class_names=dataset.class_names,
+        train=(dataset.x_train, dataset.y_train), walk=walk, seed=seed,
+    )  # fmt: skip
+
+
+def chosen_walk(preset: Walk, options: Apply) -> Walk:
+    """Return the preset, with what was given in its place."""
+    given: dict[str, Any] = {
+        "radius": options.radius, "step_size": options.step_size, "steps": options.steps,
+    }  # fmt: skip
+    return preset._replace(**{name: value for name, value in given.items() if value is not None})
+
+
+def wanted_class(to: str | None, names: Sequence[str]) -> int | None:
+    """Read ``--to``: a class by name or number."""
+    if to is None:
+        return None
+    if to in names:
+        return names.index(to)
+    if to.isdecimal() and int(to) < len(names):
+        return int(to)
+    raise FuncrobustError(f"unknown class {to!r}: choose from {', '.join(names)}, or a number")

@@ -1,0 +1,49 @@
+"""Generation: from a start of the class's statistics, toward the class."""
+
+from __future__ import annotations
+
+import torch
+
+from funcrobust.core.balls.ball import Ball
+from funcrobust.core.balls.l2 import l2
+from funcrobust.core.images import as_float
+from funcrobust.core.losses import Loss
+from funcrobust.core.perturbations.projected_gradient import Perturbation
+from funcrobust.core.randomness import generator
+from funcrobust.core.starts import class_conditional_gaussian
+from funcrobust.core.tasks import Plan, Scene, Task, Walk, Walks, toward
+
+
+def generation(loss: Loss, walk: Walk, *, ball: Ball | None = None) -> Perturbation:
+    """Build generation: from a start of the class's statistics, toward the class y.
+
+    Starts are `fr.class_conditional_gaussian` samples; ``ball`` is another than the walk's L2 ball.
+    Image-to-image translation is the same from images of another class, and sketch-to-image from
+    flat drawings.
+    """
+    return toward(loss, l2(walk.radius) if ball is None else ball, walk)
+
+
+def plan(scene: Scene, *, ball: Ball | None = None) -> Plan:
+    """From noise with a class's mean and covariance, one class after another."""
+    images, labels = scene.train
+    one_by_one = torch.arange(scene.count, device=labels.device) % len(scene.class_names)
+    wanted = scene.asked(one_by_one)
+    draw = generator(scene.seed, "generate", 0, wanted.device)
+    start = class_conditional_gaussian(as_float(images), labels, wanted, draw)
+    return Plan(
+        psi=lambda _: generation(scene.loss, scene.walk, ball=ball),
+        params=scene.model.params,
+        start=start,
+        y=wanted,
+        baselines={"start": start},
+        wanted=wanted,
+        titles=wanted,
+        above={"Gaussian start": start},
+        caption="From noise with a class's mean and covariance, toward the class above.",
+    )
+
+
+# The published 60 steps overdraw on our small networks: see docs/psi-study.md.
+WALKS = Walks(imagenet=Walk(40.0, 1.0, 60), cifar=Walk(30.0, 0.5, 20), digits=Walk(6.0, 0.1, 40))
+TASK = Task(WALKS, plan, images=False, of_its_own=True)

@@ -1,0 +1,93 @@
+"""The applications of ψ: what each promises of its images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from problems import directional_difference, inner, random_direction
+from torch import nn
+
+import funcrobust as fr
+from funcrobust.core import applications
+from funcrobust.core.applications import sketch
+from funcrobust.core.applications.inpainting import mean_filled
+from funcrobust.core.applications.super_resolution import bicubic
+from funcrobust.core.tasks import Walk, centred_square
+
+WALK = Walk(2.0, 0.1, 4)
+
+
+def test_presets_by_size():
+    assert applications.find("inpainting").walks.of((3, 224, 224)) == Walk(21.6, 0.1, 720)
+    walks = applications.find("generation").walks
+    assert walks.of((3, 32, 32)).radius == 30.0
+    assert walks.of((1, 8, 8)).radius < 10.0
+
+
+def test_every_file_of_the_folder_is_an_application():
+    assert applications.names() == (
+        "generation", "inpainting", "painting", "sketch", "super-resolution", "translation",
+    )  # fmt: skip
+    with pytest.raises(fr.FuncrobustError, match=r"did you mean 'sketch'.*translation"):
+        applications.find("sketching")
+
+
+def test_generation_goes_toward_its_class(problem):
+    y = (problem.y + 1) % 5
+    made = fr.generation(problem.loss, WALK)(problem.params, problem.x, y)
+    before, after = (problem.loss(problem.params, x, y) for x in (problem.x, made))
+    assert (after < before).all()
+
+
+def test_inpainting_keeps_what_is_known(problem):
+    hole = centred_square(problem.x, 0.5)
+    assert int(hole.sum()) == 16
+    filled = mean_filled(problem.x, hole)
+    known = problem.x[..., ~hole]
+    assert torch.equal(filled[..., ~hole], known)
+    assert torch.allclose(filled[0, :, 4, 4], known[0].mean(-1))
+    made = fr.inpainting(problem.loss, hole, WALK)(problem.params, filled, problem.y)
+    assert torch.equal(made[..., ~hole], known)
+    assert (made - filled)[..., hole].abs().max() > 0.05
+
+
+def test_super_resolution_agrees_with_its_input(problem):
+    low = F.avg_pool2d(problem.x, 4)
+    start = bicubic(low, 4)
+    assert (F.avg_pool2d(start, 4) - low).abs().max() > 1e-4
+    made = fr.super_resolution(problem.loss, low, 4, WALK)(problem.params, start, problem.y)
+    assert (F.avg_pool2d(made, 4) - low).abs().max() <= 1e-10
+
+
+def test_painting_leaks_nothing_and_raises_its_feature(problem):
+    where = centred_square(problem.x, 0.5)
+    features = fr.functionalize(nn.Sequential(nn.Flatten(), nn.Linear(192, 7), nn.SiLU()).double())
+    y = torch.tensor([0, 3, 6, 2])
+    made = fr.painting(features.predict, where, WALK)(features.params, problem.x, y)
+    assert torch.equal(made[..., ~where], problem.x[..., ~where])
+    before, after = (features.predict(features.params, x) for x in (problem.x, made))
+    rows = torch.arange(4)
+    assert (after[rows, y] > before[rows, y]).all()
+
+
+def test_applications_are_differentiable(problem):
+    """Each is a ψ: a number of what it drew has an exact slope in θ."""
+    hole = centred_square(problem.x, 0.5)
+
+    def total(params):
+        made = fr.inpainting(problem.loss, hole, WALK)(params, problem.x, problem.y)
+        return (made * problem.x.flip(0)).sum()
+
+    direction = random_direction(problem.params)
+    exact = inner(torch.func.grad(total)(problem.params), direction)
+    numeric = directional_difference(total, problem.params, direction)
+    assert abs(exact) > 1e-3
+    assert abs(exact - numeric) <= 1e-6 * abs(exact)
+
+
+def test_flattened_has_few_colours(problem):
+    flat = sketch.flattened(problem.x, colours=3, blocks=4)
+    assert flat.shape == problem.x.shape
+    for image in flat:
+        assert len(image.flatten(1).T.unique(dim=0)) <= 3
