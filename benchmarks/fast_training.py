@@ -29,12 +29,12 @@ from torch.utils.flop_counter import flop_registry
 
 import funcrobust as fr
 from funcrobust import data, models
-from funcrobust.commands.cure_train import presets
+from funcrobust.commands.cure_train import CureTrain
 from funcrobust.commands.cure_train.assemble import Training, assemble
 from funcrobust.core import evaluation
 from funcrobust.core.training import updates
+from funcrobust.running.config import to_config
 from funcrobust.running.machine import pick_dtype
-from funcrobust.running.state import config
 
 EPSILON = 8 / 255
 BALL = fr.linf(EPSILON)
@@ -204,9 +204,9 @@ def reached(records: list[dict[str, float]], target: float) -> dict[str, float] 
 
 def one_seed(args: Any, dataset: data.Dataset, seed: int) -> dict[str, Any]:
     """Train the preset, then plain RS-FGSM for as long, and compare."""
-    given = {"seed": seed, "device": args.device}
+    given = {"preset": args.preset, "seed": seed, "device": args.device}
     given |= {k: v for k, v in (("epochs", args.epochs), ("model", args.model)) if v}
-    options = presets.cure_options(given, args.preset, torch.device(args.device))
+    options = CureTrain.filled(given)
     training = assemble(options, dataset)
     dtype = pick_dtype(options.precision, torch.device(args.device))
     compiling = [0.0]
@@ -227,7 +227,7 @@ def one_seed(args: Any, dataset: data.Dataset, seed: int) -> dict[str, Any]:
     )
     seconds = records[-1]["seconds"]
     result: dict[str, Any] = {
-        "seed": seed, "options": config(options), "seconds": seconds,
+        "seed": seed, "options": to_config(options), "seconds": seconds,
         "compile_seconds": compiling[0], "records": records,
         "final": final_figures(training.model, weights, dataset, args),
         "utilisation": utilisation(training, seconds, args.device),

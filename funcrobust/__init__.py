@@ -6,6 +6,16 @@ The public names are listed in ``__init__.pyi`` and loaded when first asked for,
 command line can answer ``--help`` without importing torch.
 """
 
+from typing import Any
+
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_public, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from funcrobust.environment import own_version
+
+        return own_version()
+    return _public(name)

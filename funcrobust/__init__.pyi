@@ -83,6 +83,8 @@ from .core.training.updates import (
     optimizer,
 )
 
+__version__: str
+
 __all__ = [
     "Attack",
     "Ball",

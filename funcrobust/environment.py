@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+import tomllib
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+
+def own_version() -> str:
+    """Return this package's version: pyproject.toml's, by way of what is installed."""
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version("funcrobust")
+    project = Path(__file__).resolve().parent.parent / "pyproject.toml"  # a clone, not installed
+    return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -1,70 +1,80 @@
-"""``demo``: the whole path once, on CIFAR-10, or on the embedded digits if it is out of reach."""
+"""Everything once: get CIFAR-10, cure-train, psi-train, evaluate, and draw."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
+from funcrobust.commands import cure_train, evaluate, generate, psi_train
+from funcrobust.running.groups import Machine
+from funcrobust.running.options import Where
 
-from funcrobust import data
-from funcrobust.commands.cure_train import presets
-from funcrobust.commands.cure_train.run import Result, cure_train
-from funcrobust.commands.evaluate import evaluate
-from funcrobust.commands.generate import generate
-from funcrobust.commands.psi_train.run import psi_train
-from funcrobust.data import DataUnavailable
-from funcrobust.report.console import Reporter
-from funcrobust.running.machine import pick_device
-from funcrobust.running.options import PsiOptions
+if TYPE_CHECKING:
+    from funcrobust.report.console import Reporter
+    from funcrobust.running.loop import Result
 
 
-def demo(out: Path, seed: int, reporter: Reporter) -> str:
-    """Data, cure-train, psi-train, evaluate, generate; end with the table and the files."""
+@dataclass(frozen=True, kw_only=True)
+class Demo(Machine):
+    """Demo."""
+
+    out: Annotated[Path, Where()] = Path("runs")
+    """Where its run folders go."""
+
+
+def run(options: Demo, reporter: Reporter) -> Result:
+    """Data, cure-train, psi-train, evaluate, generate; end with the table and the files.
+
+    On CIFAR-10, or on the embedded digits if it is out of reach.
+    """
     dataset = _reachable_dataset(reporter)
-    device = pick_device("auto")
-    shared = {"dataset": dataset, "out": out, "seed": seed}
-    robust = cure_train(
-        presets.cure_options(shared | {"argv": _argv("cure-train", dataset, seed)}, "auto", device),
-        reporter,
-    )
+    shared: dict[str, Any] = {
+        "dataset": dataset, "out": options.out, "seed": options.seed, "device": options.device,
+    }  # fmt: skip
+    robust = cure_train.run(cure_train.CureTrain.filled(shared), reporter)
     if robust.status in ("interrupted", "diverged"):
-        return robust.status
-    options = presets.fill(PsiOptions(), shared | {"checkpoint": str(robust.run.path)})
-    argv = (*_argv("psi-train", dataset, seed), "--checkpoint", str(robust.run.path))
-    moved = psi_train(replace(options, argv=argv), reporter)
+        return robust
+    transfer = psi_train.PsiTrain.filled(shared | {"checkpoint": str(robust.run.path)})
+    moved = psi_train.run(transfer, reporter)
     if moved.status in ("interrupted", "diverged"):
-        return moved.status
+        return moved
     runs = {"cure-train": robust.run.path, "psi-train": moved.run.path}
     figures = {
-        name: evaluate(str(path), reporter, json_file=path / "evaluation.json")
+        name: evaluate.run(
+            evaluate.Evaluate(
+                checkpoint=str(path), device=options.device, json_file=path / "evaluation.json"
+            ),
+            reporter,
+        )
         for name, path in runs.items()
     }
-    generate([str(path) for path in runs.values()], reporter, png=moved.run.file("generated.png"))
+    drawing = generate.Generate(
+        checkpoints=tuple(map(str, runs.values())), device=options.device,
+        png=moved.run.file("generated.png"),
+    )  # fmt: skip
+    generate.run(drawing, reporter)
     _summary(robust, moved, figures, reporter)
-    return "finished"
+    return moved
 
 
 def _reachable_dataset(reporter: Reporter) -> str:
+    from funcrobust import data
+
     try:
         data.load("cifar10", progress=reporter.progress_callback())
-    except DataUnavailable as error:
+    except data.DataUnavailable as error:
         reporter.warn(f"{error}")
         reporter.warn("CIFAR-10 is not in reach: the demo runs on scikit-learn's 8x8 digits")
         return "digits"
     return "cifar10"
 
 
-def _argv(command: str, dataset: str, seed: int) -> tuple[str, ...]:
-    return (command, "--dataset", dataset, "--seed", str(seed))
-
-
 def _summary(
-    robust: Result,
-    moved: Result,
-    figures: dict[str, dict[str, object]],
-    reporter: Reporter,
+    robust: Result, moved: Result, figures: dict[str, dict[str, Any]], reporter: Reporter
 ) -> None:
+    import torch
+
     drifts = {"cure-train": moved.metrics["drift_before"], "psi-train": moved.metrics["drift"]}
     reporter.table(
         f"demo on {robust.run.config['dataset']}, {torch.get_num_threads()} threads",

@@ -1,12 +1,15 @@
-"""``export``: a checkpoint for other libraries."""
+"""Write a checkpoint in the form that robustness or robustbench loads."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from funcrobust import checkpoints
-from funcrobust.checkpoints import export as exports
-from funcrobust.report.console import Reporter
+from funcrobust.running.options import Options
+
+if TYPE_CHECKING:
+    from funcrobust.report.console import Reporter
 
 HINTS = {
     "robustness": (
@@ -21,15 +24,30 @@ HINTS = {
 """What the line that loads the file takes for granted."""
 
 
-def export(
-    checkpoint: str, file: Path, reporter: Reporter, *, to: str, model: str | None = None
-) -> Path:
-    """Write a checkpoint in the form of ``to``, and say how it is loaded there."""
-    module, card = checkpoints.load(checkpoint, model=model)
-    exported = exports.export(module, card, file, to=to)
-    reporter.say(f"{checkpoint}: {card.model}, written for {to}")
+@dataclass(frozen=True, kw_only=True)
+class Export(Options):
+    """Export."""
+
+    checkpoint: str = field(kw_only=False)
+    """File, run folder or shipped name."""
+    file: Path = field(kw_only=False)
+    """The .pt to write; or a folder, for robustbench."""
+    to: Literal["robustness", "robustbench"] = "robustness"
+    """The library that is to load it."""
+    model: str | None = None
+    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
+
+
+def run(options: Export, reporter: Reporter) -> Path:
+    """Write the checkpoint in the other form, and say how it is loaded there."""
+    from funcrobust import checkpoints
+    from funcrobust.checkpoints import export
+
+    module, card = checkpoints.load(options.checkpoint, model=options.model)
+    exported = export.export(module, card, options.file, to=options.to)
+    reporter.say(f"{options.checkpoint}: {card.model}, written for {options.to}")
     reporter.say(f"file  {exported.path}")
     reporter.say(f"load  {exported.load}")
-    for line in HINTS.get(to, ()):
+    for line in HINTS[options.to]:
         reporter.say(f"      {line}")
     return exported.path

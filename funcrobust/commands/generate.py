@@ -1,65 +1,72 @@
-"""``generate``: images from classifiers, several side by side."""
+"""Generate images: class-conditional Gaussian noise, moved toward its class by ψ."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from torch import Tensor
+from funcrobust.running.groups import Images, Machine, Picture
+from funcrobust.running.options import Count, Weight, only_with
 
-from funcrobust import checkpoints
-from funcrobust.commands.apply.drawing import draw
-from funcrobust.commands.apply.pictures import require_png
-from funcrobust.commands.apply.scene import scene_of
-from funcrobust.core.applications import generation
-from funcrobust.core.errors import require_count
-from funcrobust.core.tasks import Walk
-from funcrobust.report import plots
-from funcrobust.report.console import Reporter
-from funcrobust.running.classifier import STRONGEST, default_checkpoint
-from funcrobust.running.dataset import dataset_for, load_data, require_same_images
-from funcrobust.running.machine import pick_device
-from funcrobust.running.options import CommonOptions
-from funcrobust.running.threat import pick_ball
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from funcrobust.report.console import Reporter
 
 
-def generate(
-    names: list[str],
-    reporter: Reporter,
-    *,
-    png: Path,
-    per_class: int = 1,
-    steps: int = 20,
-    step_size: float = 0.5,
-    eps: float = 30.0,
-    constraint: str = "l2",
-    model: str | None = None,
-    dataset: str | None = None,
-    data_dir: Path | None = None,
-    seed: int = 0,
-    device: str = "auto",
-) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Generate(Images, Machine):
+    """Generation."""
+
+    checkpoints: tuple[str, ...] = field(default=(), kw_only=False)
+    """Files, run folders or shipped names, side by side; left out: the shipped classifier."""
+    model: str | None = None
+    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
+    png: Picture = Path("generated.png")
+    """The picture to write."""
+    per_class: Count = 1
+    """Images of each class."""
+    steps: Count = 20
+    """Steps of ψ."""
+    step_size: Weight = 0.5
+    """Of ψ."""
+    constraint: Literal["l2", "unconstrained", "fourier"] = "l2"
+    """ψ's ball."""
+    radius: Annotated[Weight, only_with(constraint="l2")] = 30.0
+    """The radius of ψ's ball."""
+
+
+def run(options: Generate, reporter: Reporter) -> Path:
     """Draw class-conditional Gaussian starts, move each toward its class with ψ, save a grid.
 
     Every checkpoint begins from the same starts, so the rows can be compared.
     """
-    where = pick_device(device)
-    ball = pick_ball(constraint, eps)
-    require_count("per_class", per_class, minimum=1)
-    require_png(png)
-    loaded_models = [
-        (name, *checkpoints.load(name, model=model))
-        for name in names or [default_checkpoint(STRONGEST)]
+    from funcrobust.commands.apply.drawing import draw
+    from funcrobust.commands.apply.scene import scene_of
+    from funcrobust.core.applications import generation
+    from funcrobust.core.tasks import Walk
+    from funcrobust.report import plots
+    from funcrobust.running.classifier import load_classifier
+    from funcrobust.running.dataset import load_known, require_same_images
+    from funcrobust.running.machine import pick_device
+    from funcrobust.running.threat import pick_ball
+
+    device = pick_device(options.device)
+    ball = pick_ball(options.constraint, options.radius)
+    loaded = [
+        load_classifier(name, device, model=options.model) for name in options.checkpoints or [None]
     ]
-    options = CommonOptions(dataset=dataset_for(dataset, loaded_models[0][2]), data_dir=data_dir)
-    images = load_data(options, where, reporter)
-    for _, _, card in loaded_models:
-        require_same_images(card, images)
-    count = per_class * images.num_classes
+    images = load_known(options, loaded[0].card, reporter).to(device)
+    for classifier in loaded[1:]:
+        require_same_images(classifier.card, images)
+    count = options.per_class * images.num_classes
+    walk = Walk(options.radius, options.step_size, options.steps)
     rows: list[tuple[str, Tensor]] = []
-    for name, module, card in loaded_models:
+    for name, card, module, _ in loaded:
         scene = scene_of(
-            module, images, images.x_test[:0], images.y_test[:0], count=count,
-            walk=Walk(eps, step_size, steps), seed=seed,
+            module, images, images.x_test[:0], images.y_test[:0], count=count, walk=walk,
+            seed=options.seed,
         )  # fmt: skip
         plan = generation.plan(scene, ball=ball)
         made = draw(plan, reporter)
@@ -68,12 +75,13 @@ def generate(
         rows = rows or _by_class("start", plan.start, images.num_classes)
         rows += _by_class(_short(name, card.model), made, images.num_classes)
     plots.image_grid(
-        rows, png, column_labels=list(images.class_names),
+        rows, options.png, column_labels=list(images.class_names),
         title="Generated by ψ from class-conditional Gaussian noise",
-        caption=f"{steps} {constraint} steps of {step_size:g} toward the class above.",
+        caption=f"{options.steps} {options.constraint} steps of {options.step_size:g} toward the "
+        "class above.",
     )  # fmt: skip
-    reporter.say(f"picture  {png}")
-    return png
+    reporter.say(f"picture  {options.png}")
+    return options.png
 
 
 def _by_class(label: str, images: Tensor, classes: int) -> list[tuple[str, Tensor]]:

@@ -39,3 +39,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_small = {word.lower(): word for word in known}
     close = difflib.get_close_matches(name.lower(), by_small, n=1)
     return f" (did you mean {by_small[close[0]]!r}?)" if close else ""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> FuncrobustError:
+    """Build the error for a name that is none of those known.
+
+    >>> print(unknown_name("--units", "Pixel", ("normalized", "pixel")))
+    unknown --units 'Pixel' (did you mean 'pixel'?): choose from normalized, pixel
+    """
+    names = tuple(known)
+    hint = did_you_mean(name, names)
+    return FuncrobustError(f"unknown {what} {name!r}{hint}: choose from {', '.join(names)}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
 from funcrobust import checkpoints
 from funcrobust.checkpoints import Card, save
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.core.network.functional import Buffers, Params
+from funcrobust.core.network.functional import Buffers, Functional, Params, functionalize
 from funcrobust.report.runs import RunFolder
+from funcrobust.running.machine import to_device
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -28,6 +31,25 @@ def default_checkpoint(preferred: str) -> str:
             "no classifier is shipped here: train one with cure-train, and name its run folder"
         )
     return preferred if preferred in shipped else next(iter(shipped))
+
+
+class Classifier(NamedTuple):
+    """A checkpoint to work with: what it is called, its card, its network on a device."""
+
+    name: str
+    card: Card
+    module: nn.Module
+    """On the CPU."""
+    model: Functional
+
+
+def load_classifier(
+    name: str | None, device: torch.device, *, model: str | None = None
+) -> Classifier:
+    """Load a checkpoint, or the shipped one if none is named; see `checkpoints.load`."""
+    name = name or default_checkpoint(STRONGEST)
+    module, card = checkpoints.load(name, model=model)
+    return Classifier(name, card, module, to_device(functionalize(module), device))
 
 
 def save_checkpoint(

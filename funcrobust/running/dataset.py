@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from funcrobust import data
 from funcrobust.checkpoints import Card
@@ -12,20 +14,17 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.randomness import generator
 from funcrobust.report.console import Reporter
-from funcrobust.running.options import CommonOptions
+from funcrobust.running.groups import Images
 
 
-def load_data(options: CommonOptions, device: torch.device, reporter: Reporter) -> data.Dataset:
-    """Load, cut to size and move to the device."""
-    dataset = data.load(
-        options.dataset, folder=options.data_dir, progress=reporter.progress_callback()
-    )
+def load_data(name: str, folder: Path | None, reporter: Reporter) -> data.Dataset:
+    """Load a dataset, and say what it is; ``folder`` may hold a published one."""
+    dataset = data.load(name, folder=folder, progress=reporter.progress_callback())
     reporter.say(
         f"{dataset.name}: {len(dataset.y_train)} training and {len(dataset.y_test)} test images "
         f"of {'x'.join(map(str, dataset.image_shape))} ({dataset.source})"
     )
-    dataset = shuffled_if_sorted(dataset)
-    return dataset.subset(options.train_examples, options.test_examples, options.seed).to(device)
+    return shuffled_if_sorted(dataset)
 
 
 def shuffled_if_sorted(dataset: data.Dataset) -> data.Dataset:
@@ -47,6 +46,13 @@ def dataset_for(given: str | None, card: Card) -> str:
     if not given and card.dataset == "unknown":
         raise FuncrobustError("this checkpoint does not say which data it is for: use --dataset")
     return given or card.dataset
+
+
+def load_known(images: Images, card: Card, reporter: Reporter) -> data.Dataset:
+    """Load the data that a command was given, or else the classifier's; they must fit it."""
+    dataset = load_data(dataset_for(images.dataset, card), images.data_dir, reporter)
+    require_same_images(card, dataset)
+    return dataset
 
 
 def require_same_images(card: Card, dataset: data.Dataset) -> None:
@@ -80,3 +86,10 @@ def rehearse(model: Functional, dataset: data.Dataset) -> None:
             f"the network gives {tuple(logits.shape)} for 2 images, and not (2, "
             f"{dataset.num_classes}) logits for {dataset.name}'s classes"
         )
+
+
+def first_of_each_class(dataset: data.Dataset) -> tuple[Tensor, Tensor]:
+    """Return the first test image (float) and label of every class that the test set has."""
+    classes = dataset.y_test.unique()
+    index = torch.stack([(dataset.y_test == c).nonzero()[0, 0] for c in classes])
+    return data.as_float(dataset.x_test[index]), dataset.y_test[index]

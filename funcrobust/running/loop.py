@@ -60,6 +60,15 @@ class Outcome:
     """ "finished", "interrupted", "collapsed" or "diverged"."""
 
 
+@dataclass(frozen=True)
+class Result:
+    """What a training hands back: its folder, how it ended (as `Outcome`), its final figures."""
+
+    run: RunFolder
+    status: str
+    metrics: dict[str, float]
+
+
 COLLAPSE = 0.15
 """Catastrophic overfitting (Wong et al. 2020, section 5.4): accuracy under PGD falls by this much
 below its best in the run while clean accuracy does not fall. Five times what the noise of a

@@ -12,21 +12,14 @@ from funcrobust.core.network.functional import Functional
 from funcrobust.core.training.compiling import compile_checked
 from funcrobust.core.training.updates import State, Update
 from funcrobust.report.console import Reporter
-from funcrobust.running.options import CommonOptions
-
-PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+from funcrobust.running.groups import Precision
 
 
 def pick_device(name: str) -> torch.device:
-    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device that is there."""
+    """Turn "auto", "cpu", "cuda" or "cuda:1" (`groups.Machine`) into a device that is there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise FuncrobustError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise FuncrobustError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise FuncrobustError("CUDA was asked for, but no CUDA device is here: use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -34,7 +27,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_precision(precision: str, device: torch.device) -> str:
+def pick_precision(precision: Precision, device: torch.device) -> Precision:
     """Turn "auto" into bf16 where the hardware multiplies it, else fp32.
 
     A CPU without AVX512-BF16 or AMX emulates bfloat16, which is slower than float32.
@@ -47,13 +40,9 @@ def pick_precision(precision: str, device: torch.device) -> str:
     return "bf16" if native else "fp32"
 
 
-def pick_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
     """Turn "fp32", "bf16" or "auto" into autocast's dtype."""
-    precision = pick_precision(precision, device)
-    if precision not in PRECISIONS:
-        known = ", ".join([*PRECISIONS, "auto"])
-        raise FuncrobustError(f"unknown precision {precision!r}: use one of {known}")
-    return PRECISIONS[precision]
+    return torch.bfloat16 if pick_precision(precision, device) == "bf16" else None
 
 
 def to_device(model: Functional, device: torch.device) -> Functional:
@@ -62,16 +51,10 @@ def to_device(model: Functional, device: torch.device) -> Functional:
 
 
 def maybe_compile(
-    update: Update,
-    *,
-    state: State,
-    batch: Any,
-    options: CommonOptions,
-    reporter: Reporter,
+    update: Update, *, state: State, batch: Any, wanted: bool, reporter: Reporter
 ) -> Update:
-    """Compile the update if asked to (or on CUDA), checked against the eager one."""
-    device = next(iter(state.params.values())).device
-    if not (device.type == "cuda" if options.compile is None else options.compile):
+    """Compile the update if that is wanted, checked against the eager one."""
+    if not wanted:
         return update
     reporter.say("compiling the update, and checking it against the eager one ...")
     began = time.perf_counter()

@@ -1,159 +1,380 @@
-"""The options of the two trainings, with their defaults: one place for both CLI and Python.
+"""What an option is: a field of a frozen dataclass, with its type, default, range and help.
 
-Lengths (epsilon, alpha, step_size) are in units of the data, [0, 1]: 8/255 is 0.0314.
+A command's options are one such class, and all else comes from its fields: the command line and
+its help (`commandline`), config.json and resumption (`config`), the checks here, and the call in
+Python, ``run(CureTrain(h=3), reporter)``. Options that exist are valid::
+
+    lam: Annotated[float, Ge(0), Flag("--lambda"), only_with(delta=...)] = 1.0
+    \"\"\"Weight of CURE.\"\"\"
+
+Types are int, float (on the command line also a fraction, 8/255), str, bool, Path, a Literal of
+strings, ``tuple[str, ...]``, ``tuple[Path, ...]`` and ``dict[str, float]`` (NAME=VALUE, again and
+again); each may be ``| None``. A field that is not keyword-only has no flag but a place.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+import inspect
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from funcrobust.core.errors import FuncrobustError, unknown_name
+
+Count = Annotated[int, Ge(1)]
+Weight = Annotated[float, Ge(0)]
+
+
+# --- what a field may say of itself, besides its type and range ---------------------------------
+
+
+class Flag:
+    """The names on the command line, where they are not the field's own; ``off`` says False."""
+
+    def __init__(self, *names: str, off: str | None = None) -> None:
+        self.names = names
+        self.off = off
 
 
 @dataclass(frozen=True)
-class CommonOptions:
-    """What every training has."""
+class Choices:
+    """A text (or a name in a dict) is one of these; a function is asked when they are wanted."""
 
-    dataset: str = "cifar10"
-    data_dir: Path | None = None
-    out: Path = Path("runs")
-    name: str | None = None
-    device: str = "auto"
-    seed: int = 0
-    precision: str = "fp32"
-    compile: bool | None = None
-    """Compile the update into one graph; None does so on CUDA. (On two CPU cores compiling costs
-    two minutes and gains nothing.)"""
-    train_examples: int | None = None
-    test_examples: int | None = None
-    evaluate_examples: int = 1000
-    """Test examples of the figures before and after."""
-    evaluate_steps: int = 20
-    momentum: float = 0.9
-    opt: str = "SGD"
-    lr_min: float = 0.0
-    log: str = "none"
-    """Where records go besides metrics.jsonl: none, tensorboard or wandb."""
-    argv: tuple[str, ...] = ()
+    names: Iterable[str] | Callable[[], Iterable[str]]
+
+    def all(self) -> tuple[str, ...]:
+        """Return them."""
+        return tuple(self.names() if callable(self.names) else self.names)
 
 
 @dataclass(frozen=True)
-class CureOptions(CommonOptions):
-    """Options of `cure_train`; the names are the CURE document's where it has them."""
+class Spelled:
+    """``check(text)`` raises for a text or a path that is not of its form."""
 
-    preset: str = "cpu"
-    model: str = "preact-tiny"
-    epochs: int = 2
-    batch_size: int = 128
-    lr_schedule: str = "superconverge"
-    lr_max: float = 0.2
-    weight_decay: float = 5e-4
-    ema: float = 0.0
-    """Decay of the weight average that is evaluated and kept; 0 keeps none."""
-    attack: str = "rs-fgsm"
-    attack_steps: int = 10
-    constraint: str = "linf"
-    epsilon: float = 8 / 255
-    alpha: float | None = None
-    """The attack's step; None is 1.25 ε (the usual 10/255 at ε = 8/255), ε for N-FGSM and ε/4 for
-    PGD."""
-    noise: float = 2.0
-    """N-FGSM's k: its start is uniform in ±k·ε."""
-    quantile: float = 0.35
-    """ZeroGrad's q: the share of an image's gradient entries that it drops."""
-    delta: str = "classic"
-    delta_init: str = "random"
-    h: float = 3.0
-    h_schedule: str = "constant"
-    lam: float = 1.0
-    units: str = "normalized"
-    cure_derivative: Literal["shared", "batched", "forward", "central", "one-sided"] = "shared"
-    cure_statistics: str = "batch"
-    """Batch norm in the regularisers: batch, held or running (`robust_training`). On the digits, 12
-    epochs, PGD-20 at 0.15: without CURE 70.0 %, batch 75.0 %, running (the document's) 66.5 %, held
-    32.5 %. On CIFAR-10 with running, preact-small-silu stood at 55 % clean after nine epochs and at
-    22 % after eleven, while at the batch's own statistics it went on to 58 %."""
-    cure_fraction: float = 1.0
-    """Share of each batch that carries the regularisers."""
-    cure_every: int = 1
-    """Regularisers at every k-th update alone, k times as heavy."""
-    kappa: float = 0.0
-    """Weight of the cross-entropy on clean images."""
-    trades: float | None = None
-    """TRADES' β: its two terms in place of the cross-entropy on x̂."""
-    hat: float = 0.0
-    helper: str | None = None
-    """Checkpoint of the standard network that labels HAT's helper examples."""
-    regularisers: dict[str, float] = field(default_factory=dict)
-    """Weights of regularisers by their public names."""
-    label_smoothing: float = 0.0
-    attack_statistics: str = "batch"
-    """Batch norm in the training attack: batch or running. No difference was found."""
-    robust_examples: int = 256
-    """Training (and test) examples that PGD-10 attacks after every epoch."""
+    check: Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Acts:
+    """The option does something only while ``when(options)``; ``needs`` says what that takes."""
+
+    when: Callable[[Any], bool]
+    needs: Callable[[Any], str]
+
+
+class Where:
+    """The option says where, not what: a command that does the same again leaves it out."""
+
+
+def only_with(**needed: Any) -> Acts:
+    """Let an option act only beside another: ``only_with(start=("gaussian", "noise"), hat=...)``.
+
+    One of the named fields (or properties) must have the value, or one of the values; ``...`` is
+    any but None, False, 0, "none" and nothing.
+    """
+
+    def when(options: Any) -> bool:
+        return any(_is(getattr(options, name), value) for name, value in needed.items())
+
+    def needs(options: Any) -> str:
+        return "it needs " + " or ".join(
+            _said(type(options), name, value) for name, value in needed.items()
+        )
+
+    return Acts(when, needs)
+
+
+def unless(**instead: Any) -> Acts:
+    """Let an option act only while none of the others takes its place."""
+    beside = only_with(**instead)
+
+    def needs(options: Any) -> str:
+        places = (_said(type(options), name, value) for name, value in instead.items())
+        return f"{' or '.join(places)} takes its place"
+
+    return Acts(lambda options: not beside.when(options), needs)
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    if wanted is ...:
+        return bool(value) and value != "none"
+    return value in wanted if isinstance(wanted, tuple) else bool(value == wanted)
+
+
+def _said(cls: type[Options], name: str, wanted: Any) -> str:
+    fields = options_of(cls)
+    if name not in fields:  # a property, which says in its docstring what it is
+        about = str(getattr(cls, name).__doc__).rstrip(".")
+        return about[0].lower() + about[1:]
+    values = wanted if isinstance(wanted, tuple) else (wanted,)
+    flag = fields[name].flag
+    return flag if wanted is ... else f"{flag} {' or '.join(map(str, values))}"
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of a command. Each subclass adds some; `check` is for what concerns several."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range, values that do nothing, and what `check` refuses."""
+        for name, option in options_of(type(self)).items():
+            value = getattr(self, name)
+            option.check(value)
+            if value != option.default:
+                option.require_acting(self)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse what does not go together."""
 
     @property
-    def regularised(self) -> bool:
-        """Whether anything is added to the loss on x̂."""
-        cure = self.lam > 0 and self.delta != "none"
-        return cure or self.kappa > 0 or self.hat > 0 or any(self.regularisers.values())
+    def quiet(self) -> bool:
+        """Whether the command prints nothing but its result."""
+        return False
+
+    @classmethod
+    def beneath(cls, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003
+        """Return what stands beneath the given values: a preset's."""
+        return {}
+
+    @classmethod
+    def filled(cls, given: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> Self:
+        """Build from a preset (`beneath` finds one), then what is given, then the defaults.
+
+        A value of the preset's that does nothing beside the given ones is left out; a given one is
+        refused.
+        """
+        fields = options_of(cls)
+        preset = cls.beneath(given) if preset is None else preset
+        for name in (*preset, *given):
+            if name not in fields:
+                raise unknown_name("option", name, fields)
+        defaults = {name: option.default for name, option in fields.items()}
+        draft = object.__new__(cls)
+        for name, value in {**defaults, **preset, **given}.items():
+            fields[name].check(value)
+            object.__setattr__(draft, name, value)
+        for name in given:
+            fields[name].require_acting(draft)
+        idle = [name for name in preset if name not in given and not fields[name].acts(draft)]
+        return cls(**{k: v for k, v in {**preset, **given}.items() if k not in idle})
+
+
+def command_name(cls: type[Options]) -> str:
+    """Return the name of the command that a class is the options of: PsiTrain's is psi-train."""
+    return re.sub(r"(?<=.)([A-Z])", r"-\1", cls.__name__).lower()
+
+
+# --- what a field says --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class PsiOptions(CommonOptions):
-    """Options of `psi_train`."""
+class Option:
+    """A field of an `Options` class, and what it says of itself."""
 
-    dataset: str = ""
-    """Empty: the data that the checkpoint was made for."""
-    checkpoint: str | None = None
-    model: str | None = None
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
-    precision: str = "auto"
-    updates: int = 140
-    batch_size: int = 128
-    lr_max: float = 0.008
-    lr_schedule: str = "cosine"
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    constraint: str = "l2"
-    radius: float = 30.0
-    step_size: float = 0.5
-    steps: int = 5
-    targeted: bool = True
-    label: str = "own"
-    distance: str = "mse"
-    derivative: str = "adjoint"
-    psi_loss: str = "cross-entropy"
-    """What ψ descends (or, untargeted, ascends): cross-entropy, margin, logit or entropy."""
-    start: str = "made"
-    """Where ψ starts: the image itself ("own", the document); an image that the network made from a
-    Gaussian start of the class in 4 to 16 steps ("made"): ψ is trained to stay there; or the image
-    mixed by a random share of up to ``start_noise`` with a Gaussian image of its class
-    ("gaussian") or with white noise ("noise"): ψ is trained to restore it."""
-    start_noise: float = 0.5
-    entropy: float = 0.0
-    """Weight of the entropy of the prediction where ψ ends."""
-    learn_starts: int = 0
-    """How many start images to optimise along with θ; 0: none, starts are data."""
-    starts_rate: float = 30.0
-    """A step moves a start image this squared times as far as it would a weight."""
-    drift_weight: float = 1.0
-    """0 is the control: the anchor alone."""
-    drift_fraction: float = 0.25
-    """Share of the batch that ψ runs on; the anchor sees all of it."""
-    anchor_steps: int = 3
-    """PGD steps of the robust anchor: 1 is FGSM."""
-    strips: int = 5
-    """How many before-and-after pictures to leave along the way; 0: none."""
-    anchor: float = 40.0
-    """μ; docs/psi-study.md has what it trades."""
-    anchor_loss: str = "keep"
-    """keep: the divergence from the network before, on images and on adversarial ones; or the
-    cross-entropy: clean, robust or both. The divergence has no slope at the start, so that it takes
-    nothing while the drift is low, where cross-entropy on small batches already costs robustness.
-    """
-    aim: float = 0.28
-    """Stop once the held-out drift has fallen by this share; 1 runs all updates."""
-    heldout_examples: int = 512
-    epsilon: float | None = None
-    """Radius of the L∞ ball of the robust accuracy and the anchor; None is the checkpoint's."""
+    name: str
+    kind: type
+    """int, float, str, bool or Path."""
+    several: type | None
+    """tuple, or dict by name, where there may be several."""
+    optional: bool
+    default: Any
+    """MISSING where there is none."""
+    positional: bool
+    marks: tuple[Any, ...]
+    owner: type[Options]
+    """The class that introduced it: the heading it stands under."""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Names on the command line, the chief one first."""
+        own = ("--" + self.name.replace("_", "-"),)
+        return next((m.names for m in self.marks if isinstance(m, Flag) and m.names), own)
+
+    @property
+    def flag(self) -> str:
+        """What errors call it."""
+        return self.name.upper() if self.positional else self.flags[0]
+
+    @property
+    def off(self) -> str:
+        """The flag that says False."""
+        given = next((m.off for m in self.marks if isinstance(m, Flag)), None)
+        return given or f"--no-{self.flags[0][2:]}"
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """All that a text may be; nothing if that cannot be listed."""
+        return next((m.all() for m in self.marks if isinstance(m, Choices)), ())
+
+    @property
+    def where(self) -> bool:
+        """Whether it says where, not what."""
+        return any(isinstance(m, Where) for m in self.marks)
+
+    def acts(self, options: Any) -> bool:
+        """Whether the option does anything beside these."""
+        return all(m.when(options) for m in self.marks if isinstance(m, Acts))
+
+    def require_acting(self, options: Any) -> None:
+        """Raise for an option that does nothing beside these."""
+        for mark in self.marks:
+            if isinstance(mark, Acts) and not mark.when(options):
+                raise FuncrobustError(f"{self.flag} does nothing here: {mark.needs(options)}")
+
+    def read(self, said: str | list[str]) -> Any:
+        """Return the value that the command line says."""
+        if self.several is dict:
+            pairs = [text.partition("=")[::2] for text in said]
+            if not all(name and text for name, text in pairs):
+                raise self.refusal(" ".join(said))
+            return {name: self._read_one(text) for name, text in pairs}
+        if self.several is tuple:
+            return tuple(self._read_one(text) for text in said)
+        assert isinstance(said, str)
+        return self._read_one(said)
+
+    def _read_one(self, text: str) -> Any:
+        try:
+            return read_number(text) if self.kind is float else self.kind(text)
+        except (ValueError, ZeroDivisionError):
+            raise self.refusal(text) from None
+
+    def written(self, value: Any) -> list[str]:
+        """Return the words that say the value on the command line."""
+        if self.kind is bool:
+            return [self.flag if value else self.off]
+        texts = (
+            [f"{name}={written_number(number)}" for name, number in value.items()]
+            if self.several is dict
+            else [
+                written_number(one) if self.kind is float else str(one)
+                for one in (value if self.several else (value,))
+            ]
+        )
+        return texts if self.positional else [w for text in texts for w in (self.flag, text)]
+
+    def check(self, value: Any) -> None:
+        """Raise unless the value has the type and is in range."""
+        if value is MISSING:
+            raise FuncrobustError(f"{self.flag} is missing")
+        if value is None and self.optional:
+            return
+        if self.several is not None and not isinstance(value, self.several):
+            raise self.refusal(value)
+        if self.several is dict:
+            for name in value:
+                self._check_text(name)
+        for one in value.values() if self.several is dict else value if self.several else (value,):
+            self._check_one(one)
+
+    def _check_one(self, value: Any) -> None:
+        kinds: Any = (int, float) if self.kind is float else self.kind
+        if not isinstance(value, kinds) or (isinstance(value, bool) and self.kind is not bool):
+            raise self.refusal(value)
+        if self.kind in (str, Path):
+            self._check_text(str(value))
+        if self.kind in (int, float) and not (
+            math.isfinite(value) and all(test(value, bound) for _, test, bound in self._bounds())
+        ):
+            raise self.refusal(value)
+
+    def _check_text(self, value: str) -> None:
+        if not value:
+            raise self.refusal(value)
+        if self.choices and value not in self.choices:
+            raise unknown_name(self.flag, value, self.choices)
+        for mark in self.marks:
+            if isinstance(mark, Spelled):
+                mark.check(value)
+
+    def refusal(self, value: Any) -> FuncrobustError:
+        """Build the error for a value of another type, or out of range."""
+        words = {
+            int: "a whole number", float: "a finite number", str: "a text that is not empty",
+            bool: "true or false", Path: "a path",
+        }  # fmt: skip
+        bounds = " and ".join(f"{sign} {bound}" for sign, _, bound in self._bounds())
+        expected = f"{words[self.kind]} {bounds}".rstrip()
+        if self.several is not None:
+            expected = f"{'NAME=VALUE' if self.several is dict else 'several'}, each {expected}"
+        return FuncrobustError(f"{self.flag} must be {expected}, got {value!r}")
+
+    def _bounds(self) -> list[tuple[str, Callable[[Any, Any], bool], Any]]:
+        return [
+            (*_TESTS[type(mark)], getattr(mark, type(mark).__name__.lower()))
+            for mark in self.marks
+            if type(mark) in _TESTS
+        ]
+
+
+_TESTS: dict[type, tuple[str, Callable[[Any, Any], bool]]] = {
+    Ge: (">=", operator.ge), Gt: (">", operator.gt), Le: ("<=", operator.le),
+    Lt: ("<", operator.lt),
+}  # fmt: skip
+
+
+def read_number(text: str) -> float:
+    """Read "0.031" or "8/255"."""
+    top, slash, bottom = text.partition("/")
+    return float(top) / float(bottom) if slash else float(top)
+
+
+def written_number(number: float) -> str:
+    """Write a number so that `read_number` gives it back: 8/255 rather than 0.03137254901960784."""
+    levels = round(255 * number) if math.isfinite(number) else 0
+    texts = (f"{number:g}", f"{levels}/255")
+    return next((text for text in texts if read_number(text) == number), repr(number))
+
+
+def options_of(cls: type[Options]) -> dict[str, Option]:
+    """Return a class's options by name, in the order of its fields."""
+    key: Any = cls  # mypy thinks that a dataclass cannot be hashed
+    return _of(key)
+
+
+@cache
+def _of(cls: Any) -> dict[str, Option]:
+    hints = get_type_hints(cls, include_extras=True)
+    owners = {name: c for c in cls.__mro__ for name in inspect.get_annotations(c)}
+    found = {}
+    for field in dataclasses.fields(cls):
+        kind, marks = _unwrapped(hints[field.name])
+        optional = get_origin(kind) in (Union, UnionType)
+        if optional:
+            (inner,) = (a for a in get_args(kind) if a is not NoneType)
+            kind, more = _unwrapped(inner)
+            marks += more
+        several = get_origin(kind)
+        if several is Literal:
+            kind, several, names = str, None, get_args(kind)
+            marks += (Choices(names),)
+        elif several is not None:
+            kind = get_args(kind)[-1 if several is dict else 0]
+        factory = field.default_factory
+        default = field.default if factory is MISSING else factory()
+        found[field.name] = Option(
+            field.name, kind, several, optional, default, not field.kw_only, marks,
+            owners[field.name],
+        )  # fmt: skip
+    return found
+
+
+def _unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Take a type's marks off."""
+    if get_origin(hint) is Annotated:
+        kind, *marks = get_args(hint)
+        return kind, tuple(marks)
+    return hint, ()

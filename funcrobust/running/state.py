@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,51 +11,35 @@ from torchopt import pytree
 from funcrobust import checkpoints
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.training.updates import State
+from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
-from funcrobust.running.options import CommonOptions
+from funcrobust.running.classifier import CHECKPOINT_FILE
+from funcrobust.running.config import program, to_config
+from funcrobust.running.groups import Run
+from funcrobust.running.options import command_name
 
 STATE_FILE = "state.safetensors"
 
 
-def config(options: CommonOptions) -> dict[str, Any]:
-    """Return the options as JSON can hold them."""
-    plain = asdict(options) | {"argv": list(options.argv)}
-    return {k: str(v) if isinstance(v, Path) else v for k, v in plain.items()}
-
-
-Options = TypeVar("Options", bound=CommonOptions)
-
-
-def resumed_options(folder: Path, command: str, defaults: Options) -> Options:
-    """Rebuild the options of the run in ``folder`` from its config.json."""
-    run = RunFolder.open(folder)
-    if run.record.get("command") != command:
-        raise FuncrobustError(
-            f"{folder} is a {run.record.get('command')} run: {command} cannot resume it"
-        )
-    stored = {f.name: run.config[f.name] for f in fields(defaults) if f.name in run.config}
-    for path in ("data_dir", "out"):
-        stored[path] = None if stored.get(path) in (None, "None") else Path(stored[path])
-    return replace(defaults, **stored | {"argv": tuple(stored.get("argv", ()))})
-
-
-def open_run(
-    command: str, options: CommonOptions, state: State, steps: int, resume: Path | None
-) -> tuple[RunFolder, State]:
+def open_run(options: Run, state: State, steps: int) -> tuple[RunFolder, State]:
     """Make a run's folder; or open the one to resume, and its state in place of ``state``."""
-    if resume is None:
-        return RunFolder.create(options.out, command, config(options), options.name), state
-    run = RunFolder.open(resume)
+    if options.resume is None:
+        command = command_name(type(options))
+        return RunFolder.create(options.out, command, to_config(options), options.name), state
+    run = RunFolder.open(options.resume)
     state = load_state(run, state)
     if int(state.step) >= steps:
-        raise FuncrobustError(f"{resume} is complete: there is nothing left to resume")
+        raise FuncrobustError(f"{options.resume} is complete: there is nothing left to resume")
     run.truncate_metrics(lambda record: record["step"] <= int(state.step))
     return run, state
 
 
-def program() -> str:
-    """Return how this program is called from the current folder."""
-    return "python cli.py" if Path("cli.py").is_file() else "funcrobust"
+def say_how_to_resume(run: RunFolder, command: str, reporter: Reporter) -> None:
+    """Say what an interrupted run left, and the command that goes on with it."""
+    reporter.warn(
+        f"interrupted: {run.file(CHECKPOINT_FILE)} holds the parameters as they are. Continue with"
+    )
+    reporter.say(f"{program()} {command} --resume {run.path}")
 
 
 def save_state(run: RunFolder, state: State) -> None:

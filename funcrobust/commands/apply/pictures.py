@@ -39,12 +39,6 @@ def _opened(path: Path, shape: tuple[int, int, int]) -> object:
     return ImageOps.fit(image, (width, height))
 
 
-def require_png(path: Path) -> None:
-    """Refuse a picture that would not be a .png file."""
-    if path.suffix.lower() != ".png":
-        raise FuncrobustError(f"--png must name a .png file, got {path}")
-
-
 def by_class(
     rows: list[tuple[str, Tensor]],
     png: Path,

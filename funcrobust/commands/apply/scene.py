@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from funcrobust import data
+from funcrobust.commands.apply.options import Apply
 from funcrobust.commands.apply.pictures import read_images
-from funcrobust.core.errors import FuncrobustError, require_count, require_finite
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import functionalize
 from funcrobust.core.tasks import Features, Scene, Walk, Walks
 from funcrobust.models import head, representation
 from funcrobust.report.console import Reporter
 from funcrobust.running.machine import to_device
 
-if TYPE_CHECKING:
-    from funcrobust.commands.apply.run import ApplyOptions
-
 
 def make_scene(
     walks: Walks,
     module: nn.Module,
     dataset: data.Dataset,
-    options: ApplyOptions,
+    options: Apply,
     reporter: Reporter,
 ) -> Scene:
     """Put together what every task needs; a user's own images in place of the test set's."""
@@ -69,16 +67,12 @@ def scene_of(
     )  # fmt: skip
 
 
-def chosen_walk(preset: Walk, options: ApplyOptions) -> Walk:
+def chosen_walk(preset: Walk, options: Apply) -> Walk:
     """Return the preset, with what was given in its place."""
     given: dict[str, Any] = {
-        "radius": options.eps, "step_size": options.step_size, "steps": options.steps,
+        "radius": options.radius, "step_size": options.step_size, "steps": options.steps,
     }  # fmt: skip
-    walk = preset._replace(**{name: value for name, value in given.items() if value is not None})
-    require_finite("eps", walk.radius)
-    require_finite("step_size", walk.step_size)
-    require_count("steps", walk.steps)
-    return walk
+    return preset._replace(**{name: value for name, value in given.items() if value is not None})
 
 
 def wanted_class(to: str | None, names: Sequence[str]) -> int | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from funcrobust import checkpoints, data, models
 from funcrobust.commands.cure_train import compose
 from funcrobust.commands.cure_train.compose import Composition
+from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.core.attacks import Attack
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError
@@ -28,7 +29,6 @@ from funcrobust.core.training.schedules import Schedule, schedule
 from funcrobust.core.training.updates import State, Update
 from funcrobust.running.dataset import rehearse, require_same_images
 from funcrobust.running.machine import pick_dtype, to_device
-from funcrobust.running.options import CureOptions as CureTrain
 from funcrobust.running.threat import pick_ball
 
 Prepare = Callable[..., Update]

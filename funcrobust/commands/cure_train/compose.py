@@ -12,29 +12,20 @@ import torch
 from torch import Tensor
 
 import funcrobust as fr
+from funcrobust.commands.cure_train.options import CureTrain, attacks
 from funcrobust.core.attacks import fixed, from_images
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.options import CureOptions as CureTrain
+from funcrobust.running.catalogue import parameters
 
 PAPER_H = (0.1, 0.4, 0.8, 1.8, 3.0)
 """The h of the CURE paper's five stages (section 5), as published."""
 
 
 def training_attack(options: CureTrain, ball: fr.Ball) -> fr.Attack | None:
-    """Build the attack of ``--attack``: the public function of that name, on the options it takes.
-
-    ``fgsm`` is the document family's name of rs-fgsm, ``pgd`` that of pgd-k.
-    """
+    """Build the attack of ``--attack``: the public function so called, on the options it takes."""
     if options.attack == "none":
         return None
-    name = {"fgsm": "rs-fgsm", "pgd": "pgd-k"}.get(options.attack, options.attack)
-    build = getattr(fr, name.replace("-", "_"))
-    offered = {
-        "step_size": options.alpha, "steps": options.attack_steps, "noise": options.noise,
-        "quantile": options.quantile,
-    }  # fmt: skip
-    taken = {k: v for k, v in offered.items() if k in inspect.signature(build).parameters}
-    attack: fr.Attack = build(ball, **taken)
+    attack: fr.Attack = attacks()[options.attack].called(ball=ball, **parameters(options))
     return from_images(attack) if options.delta_init == "zero" else attack
 
 

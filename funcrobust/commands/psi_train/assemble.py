@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,10 +15,10 @@ from funcrobust.commands.psi_train.compose import (
     Composition,
     PsiBatch,
     make_anchor,
-    threat_radius,
 )
+from funcrobust.commands.psi_train.options import PsiTrain
 from funcrobust.core.balls.ball import Ball
-from funcrobust.core.errors import FuncrobustError, require_count, require_finite
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.objectives.lift import training_objective
 from funcrobust.core.randomness import generator
@@ -29,14 +27,10 @@ from funcrobust.core.training import updates
 from funcrobust.core.training.schedules import schedule
 from funcrobust.core.training.updates import State, Update
 from funcrobust.running.measuring import evaluating
-from funcrobust.running.options import PsiOptions
-
-KINDS = ("own", "made", "gaussian", "noise")
-ANCHORS = ("keep", "clean", "robust", "both")
 
 
 def make_training(
-    options: PsiOptions, ball: Ball, model: Functional, dataset: data.Dataset,
+    options: PsiTrain, ball: Ball, model: Functional, dataset: data.Dataset,
     dtype: torch.dtype | None,
 ) -> tuple[Update, State]:  # fmt: skip
     """Build the update and the state before the first one."""
@@ -54,7 +48,7 @@ def make_training(
     if options.learn_starts:
         if options.learn_starts > len(dataset.y_train):
             raise FuncrobustError(
-                f"learn-starts is {options.learn_starts}, but there are {len(dataset.y_train)} "
+                f"--learn-starts is {options.learn_starts}, but there are {len(dataset.y_train)} "
                 "training images to start from"
             )
         images = data.as_float(dataset.x_train[: options.learn_starts])
@@ -67,7 +61,7 @@ class Batches:
     """``step -> PsiBatch``, drawn without replacement."""
 
     dataset: data.Dataset
-    options: PsiOptions
+    options: PsiTrain
     gaussian: GaussianStarts | None = field(default=None, repr=False)
 
     def __call__(self, step: int) -> PsiBatch:
@@ -112,9 +106,9 @@ class Batches:
         return mixed.contiguous(memory_format=torch.channels_last)
 
 
-def make_batches(options: PsiOptions, dataset: data.Dataset) -> Batches:
+def make_batches(options: PsiTrain, dataset: data.Dataset) -> Batches:
     """Build the batches."""
-    drawn = options.start in ("made", "gaussian")
+    drawn = options.begins in ("made", "gaussian")
     return Batches(dataset, options, gaussian_starts(dataset) if drawn else None)
 
 
@@ -132,39 +126,5 @@ def labels_for(y: Tensor, label: str, num_classes: int, draw: torch.Generator) -
     if label.isdecimal() and int(label) < num_classes:
         return torch.full_like(y, int(label))
     raise FuncrobustError(
-        f"label must be own, random or a class number below {num_classes}, got {label!r}"
+        f"--label must be own, random or a class number below {num_classes}, got {label!r}"
     )
-
-
-def check(options: PsiOptions) -> None:
-    """Refuse what cannot work, before anything is loaded."""
-    for name in (
-        "aim", "anchor", "lr_max", "momentum", "weight_decay", "clip_norm", "entropy",
-        "start_noise", "starts_rate", "drift_weight",
-    ):  # fmt: skip
-        require_finite(name.replace("_", "-"), getattr(options, name))
-    require_finite("epsilon", threat_radius(options))
-    for name in ("updates", "batch_size", "heldout_examples"):
-        require_count(name, getattr(options, name), minimum=1)
-    require_count("anchor-steps", options.anchor_steps, minimum=1)
-    _pick("anchor-loss", options.anchor_loss, dict.fromkeys(ANCHORS))
-    require_count("learn-starts", options.learn_starts)
-    require_count("strips", options.strips)
-    if options.steps == 0:
-        raise FuncrobustError("psi with 0 steps never moves: its drift is 0 for every network")
-    _pick("start", options.start, dict.fromkeys(KINDS))
-    if options.start_noise > 1:
-        raise FuncrobustError(f"start-noise is a share in [0, 1], got {options.start_noise}")
-    if options.learn_starts and options.starts_rate == 0:
-        raise FuncrobustError("starts-rate must be positive, or the start images never move")
-    if options.learn_starts and (options.start in ("gaussian", "noise") or options.label != "own"):
-        raise FuncrobustError("--learn-starts takes the place of --start and --label")
-
-
-Chosen = TypeVar("Chosen")
-
-
-def _pick(what: str, name: str, known: Mapping[str, Chosen]) -> Chosen:
-    if name not in known:
-        raise FuncrobustError(f"unknown {what} {name!r}: use {', '.join(known)}")
-    return known[name]

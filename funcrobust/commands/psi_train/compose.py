@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import funcrobust as fr
+from funcrobust.commands.psi_train.options import PsiTrain
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.examples import per_example
 from funcrobust.core.losses import DISTANCES
-from funcrobust.running.options import PsiOptions as PsiTrain
 
 PSI_LOSSES: dict[str, Callable[[fr.Predict], fr.Loss]] = {
     "cross-entropy": fr.cross_entropy, "margin": fr.margin, "logit": fr.logit,

@@ -20,13 +20,15 @@ from torch import Tensor, nn
 from funcrobust import checkpoints, data
 from funcrobust import judging as generative
 from funcrobust.checkpoints import Card
-from funcrobust.commands.psi_train.run import psi_train
+from funcrobust.commands.psi_train.options import PsiTrain
+from funcrobust.commands.psi_train.recipe import psi_train
+from funcrobust.commands.study.options import Study
 from funcrobust.core import evaluation
 from funcrobust.core.balls.l2 import l2
 from funcrobust.core.balls.linf import linf
-from funcrobust.core.errors import FuncrobustError, require_count
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.losses import cross_entropy
-from funcrobust.core.network.functional import Functional, functionalize
+from funcrobust.core.network.functional import Functional
 from funcrobust.core.objectives.algebra import drift
 from funcrobust.core.perturbations.projected_gradient import gradient_step, psi
 from funcrobust.core.randomness import generator
@@ -34,13 +36,14 @@ from funcrobust.core.starts import class_conditional_gaussian
 from funcrobust.files import atomic_write
 from funcrobust.report import plots
 from funcrobust.report.console import Reporter
-from funcrobust.report.runs import RunFolder
-from funcrobust.running.classifier import STRONGEST, default_checkpoint, pick_judge
-from funcrobust.running.dataset import dataset_for, load_data, require_same_images
-from funcrobust.running.machine import pick_device, pick_dtype, to_device
+from funcrobust.report.runs import CONFIG, RunFolder
+from funcrobust.running.classifier import load_classifier, pick_judge
+from funcrobust.running.config import from_config
+from funcrobust.running.dataset import load_known
+from funcrobust.running.machine import pick_device, pick_dtype, pick_precision
 from funcrobust.running.measuring import evaluating, measure
-from funcrobust.running.options import CommonOptions, PsiOptions
-from funcrobust.running.state import STATE_FILE, config
+from funcrobust.running.options import options_of
+from funcrobust.running.state import STATE_FILE
 
 MARKS = (1, 2, 3, 5, 8, 12, 16, 20)
 """Numbers of generation steps that are scored."""
@@ -65,33 +68,10 @@ its loss has no gradient, so that the statistics of batch norm alone move."""
 
 
 @dataclass(frozen=True)
-class StudyOptions:
-    """Options of `study`."""
-
-    variants: tuple[str, ...] = ()
-    """Names of `VARIANTS`, run folders or checkpoints; none is all variants."""
-    checkpoint: str | None = None
-    judge: str | None = None
-    images: int = 1000
-    """Made from each kind of start."""
-    examples: int = 1000
-    """Test images of the accuracies; half as many of the drift."""
-    attack_steps: int = 20
-    updates: int | None = None
-    out: Path = Path("runs/study")
-    dataset: str | None = None
-    data_dir: Path | None = None
-    precision: str = "auto"
-    seed: int = 0
-    device: str = "auto"
-    argv: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Bench:
     """What every variant is measured with."""
 
-    options: StudyOptions
+    options: Study
     dataset: data.Dataset
     judge: nn.Module
     real: generative.Seen
@@ -101,32 +81,26 @@ class Bench:
     reporter: Reporter
 
 
-def study(options: StudyOptions, reporter: Reporter) -> dict[str, Any]:
+def study(options: Study, reporter: Reporter) -> dict[str, Any]:
     """Transfer, score and compare; leave study.json and two plots in ``options.out``."""
-    require_count("images", options.images, minimum=10)
-    require_count("examples", options.examples, minimum=2)
     device = pick_device(options.device)
-    dtype = pick_dtype(options.precision, device)
+    options = replace(options, precision=pick_precision(options.precision, device))
     names = options.variants or tuple(VARIANTS)
-    base = options.checkpoint or default_checkpoint(STRONGEST)
-    module, card = checkpoints.load(base)
+    base, card, _, network = load_classifier(options.checkpoint, device)
     found = {name: _find(name) for name in names if name not in VARIANTS}
-    shared = CommonOptions(dataset=dataset_for(options.dataset, card), data_dir=options.data_dir)
-    dataset = load_data(shared, device, reporter)
-    require_same_images(card, dataset)
-    bench = make_bench(options, base, card, dataset, dtype, reporter)
+    dataset = load_known(options, card, reporter).to(device)
+    bench = make_bench(options, base, card, dataset, reporter)
     rows: dict[str, Any] = {}
     for name in dict.fromkeys(("before", *names)):
         reporter.say(f"{name}:")
         if name in found:
-            network = to_device(functionalize(checkpoints.load(found[name])[0]), device)
+            rows[name] = score(load_classifier(str(found[name]), device).model, bench)
         elif name == "before":
-            network = to_device(functionalize(module), device)
+            rows[name] = score(network, bench)
         elif name == "published":
-            network = published(to_device(functionalize(module), device), dataset, options)
+            rows[name] = score(published(network, dataset, options), bench)
         else:
-            network = transferred(name, base, shared.dataset, options, device, reporter)
-        rows[name] = score(network, bench)
+            rows[name] = score(transferred(name, base, dataset.name, options, reporter), bench)
         save(rows, options, base, reporter)
     table(rows, reporter)
     return rows
@@ -142,9 +116,8 @@ def _find(name: str) -> Path:
 
 
 def make_bench(
-    options: StudyOptions, base: str, card: Card, dataset: data.Dataset,
-    dtype: torch.dtype | None, reporter: Reporter,
-) -> Bench:  # fmt: skip
+    options: Study, base: str, card: Card, dataset: data.Dataset, reporter: Reporter
+) -> Bench:
     """Draw the starts, and show the judge the real images."""
     device = dataset.y_test.device
     judge = pick_judge(options.judge, base, card, device)
@@ -160,44 +133,45 @@ def make_bench(
     with reporter.track("judging real images", total=len(dataset.x_test), unit="img") as bar:
         real = generative.look(judge, dataset.x_test, advance=bar.advance)
     starts = {"gaussian": gaussian, "noise": noise}
+    dtype = pick_dtype(options.precision, device)
     return Bench(options, dataset, judge, real, wanted, starts, dtype, reporter)
 
 
 def transferred(
-    name: str, base: str, dataset: str, options: StudyOptions, device: torch.device,
-    reporter: Reporter,
-) -> Functional:  # fmt: skip
+    name: str, base: str, dataset: str, options: Study, reporter: Reporter
+) -> Functional:
     """Run psi-train with the variant's options, or take up the run that is there."""
     folder = name.replace(", ", "-").replace(" ", "-")
     path = options.out / folder
-    given = PsiOptions(
-        checkpoint=base, dataset=dataset, data_dir=options.data_dir, out=options.out, name=folder,
-        seed=options.seed, device=options.device, precision=options.precision,
-        evaluate_examples=256, strips=0, argv=options.argv,
-    )  # fmt: skip
-    given = replace(given, **(VARIANTS[name] or {}))
+    where: dict[str, Any] = {"device": options.device, "data_dir": options.data_dir}
+    given = where | {
+        "checkpoint": base, "dataset": dataset, "out": options.out, "name": folder,
+        "seed": options.seed, "precision": options.precision, "evaluate_examples": 256, "strips": 0,
+    }  # fmt: skip
     if options.updates is not None:
-        given = replace(given, updates=options.updates)
+        given["updates"] = options.updates
+    wanted = PsiTrain.filled(given | (VARIANTS[name] or {}))
     begun = (path / STATE_FILE).exists()
     if path.exists():
-        _require_same(given, path)
+        _require_same(wanted, path)
     if not _finished(path):
         if path.exists() and not begun:  # killed before there was anything to go on from
             shutil.rmtree(path)
-        if psi_train(given, reporter, resume=path if begun else None).status == "interrupted":
+        resumed = PsiTrain.filled(where | {"resume": path}) if begun else wanted
+        if psi_train(resumed, reporter).status == "interrupted":
             raise KeyboardInterrupt
-    module, _ = checkpoints.load(path)
-    return to_device(functionalize(module), device)
+    return load_classifier(str(path), pick_device(options.device)).model
 
 
-_WHERE = ("argv", "device", "out", "epsilon")
-"""Options that may differ between a run and its resumption (epsilon is filled in by the run)."""
-
-
-def _require_same(given: PsiOptions, path: Path) -> None:
+def _require_same(given: PsiTrain, path: Path) -> None:
     """Refuse to take one experiment's network for another's."""
-    stored, asked = RunFolder.open(path).config, json.loads(json.dumps(config(given)))
-    different = [k for k in asked if k not in _WHERE and asked[k] != stored.get(k)]
+    stored = from_config(PsiTrain, RunFolder.open(path).config, path / CONFIG)
+    different = [
+        name
+        for name, option in options_of(PsiTrain).items()
+        # epsilon is the checkpoint's unless it is given: the run has filled it in.
+        if name != "epsilon" and not option.where and getattr(given, name) != getattr(stored, name)
+    ]
     if different:
         raise FuncrobustError(
             f"{path} holds a run with another {', '.join(different)}: use another --out, or delete "
@@ -210,13 +184,13 @@ def _finished(path: Path) -> bool:
     return card.exists() and "interrupted" not in json.loads(card.read_text())["notes"]
 
 
-def published(model: Functional, dataset: data.Dataset, options: StudyOptions) -> Functional:
+def published(model: Functional, dataset: data.Dataset, options: Study) -> Functional:
     """Do what the document's code does: no gradient reaches θ, the statistics alone move.
 
     Its settings: untargeted from label 0, 10 L2 steps of 5, radius 200, batches of 50. ψ runs in
     evaluation mode, and what it made goes through the network in training mode.
     """
-    updates = options.updates or PsiOptions().updates
+    updates = options.updates or PsiTrain().updates
     buffers = model.buffers
     for step in range(updates):
         draw = generator(options.seed, "study/published", step, dataset.y_train.device)
@@ -279,7 +253,7 @@ def judged(made: Tensor, bench: Bench) -> dict[str, float]:
     }  # fmt: skip
 
 
-def save(rows: dict[str, Any], options: StudyOptions, base: str, reporter: Reporter) -> None:
+def save(rows: dict[str, Any], options: Study, base: str, reporter: Reporter) -> None:
     """Write the figures and the plots after every variant: a study can be cut short."""
     plain = {
         "checkpoint": base, "images": options.images, "examples": options.examples,

@@ -1,0 +1,5 @@
+"""``python -m funcrobust``: the command line."""
+
+from funcrobust.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""The options of ``apply``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Lt
+
+from funcrobust.core import applications
+from funcrobust.running.catalogue import Function, ParameterOf, function, parameter_of
+from funcrobust.running.groups import Images, Machine, Picture
+from funcrobust.running.options import Choices, Count, Flag, Weight, unless
+
+
+def tasks() -> dict[str, Function]:
+    """Return the plan of each application, by name."""
+    modules = {name: name.replace("-", "_") for name in applications.names()}
+    return {
+        name: function(f"core.applications.{module}", "plan") for name, module in modules.items()
+    }
+
+
+def _tasks(parameter: str) -> ParameterOf:
+    return parameter_of("task", tasks, parameter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apply(Images, Machine):
+    """Application."""
+
+    task: Annotated[str, Choices(applications.names)] = field(kw_only=False)
+    """What to draw."""
+    checkpoint: str | None = field(default=None, kw_only=False)
+    """The classifier that draws: file, run folder or shipped name; left out: the shipped one."""
+    model: str | None = None
+    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
+    judge: str | None = None
+    """The independent classifier that scores, or none; left out: the shipped one where it fits."""
+    image: tuple[Path, ...] = ()
+    """Your own image, in place of the test set's; again and again."""
+    to: str | None = None
+    """The class to go toward, by name or number."""
+    examples: Annotated[Count, unless(image=...)] = 100
+    """How many images."""
+    steps: Annotated[int, Ge(0)] | None = None
+    """Steps of ψ; left out: by task and size."""
+    step_size: Weight | None = None
+    """Of ψ; left out: by task and size."""
+    radius: Weight | None = None
+    """L2 radius; left out: by task and size."""
+    hole: Annotated[float, Gt(0), Lt(1), _tasks("hole")] = 0.5
+    """Side of inpainting's hole and painting's patch, as a share of the image's."""
+    scale: Annotated[Count, _tasks("scale")] = 4
+    """How many times super-resolution enlarges."""
+    feature: Annotated[int, Ge(0), _tasks("feature")] | None = None
+    """The coordinate that painting raises; left out: the one that speaks most for the class."""
+    png: Picture | None = None
+    """The picture to write; left out: TASK.png."""
+    json_file: Annotated[Path | None, Flag("--json")] = None
+    """Write the figures there; - prints them alone."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether standard output is for the figures."""
+        return str(self.json_file) == "-"

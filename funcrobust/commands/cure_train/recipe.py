@@ -1,0 +1,147 @@
+"""``cure-train`` from start to finish: what is driven, measured, saved and drawn."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from funcrobust import data
+from funcrobust.checkpoints import Card
+from funcrobust.commands.cure_train.assemble import Training, assemble, evaluated
+from funcrobust.commands.cure_train.options import CureTrain
+from funcrobust.commands.cure_train.pictures import draw
+from funcrobust.core.training.updates import State
+from funcrobust.report.console import Reporter
+from funcrobust.report.runs import RunFolder
+from funcrobust.report.sinks import open_sink
+from funcrobust.running.classifier import CHECKPOINT_FILE, save_checkpoint
+from funcrobust.running.config import as_command, resumed
+from funcrobust.running.dataset import load_data
+from funcrobust.running.loop import Outcome, Plan, Record, Result, drive
+from funcrobust.running.machine import maybe_compile, pick_device, pick_precision
+from funcrobust.running.measuring import evaluating, measure
+from funcrobust.running.state import open_run, say_how_to_resume
+from funcrobust.running.threat import pick_ball
+
+
+def cure_train(options: CureTrain, reporter: Reporter) -> Result:
+    """Train a robust classifier; leave it, its card, curves and pictures in a run folder."""
+    options = resumed(options)
+    device = pick_device(options.device)
+    options = replace(options, precision=pick_precision(options.precision, device))
+    pick_ball(options.constraint, options.epsilon)  # refused now, not after the data are loaded
+    reporter.say(_headline(options, device))
+    dataset = load_data(options.dataset, options.data_dir, reporter)
+    dataset = dataset.subset(options.train_examples, options.test_examples, options.seed)
+    dataset = dataset.to(device)
+    training = assemble(options, dataset)
+    run, state = open_run(options, training.state, training.steps)
+    reporter.attach(run.file("console.log"))
+    work = Work(options, training, dataset, run, reporter)
+    wanted = device.type == "cuda" if options.compile is None else options.compile
+    plan = Plan(
+        update=training.update(partial(maybe_compile, wanted=wanted, reporter=reporter)),
+        batch=training.batches,
+        steps=training.steps,
+        steps_per_epoch=training.batches.steps_per_epoch,
+        batch_size=options.batch_size,
+        examine=work.examine,
+        watch_collapse=options.attack != "none",
+    )
+    began = time.perf_counter()
+    outcome = drive(plan, state, run, reporter, open_sink(options.log, run, "cure-train"))
+    return work.finish(outcome, time.perf_counter() - began)
+
+
+def _headline(options: CureTrain, device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return (
+        f"preset {options.preset} on {name}: {options.model}, {options.epochs} epochs of batch "
+        f"{options.batch_size}, {options.opt} {options.lr_schedule} lr {options.lr_max:g}, "
+        f"{options.attack} ε = {options.epsilon:.4g}, {_regularisation(options)}, "
+        f"{options.precision}"
+    )
+
+
+def _regularisation(options: CureTrain) -> str:
+    """Say in words what is added to adversarial training."""
+    said = []
+    if options.curvature:
+        said.append(f"CURE {options.delta} h = {options.h:g} λ = {options.lam:g}")
+    weights = {
+        "TRADES β": options.trades or 0.0, "clean κ": options.kappa, "HAT γ": options.hat,
+        **options.regularisers, "EMA": options.ema,
+    }  # fmt: skip
+    said += [f"{name} = {weight:g}" for name, weight in weights.items() if weight > 0]
+    return ", ".join(said) or "no regularisation"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run, and all that it is measured by."""
+
+    options: CureTrain
+    training: Training
+    dataset: data.Dataset
+    run: RunFolder
+    reporter: Reporter
+
+    def examine(self, _: int, state: State) -> Record:
+        """Measure, on training and on test images, what would be kept of the state."""
+        options, training, dataset = self.options, self.training, self.dataset
+        params, buffers = evaluated(training, state)
+        predict = evaluating(training.model, buffers, training.dtype)
+        record: Record = {"lr": float(training.rate(state.step))}
+        for split, x, y in (
+            ("train", dataset.x_train, dataset.y_train), ("test", dataset.x_test, dataset.y_test),
+        ):  # fmt: skip
+            n = options.robust_examples
+            found = measure(
+                predict, params, x[:n], y[:n], self.reporter, ball=training.ball, steps=10,
+                seed=options.seed, title=f"PGD-10, {split}",
+            )  # fmt: skip
+            record |= {f"{split}_{name}": value for name, value in found.items()}
+        return record
+
+    def finish(self, outcome: Outcome, seconds: float) -> Result:
+        """Evaluate, save and draw what the training left."""
+        options, run, reporter, state = self.options, self.run, self.reporter, outcome.state
+        notes = f"{outcome.status} after {int(state.step)} updates, {seconds:.0f} s of training"
+        params, buffers = evaluated(self.training, state)
+        save_checkpoint(run, params, buffers, self.card(notes))
+        if outcome.status == "interrupted":
+            say_how_to_resume(run, "cure-train", reporter)
+            return Result(run, outcome.status, {})
+        n, steps = options.evaluate_examples, options.evaluate_steps
+        x, y = self.dataset.x_test[:n], self.dataset.y_test[:n]
+        # In float32, whatever the training was in.
+        predict = evaluating(self.training.model, buffers, None)
+        found = measure(
+            predict, params, x, y, reporter, ball=self.training.ball, steps=steps,
+            seed=options.seed, title=f"PGD-{steps}, test",
+        )  # fmt: skip
+        figures = {"clean": found["clean"], f"pgd{steps}": found["robust"], "seconds": seconds}
+        save_checkpoint(run, params, buffers, replace(self.card(notes), metrics=figures))
+        draw(options, predict, params, self.dataset, self.training.ball, run)
+        reporter.table(
+            f"cure-train: {options.model} on {self.dataset.name}, {len(y)} test images, "
+            f"{options.constraint} ε = {options.epsilon:.4g}",
+            ("clean", f"PGD-{steps}", "training"),
+            [(f"{found['clean']:.1%}", f"{found['robust']:.1%}", f"{seconds:.0f} s")],
+        )
+        reporter.say(f"checkpoint  {run.file(CHECKPOINT_FILE)}")
+        reporter.say(f"pictures    {run.file('curves.png')}  {run.file('adversarial.png')}")
+        return Result(run, outcome.status, figures)
+
+    def card(self, notes: str) -> Card:
+        """What travels with the weights."""
+        options, dataset = self.options, self.dataset
+        return Card(
+            model=options.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape,
+            mean=dataset.mean, std=dataset.std, dataset=dataset.name,
+            class_names=dataset.class_names, constraint=options.constraint,
+            epsilon=options.epsilon, command=as_command(options), seed=options.seed, notes=notes,
+        )  # fmt: skip

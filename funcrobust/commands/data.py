@@ -1,0 +1,46 @@
+"""Fetch a dataset into the cache, verify it, and say what it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.running.options import Options, Where
+
+if TYPE_CHECKING:
+    from funcrobust.data import Dataset
+    from funcrobust.report.console import Reporter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Options):
+    """Data."""
+
+    name: str = field(default="cifar10", kw_only=False)
+    """The dataset's name, FILE.npz or FOLDER."""
+    data_dir: Annotated[Path | None, Where()] = None
+    """A local folder that holds a published dataset."""
+
+
+def run(options: Data, reporter: Reporter) -> Dataset:
+    """Load a dataset (fetching it if need be) and show what it holds."""
+    from funcrobust import data
+
+    loaded = data.load(options.name, folder=options.data_dir, progress=reporter.progress_callback())
+    if not len(loaded.y_train):
+        raise FuncrobustError(f"{options.name} has no training images")
+    shape = "x".join(map(str, loaded.image_shape))
+    mean, std = (" ".join(f"{v:.4f}" for v in each) for each in (loaded.mean, loaded.std))
+    reporter.table(
+        f"{loaded.name} ({loaded.source})",
+        ("split", "images", "shape", "mean", "standard deviation"),
+        [
+            ("train", str(len(loaded.y_train)), shape, mean, std),
+            ("test", str(len(loaded.y_test)), shape, "", ""),
+        ],
+    )
+    reporter.say(f"classes: {', '.join(loaded.class_names)}")
+    reporter.say(f"cache: {data.default_cache()}")
+    return loaded

@@ -1,0 +1,141 @@
+"""``psi-train`` from start to finish: transfer by the exact derivative of the drift."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from funcrobust.checkpoints import Card
+from funcrobust.commands.psi_train.assemble import labels_for, make_batches, make_training
+from funcrobust.commands.psi_train.compose import make_psi, threat_radius
+from funcrobust.commands.psi_train.options import PsiTrain
+from funcrobust.commands.psi_train.pictures import before_after, draw
+from funcrobust.commands.psi_train.work import Work, network_of
+from funcrobust.core.randomness import generator
+from funcrobust.core.training.updates import State
+from funcrobust.report.console import Reporter
+from funcrobust.report.sinks import open_sink
+from funcrobust.running.classifier import (
+    CHECKPOINT_FILE,
+    STRONGEST,
+    default_checkpoint,
+    load_classifier,
+    save_checkpoint,
+)
+from funcrobust.running.config import as_command, resumed
+from funcrobust.running.dataset import load_known
+from funcrobust.running.loop import Outcome, Plan, Record, Result, drive
+from funcrobust.running.machine import (
+    maybe_compile,
+    pick_device,
+    pick_dtype,
+    pick_precision,
+)
+from funcrobust.running.state import open_run, say_how_to_resume
+from funcrobust.running.threat import pick_ball
+
+RECORDS = 10
+"""How often a run measures itself at most: it is cut into so many parts."""
+
+
+def psi_train(options: PsiTrain, reporter: Reporter) -> Result:
+    """Minimise δ·‖x − ψ(x; θ)‖² + μ·anchor; report and picture before and after."""
+    options = resumed(options)
+    device = pick_device(options.device)
+    options = replace(options, precision=pick_precision(options.precision, device))
+    dtype = pick_dtype(options.precision, device)
+    ball = pick_ball(options.constraint, options.radius)
+    make_psi(options, ball, lambda _, x: x)  # bad options raise here, not minutes later
+    _, card, _, model = load_classifier(options.checkpoint, device, model=options.model)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    labels_for(nothing, options.label, card.num_classes, generator(0, "check"))
+    if options.epsilon is None:
+        options = replace(options, epsilon=card.epsilon if card.constraint == "linf" else 8 / 255)
+    reporter.say(_headline(options, card, device))
+    dataset = load_known(options, card, reporter)
+    options = replace(options, dataset=dataset.name)
+    dataset = dataset.subset(options.train_examples, options.test_examples, options.seed)
+    dataset = dataset.to(device)
+    update, state = make_training(options, ball, model, dataset, dtype)
+    run, state = open_run(options, state, options.updates)
+    reporter.attach(run.file("console.log"))
+    work = Work(options, ball, model, card, dataset, dtype, run, reporter)
+    before = work.before()
+    batches = make_batches(options, dataset)
+    # Not on CUDA either unless asked to: compiled, ψ is the unrolled iteration, and its memory
+    # grows with the steps.
+    update = maybe_compile(
+        update, state=state, batch=batches(0), wanted=bool(options.compile), reporter=reporter
+    )
+    plan = Plan(
+        update=update,
+        batch=batches,
+        steps=options.updates,
+        steps_per_epoch=-(-options.updates // RECORDS),
+        batch_size=options.batch_size,
+        unit="part",
+        enough=lambda record: record["heldout_drift"] <= (1 - options.aim) * before["drift"],
+        examine=lambda part, state: _examine(work, part, state),
+    )
+    outcome = drive(plan, state, run, reporter, open_sink(options.log, run, "psi-train"))
+    return _finish(work, outcome, before)
+
+
+def _headline(options: PsiTrain, card: Card, device: torch.device) -> str:
+    way = "toward" if options.targeted else "away from"
+    begin = {"own": "", "made": " from images it made", "learned": ""}.get(
+        options.begins, f" from images mixed with {options.start}"
+    )
+    return (
+        f"ψ of {card.model} ({card.dataset}) on {device}: {options.steps} {options.constraint} "
+        f"steps of {options.step_size:g} {way} the {options.label} label{begin}, "
+        f"{options.derivative}; {options.updates} updates of batch {options.batch_size}, "
+        f"{options.opt} lr {options.lr_max:g}, anchor μ = {options.anchor:g}"
+    )
+
+
+def _examine(work: Work, part: int, state: State) -> Record:
+    """Measure, and leave a picture now and then."""
+    every = -(-RECORDS // work.options.strips) if work.options.strips else 0
+    if every and (part + 1) % every == 0:
+        folder = work.run.path / "strips"
+        folder.mkdir(exist_ok=True)
+        before_after(work, state, folder / f"step-{int(state.step):05d}.png")
+    return work.drift_and_clean(state)
+
+
+def _finish(work: Work, outcome: Outcome, before: dict[str, float]) -> Result:
+    """Measure again, save, draw, and show both beside each other."""
+    options, run, reporter, state = work.options, work.run, work.reporter, outcome.state
+    begun = options.checkpoint or default_checkpoint(STRONGEST)
+    new = replace(
+        work.card, command=as_command(options), seed=options.seed,
+        notes=f"psi-train from {begun}: {outcome.status} after {int(state.step)} updates",
+        metrics={},
+    )  # fmt: skip
+    network = network_of(state.params)
+    save_checkpoint(run, network, state.buffers, new)
+    path = run.file(CHECKPOINT_FILE)
+    if outcome.status == "interrupted":
+        say_how_to_resume(run, "psi-train", reporter)
+        return Result(run, outcome.status, {})
+    after = {"drift": work.drift_and_clean(state)["heldout_drift"]}
+    after |= work.accuracies(state, "after")
+    save_checkpoint(run, network, state.buffers, replace(new, metrics=after))
+    draw(work, state)
+    reporter.table(
+        f"psi-train: {len(work.heldout[0])} held-out images for the drift, "
+        f"{len(work.dataset.y_test[: options.evaluate_examples])} for the accuracies, "
+        f"linf ε = {threat_radius(options):.4g}",
+        ("", "ψ-drift", "clean", f"PGD-{options.evaluate_steps}"),
+        [
+            (when, f"{m['drift']:.3f}", f"{m['clean']:.1%}", f"{m['robust']:.1%}")
+            for when, m in (("before", before), ("after", after))
+        ],
+    )
+    change = after["drift"] / before["drift"] - 1 if before["drift"] else 0.0
+    reporter.say(f"held-out drift {change:+.1%}; checkpoint {path}")
+    reporter.say(f"pictures  {run.file('before_after.png')}  {run.file('curves.png')}")
+    metrics = {f"{k}_before": v for k, v in before.items()} | after
+    return Result(run, outcome.status, metrics)

@@ -1,0 +1,146 @@
+"""Options that several commands have; each class is a heading of their help.
+
+Lengths (epsilon, alpha, step_size) are in units of the data, [0, 1]: 8/255 is 0.0314.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import Ge, Lt
+
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.running.options import (
+    Count,
+    Flag,
+    Options,
+    Spelled,
+    Weight,
+    Where,
+    only_with,
+    options_of,
+    unless,
+)
+
+Precision = Literal["fp32", "bf16", "auto"]
+Rate = Annotated[Weight, Flag("--lr-max", "--lr")]
+Radius = Annotated[Weight, Flag("--epsilon", "--eps")]
+Schedule = Literal[
+    "piecewise", "linear", "cyclic", "cosine", "onedrop", "multipledecay", "superconverge",
+    "constant",
+]  # fmt: skip
+
+
+def _require_device(text: str) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise FuncrobustError(f"unknown device {text!r}: use auto, cpu, cuda or cuda:N")
+
+
+def _require_png(text: str) -> None:
+    if not text.lower().endswith(".png"):
+        raise FuncrobustError(f"--png must name a .png file, got {text}")
+
+
+Picture = Annotated[Path, Spelled(_require_png)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Options):
+    """Images."""
+
+    dataset: str | None = None
+    """cifar10, cifar100, svhn, fashion_mnist, digits, FILE.npz or FOLDER; left out: the data that
+    the checkpoint was made for."""
+    data_dir: Annotated[Path | None, Where()] = None
+    """A local folder that holds a published dataset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine(Options):
+    """Machine."""
+
+    device: Annotated[str, Where(), Spelled(_require_device)] = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
+    """Every random number follows from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimiser(Options):
+    """Optimiser."""
+
+    batch_size: Annotated[int, Ge(2)] = 128
+    """Images an update sees."""
+    opt: Literal["SGD", "Adam", "AdamW"] = "SGD"
+    """The optimiser."""
+    lr_max: Rate = 0.1
+    """Highest learning rate."""
+    lr_min: Annotated[Weight, unless(lr_schedule="constant")] = 0.0
+    """Floor of the learning rate."""
+    lr_schedule: Schedule = "cosine"
+    """The learning rate over the run."""
+    momentum: Annotated[Weight, only_with(opt="SGD")] = 0.9
+    """SGD's momentum."""
+    weight_decay: Weight = 0.0
+    """L2 regularisation; AdamW's is decoupled."""
+
+    def check(self) -> None:
+        """Refuse a floor above the ceiling."""
+        super().check()
+        if self.lr_min > self.lr_max:
+            raise FuncrobustError(f"--lr-min {self.lr_min:g} exceeds --lr-max {self.lr_max:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Images, Machine, Optimiser):
+    """Run."""
+
+    precision: Precision = "auto"
+    """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
+    compile: bool | None = None
+    """Make the update one graph, checked against the eager one; left out: on CUDA only.
+
+    On two CPU cores compiling costs two minutes and gains nothing.
+    """
+    train_examples: Count | None = None
+    """Use so many training images; left out: all."""
+    test_examples: Count | None = None
+    """Use so many test images; left out: all."""
+    evaluate_examples: Count = 1000
+    """Test images of the final figures."""
+    evaluate_steps: Count = 20
+    """PGD steps of the final figures."""
+    out: Annotated[Path, Where()] = Path("runs")
+    """Where run folders go."""
+    name: Annotated[str | None, Where()] = None
+    """The run folder's name; left out: date, time and command."""
+    log: Annotated[Literal["none", "tensorboard", "wandb"], Where()] = "none"
+    """Where records go besides metrics.jsonl."""
+    resume: Annotated[Path | None, Where()] = None
+    """A run folder to continue, with its own options."""
+
+    @classmethod
+    def filled(cls, given: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> Self:
+        """Refuse what a resumed run could not heed; see `Options.filled`."""
+        if given.get("resume") is not None:
+            require_resumable(cls, given)
+            preset = {}
+        return super().filled(given, preset)
+
+
+ANEW = ("device", "data_dir", "log")
+"""What may be said anew when a run is resumed: the numbers do not depend on it."""
+
+
+def require_resumable(cls: type[Options], given: Iterable[str]) -> None:
+    """Raise for options that a resumed run has already, and would ignore."""
+    fields = options_of(cls)
+    extra = [fields[name].flag for name in given if name not in (*ANEW, "resume")]
+    if extra:
+        raise FuncrobustError(
+            f"--resume goes on with the run's own options: leave {', '.join(extra)} out"
+        )
