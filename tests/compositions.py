@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -41,7 +43,7 @@ def dense(*widths: int, shape: tuple[int, ...] = (), seed: int = 0) -> fr.Functi
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers: list[nn.Module] = [nn.Flatten()] if len(shape) > 1 else []
-        for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (a, b) in enumerate(pairwise(widths)):
             layers += [nn.SiLU()] if i else []
             layers.append(nn.Linear(a, b))
         return fr.functionalize(nn.Sequential(*layers).double())

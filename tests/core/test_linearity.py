@@ -292,3 +292,10 @@ def test_elle_is_one_pass(problem):
 def test_bad_mu(problem, mu):
     with pytest.raises(fr.FuncrobustError, match="mu must be"):
         fr.local_linearity(problem.loss, at(problem.x), start=problem.x, mu=mu)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reduced_loss_is_refused(problem, name):
+    reduced = replace(problem, loss=fr.mean(problem.loss))
+    with pytest.raises(fr.FuncrobustError, match=r"per example, \(B,\).*reduction"):
+        regularisers(reduced)[name](problem.params, problem.x, problem.y)
