@@ -101,7 +101,7 @@ def test_the_perturbed_images_are_used_to_the_bit(problem):
 
 
 def test_an_attack_ascends_the_loss_and_a_perturbation_its_own(problem):
-    """Of the margin: an Attack is built on the margin, a Perturbation stays on the cross-entropy."""
+    """Of the margin: an Attack is built on it, a Perturbation stays on the cross-entropy."""
     ball, margin = fr.linf(0.03), fr.margin(problem.model.predict)
     attack = fr.Attack(lambda x, _: x, lambda loss: fr.pgd(loss, ball, step_size=0.01, steps=4))
     arguments = (problem.params, problem.x, problem.y)

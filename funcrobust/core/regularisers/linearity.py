@@ -119,7 +119,7 @@ def elle(loss: Loss, *, ends: tuple[Tensor, Tensor], mix: Tensor) -> Loss:
         alpha = mix.to(x.dtype)
         wide = per_example(alpha, x)
         points = torch.cat([a, b, (1 - wide) * a + wide * b])
-        values = per_example_loss(loss(params, points, y.repeat(3)), points)
+        values = per_example_loss(loss(params, points, torch.cat([y, y, y])), points)
         at_a, at_b, at_c = values.chunk(3)
         return (at_c - (1 - alpha) * at_a - alpha * at_b).square()
 
