@@ -17,7 +17,7 @@ from funcrobust.core.attacks import Attack
 from funcrobust.core.derivatives.iteration import constant
 from funcrobust.core.errors import FuncrobustError, require_finite
 from funcrobust.core.examples import flat, inner, per_example, squared_norm
-from funcrobust.core.losses import Loss
+from funcrobust.core.losses import Loss, per_example_loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.projected_gradient import input_gradient
 
@@ -119,7 +119,8 @@ def elle(loss: Loss, *, ends: tuple[Tensor, Tensor], mix: Tensor) -> Loss:
         alpha = mix.to(x.dtype)
         wide = per_example(alpha, x)
         points = torch.cat([a, b, (1 - wide) * a + wide * b])
-        at_a, at_b, at_c = loss(params, points, y.repeat(3)).chunk(3)
+        values = per_example_loss(loss(params, points, torch.cat([y, y, y])), points)
+        at_a, at_b, at_c = values.chunk(3)
         return (at_c - (1 - alpha) * at_a - alpha * at_b).square()
 
     return penalty

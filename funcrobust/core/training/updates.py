@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -68,18 +69,19 @@ def optimizer(
     require_finite("momentum", momentum)
     require_finite("weight_decay", weight_decay)
     rest = 0.0 if decayed else weight_decay  # with a mask it is a step of its own
+    decay = torchopt.transform.add_decayed_weights(weight_decay, mask=decayed)
     if name.lower() == "sgd":
         base = torchopt.sgd(
             rate, momentum=momentum, weight_decay=rest, nesterov=nesterov and momentum > 0
         )
     elif name.lower() == "adam":
         base = torchopt.adam(rate, weight_decay=rest)
-    elif name.lower() == "adamw":
-        return _clipped(torchopt.adamw(rate, weight_decay=weight_decay, mask=decayed), clip_norm)
+    elif name.lower() == "adamw":  # torchopt's own hands a mask a list, without the names
+        scaled = torchopt.transform.scale_by_adam()
+        return _clipped(torchopt.combine.chain(scaled, decay, torchopt.sgd(rate)), clip_norm)
     else:
         raise FuncrobustError(f"unknown optimizer {name!r}: choose SGD, Adam or AdamW")
     if decayed and weight_decay:
-        decay = torchopt.transform.add_decayed_weights(weight_decay, mask=decayed)
         base = torchopt.combine.chain(decay, base)
     return _clipped(base, clip_norm)
 
@@ -91,14 +93,14 @@ def _clipped(optim: Optimizer, clip_norm: float | None) -> Optimizer:
     return torchopt.combine.chain(clip, optim)
 
 
-def _spend_first_call(optim: Optimizer) -> None:
+def _spend_first_call(optim: Optimizer, params: Params) -> None:
     """Make the optimizer a function of its state alone.
 
     torchopt's momentum remembers in a closure whether it was called before, and on the first call
     adds the gradient to the trace without decaying it: right from a fresh state, whose trace is
     zero either way, wrong from a resumed one (torchopt 0.7.3, transform/trace.py).
     """
-    nothing = {"": torch.zeros(1)}
+    nothing = {name: torch.zeros_like(p) for name, p in params.items()}
     optim.update(nothing, optim.init(nothing), params=nothing, inplace=False)
 
 
@@ -107,6 +109,7 @@ def initial_state(model: Functional, optim: Optimizer, *, averaged: bool = False
 
     ``averaged`` starts a running average there, which ``make_update(..., decay=...)`` goes on with.
     """
+    _spend_first_call(optim, model.params)
     step = torch.zeros((), dtype=torch.int64)
     average = _averageable(model.params, model.buffers) if averaged else {}
     return State(model.params, model.buffers, optim.init(model.params), step, average)
@@ -161,7 +164,8 @@ def make_update(
     if decay is not None and not 0 <= decay < 1:
         raise FuncrobustError(f"the average's decay must be in [0, 1), got {decay}")
     require_count("accumulate", accumulate, minimum=1)
-    _spend_first_call(optim)
+    with suppress(KeyError, ValueError):  # a mask by names wants these: `initial_state` has them
+        _spend_first_call(optim, {"": torch.zeros(1)})
 
     def update(state: State, *batch: Any) -> tuple[State, Metrics]:
         grads, buffers, metrics = _gradient(objective, state, batch, accumulate)
