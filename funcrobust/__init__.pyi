@@ -42,7 +42,7 @@ from .core.perturbations.projected_gradient import (
     pgd,
     psi,
 )
-from .core.randomness import generator
+from .core.randomness import generator, key
 from .core.regularisers.cure import cure, top_curvature
 from .core.regularisers.linearity import (
     elle,
@@ -105,6 +105,7 @@ __all__ = [
     "iterate",
     "iterate_adjoint",
     "iterate_implicit",
+    "key",
     "kl_divergence",
     "l1",
     "l2",
