@@ -15,7 +15,7 @@ from funcrobust.core.images import as_float
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Buffers, Functional, Params, Predict
 from funcrobust.core.perturbations.steps import advance as advanced
-from funcrobust.core.randomness import generator
+from funcrobust.core.randomness import generator, key
 
 Advance = Callable[[int], object]
 
@@ -55,7 +55,8 @@ def recalibrated(
     sums: Buffers = {}
     count = 0
     for x in batches:
-        _, after = model.predict_train(params, buffers, x)
+        masks = key(0, "recalibrate", count, x.device)
+        _, after = model.predict_train(params, buffers, x, key=masks)
         own = model.batch_statistics(buffers, after)
         sums = {name: sums.get(name, 0.0) + b for name, b in own.items() if b.is_floating_point()}
         count += 1

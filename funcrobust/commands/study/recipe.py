@@ -31,7 +31,7 @@ from funcrobust.core.losses import cross_entropy
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.objectives.algebra import drift
 from funcrobust.core.perturbations.projected_gradient import gradient_step, psi
-from funcrobust.core.randomness import generator
+from funcrobust.core.randomness import generator, key
 from funcrobust.core.starts import class_conditional_gaussian
 from funcrobust.files import atomic_write
 from funcrobust.report import plots
@@ -201,7 +201,9 @@ def published(model: Functional, dataset: data.Dataset, options: Study) -> Funct
         walk = psi(loss, l2(200.0), step_size=5.0, steps=10)
         with torch.no_grad():
             moved = walk(model.params, x, torch.zeros_like(index))
-            _, buffers = model.predict_train(model.params, buffers, moved)
+            _, buffers = model.predict_train(
+                model.params, buffers, moved, key=key(options.seed, "study", step)
+            )
     return replace(model, buffers=buffers)
 
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.network.functional import Buffers, Functional, Params
-from funcrobust.core.objectives.lift import Metrics, TrainingObjective, cut
+from funcrobust.core.objectives.lift import Metrics, TrainingObjective, cut, is_rows
 from funcrobust.core.training.schedules import Schedule
 
 
@@ -209,7 +209,7 @@ def _gradient(
 def _parts(batch: Any, parts: int) -> list[Any]:
     if parts == 1:
         return [batch]
-    sizes = {len(t) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim}
+    sizes = {len(t) for t in tree_leaves(batch) if is_rows(t)}
     if len(sizes) != 1 or max(sizes) % parts:
         raise FuncrobustError(f"no {parts} equal parts can be made of a batch of {sizes} examples")
     each = max(sizes) // parts
