@@ -32,8 +32,8 @@ def key(seed: int, purpose: str, count: int = 0, device: torch.device | str = "c
     """Return the key for the ``count``-th use of randomness for ``purpose``: (2,) uint64.
 
     A tensor, so it may travel in a batch, be an argument of what is compiled, and be stacked and
-    mapped over by ``vmap``, for masks of each member's own. The numbers are those of Philox 4x32-10
-    (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), the same on every device.
+    mapped over by ``vmap``, for masks of each member's own. The generator is Philox 4x32-10 (Salmon
+    et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), as torch has it.
     """
     return stateless.key(derive_seed(seed, purpose, count), device=torch.device(device))
 

@@ -14,6 +14,7 @@ from torch.func import grad, vmap
 
 import funcrobust as fr
 from funcrobust.core.network.draws import CountedDraws
+from funcrobust.core.randomness import uniform
 
 KEY = fr.key(0, "test")
 
@@ -297,3 +298,12 @@ def test_keys_are_counted():
     keys = [fr.key(s, purpose, n) for s in (0, 1) for purpose in ("a", "b") for n in (0, 1)]
     assert len({tuple(k.tolist()) for k in keys}) == 8
     assert torch.equal(fr.key(1, "a", 1), fr.key(1, "a", 1))
+
+
+def test_the_numbers_never_change():
+    """Resumed runs rest on them, and on a part of torch that it does not promise to keep."""
+    found = uniform(fr.key(0, "a"), 1, [4])
+    assert found.dtype == torch.float32
+    expected = [0.2748870849609375, 0.8259051442146301, 0.899786651134491, 0.06187093257904053]
+    assert found.double().tolist() == expected
+    assert torch.equal(uniform(fr.key(0, "a"), 1, [2, 2]).flatten(), found)
