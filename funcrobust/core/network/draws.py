@@ -85,15 +85,17 @@ def _times_mask(draws: CountedDraws, x: Tensor, shape: Any, p: float, inplace: b
 def _attention(
     draws: CountedDraws, func: Any, query: Tensor, key: Tensor, value: Tensor,
     attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
-    scale: float | None = None, enable_gqa: bool = False,
+    **how: Any,
 ) -> Tensor:  # fmt: skip
-    """``F.scaled_dot_product_attention`` as its documentation writes it, with a counted mask."""
+    """``F.scaled_dot_product_attention`` as its documentation writes it, with a counted mask.
+
+    ``how`` are its ``scale`` and ``enable_gqa``.
+    """
     if dropout_p == 0.0:
-        same: Tensor = func(
-            query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
-        )
+        same: Tensor = func(query, key, value, attn_mask, 0.0, is_causal, **how)
         return same
-    if enable_gqa:
+    scale: float | None = how.get("scale")
+    if how.get("enable_gqa", False):
         key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
     scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
@@ -103,7 +105,8 @@ def _attention(
     elif attn_mask is not None:
         scores = scores + attn_mask
     weights = scores.softmax(-1)
-    return (weights * draws.keeping(weights, dropout_p, weights.shape)) @ value
+    out: Tensor = (weights * draws.keeping(weights, dropout_p, weights.shape)) @ value
+    return out
 
 
 def _bernoulli_in_place(
