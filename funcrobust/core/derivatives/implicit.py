@@ -155,7 +155,15 @@ class _OneByOne(torch.autograd.Function):
             picked = zip(inputs, in_dims, strict=True)
             return cls.apply(*(x if d is None else x.select(d, i) for x, d in picked))
 
-        return [one(i) for i in range(info.batch_size)]
+        try:
+            return [one(i) for i in range(info.batch_size)]
+        except RuntimeError as error:
+            if "batched == nullptr" not in str(error):
+                raise
+            raise FuncrobustError(
+                "vmap maps over something that the iteration closes over (buffers, a mask), which "
+                "fr.implicit() cannot follow: put it among params, or use fr.adjoint()"
+            ) from error
 
 
 class _Pushforward(_OneByOne):
