@@ -45,3 +45,31 @@ def test_refused():
         fr.class_conditional_gaussian(
             draw((4, 3)), torch.arange(4), torch.tensor([2]), fr.generator(0, "t")
         )
+
+
+def test_class_conditional_gaussian_has_the_classes_mean_and_covariance():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(2).repeat_interleave(300)
+    mixing = 0.03 * torch.randn(4, 4, generator=generator)
+    images = 0.5 + (torch.randn(600, 4, generator=generator) @ mixing).reshape(600, 1, 2, 2)
+    images[300:] -= 0.1
+    wanted = torch.tensor([1]).repeat(20000)
+    samples = fr.class_conditional_gaussian(images, labels, wanted, generator).flatten(1)
+    own = images[300:].flatten(1)
+    assert (samples.mean(0) - own.mean(0)).abs().max() < 2e-3
+    assert (samples.T.cov() - own.T.cov()).abs().max() < 2e-4
+
+
+def test_gaussian_starts_follow_their_labels_and_stay_in_range():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(60, 3, 4, 4, generator=generator)
+    labels = torch.arange(3).repeat(20)
+    images[labels == 2] = 0.9 + 0.2 * images[labels == 2] - 0.1
+    samples = fr.class_conditional_gaussian(
+        images.clamp(0, 1), labels, torch.tensor([2, 0, 2]), generator
+    )
+    assert samples.min() >= 0
+    assert samples.max() <= 1
+    assert samples[0].mean() > samples[1].mean()
+    with pytest.raises(fr.FuncrobustError, match="class 7"):
+        fr.class_conditional_gaussian(images, labels, torch.tensor([7]), generator)
