@@ -219,7 +219,8 @@ def test_alignment_does_not_depend_on_the_gradients_size(dtype):
     tiny = fr.gradient_alignment(lambda *a: 1e-12 * problem.loss(*a), toward=toward)
     usual = fr.gradient_alignment(problem.loss, toward=toward)
     arguments = (problem.params, problem.x, problem.y)
-    close = 1e-9 if dtype == torch.float64 else 1e-4
+    # Of 1 − cos = 0.003 float32 keeps four digits.
+    close = 1e-9 if dtype == torch.float64 else 1e-3
     assert (tiny(*arguments) - usual(*arguments)).abs().max() <= close * usual(*arguments).max()
     found, expected = grad(fr.mean(tiny))(*arguments), grad(fr.mean(usual))(*arguments)
     off = {k: found[k] - g for k, g in expected.items()}
