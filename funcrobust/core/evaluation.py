@@ -53,16 +53,18 @@ def recalibrated(
     has statistics of its own, and running ones lag behind weights that move fast.
     """
     sums: Buffers = {}
+    moved: set[str] = set()  # not the constants of a normalisation, say: they stay to the bit
     count = 0
     for x in batches:
         masks = key(0, "recalibrate", count, x.device)
         _, after = model.predict_train(params, buffers, x, key=masks)
         own = model.batch_statistics(buffers, after)
         sums = {name: sums.get(name, 0.0) + b for name, b in own.items() if b.is_floating_point()}
+        moved |= {name for name in sums if not torch.equal(own[name], buffers[name])}
         count += 1
     if count == 0:
         raise FuncrobustError("recalibration needs at least one batch")
-    return buffers | {name: (total / count).to(buffers[name]) for name, total in sums.items()}
+    return buffers | {name: (sums[name] / count).to(buffers[name]) for name in moved}
 
 
 class Pgd(NamedTuple):

@@ -44,6 +44,17 @@ def key_from(generator: torch.Generator) -> Tensor:
     return torch.stack([seed, torch.zeros_like(seed)]).view(torch.uint64)
 
 
+@torch.library.custom_op("funcrobust::fold_in", mutates_args=())
+def folded(key: Tensor, number: int) -> Tensor:
+    """Return another key, a function of ``key`` and ``number``."""
+    return stateless.fold_in(key, number).clone()
+
+
+@folded.register_fake
+def _(key: Tensor, number: int) -> Tensor:  # noqa: ARG001 (the operator's)
+    return torch.empty_like(key)
+
+
 # A custom operator, because torch's own has no rule for vmap (2.15).
 @torch.library.custom_op("funcrobust::uniform", mutates_args=())
 def uniform(key: Tensor, count: int, shape: list[int]) -> Tensor:

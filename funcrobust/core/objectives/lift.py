@@ -8,7 +8,8 @@ cannot say, and this file is its one place. Everything else is the algebra:
     def compose(modes, batch):
         loss = fr.cross_entropy(modes.training)
         robust = fr.adversarial(loss, attack, start=batch.start)
-        return {"loss": (1.0, robust), "curvature": (0.5, fr.cure(fr.cross_entropy(modes.batch)))}
+        curvature = fr.cure(fr.cross_entropy(modes.batch), h=0.75)
+        return {"loss": (1.0, robust), "curvature": (0.5, curvature)}
 
     objective = fr.training_objective(model, compose)
 """
@@ -70,8 +71,13 @@ def cut(batch: Any, rows: slice) -> Any:
 
 
 def is_rows(part: Any) -> bool:
-    """Tell whether a part of a batch has a row an example. Keys are torch's uint64 ones."""
-    return isinstance(part, Tensor) and part.ndim > 0 and part.dtype != torch.uint64
+    """Tell whether a part of a batch has a row an example."""
+    return isinstance(part, Tensor) and part.ndim > 0 and not is_key(part)
+
+
+def is_key(part: Any) -> bool:
+    """Tell whether a part of a batch is a key: torch's are uint64."""
+    return isinstance(part, Tensor) and part.dtype == torch.uint64
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ Norm = Callable[[Loss, Params, Tensor, Tensor, Tensor], Tensor]
 
 def cure(
     loss: Loss,
-    h: float | Tensor = 3.0,
+    h: float | Tensor,
     *,
     along: Tensor | None = None,
     derivative: DerivativeOfCure = "shared",
@@ -143,7 +143,8 @@ def _slopes(
 ) -> Tensor:
     """(ℓ(p + ηu) − ℓ(p − ηu))/2η at each point p, for the step ηu, in one batch."""
     both = torch.cat([points + step, points - step])
-    ahead, behind = loss(params, both, torch.cat([y, y])).chunk(2)
+    inside = dict(params)  # as in `_forward`: no evaluation for a derivative moves buffers
+    ahead, behind = loss(inside, both, torch.cat([y, y])).chunk(2)
     return (ahead - behind) / (2 * eta.flatten())
 
 

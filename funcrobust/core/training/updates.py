@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.network.functional import Buffers, Functional, Params
-from funcrobust.core.objectives.lift import Metrics, TrainingObjective, cut, is_rows
+from funcrobust.core.objectives.lift import Metrics, TrainingObjective, cut, is_key, is_rows
+from funcrobust.core.randomness import folded
 from funcrobust.core.training.schedules import Schedule
 
 
@@ -61,11 +62,14 @@ def optimizer(
     """Build torchopt's functional SGD, Adam or AdamW, if asked to after clipping the gradient.
 
     ``name`` is "sgd", "adam" or "adamw" in any case. Weight decay is L2 regularisation, added to
-    the gradient, as in ``torch.optim``; adamw's is decoupled. ``decayed`` tells which parameters it
+    the gradient, as in ``torch.optim``; adamw's is decoupled. ``momentum`` and ``nesterov`` are
+    SGD's. ``decayed`` tells which parameters it
     is for: ``fr.matrices`` leaves out biases and the scales of norms.
 
     Raises `FuncrobustError` for another name, or numbers negative or not finite.
     """
+    if not callable(rate):
+        require_finite("rate", rate)
     require_finite("momentum", momentum)
     require_finite("weight_decay", weight_decay)
     rest = 0.0 if decayed else weight_decay  # with a mask it is a step of its own
@@ -168,6 +172,11 @@ def make_update(
         _spend_first_call(optim, {"": torch.zeros(1)})
 
     def update(state: State, *batch: Any) -> tuple[State, Metrics]:
+        if (decay is not None) != bool(state.average):
+            raise FuncrobustError(
+                "a weight average takes both: make_update(..., decay=) and "
+                "initial_state(..., averaged=True)"
+            )
         grads, buffers, metrics = _gradient(objective, state, batch, accumulate)
         updates, optimizer_state = optim.update(
             grads, state.optimizer_state, params=state.params, inplace=False
@@ -175,8 +184,6 @@ def make_update(
         params = torchopt.apply_updates(state.params, updates, inplace=False)
         average = state.average
         if decay is not None:
-            if not average:
-                raise FuncrobustError("a decay needs initial_state(..., averaged=True)")
             rate = warmed_up(decay, state.step)
             average = ema(average, _averageable(params, buffers), rate)
         after = State(params, buffers, optimizer_state, state.step + 1, average)
@@ -213,7 +220,12 @@ def _parts(batch: Any, parts: int) -> list[Any]:
     if len(sizes) != 1 or max(sizes) % parts:
         raise FuncrobustError(f"no {parts} equal parts can be made of a batch of {sizes} examples")
     each = max(sizes) // parts
-    return [cut(batch, slice(i * each, (i + 1) * each)) for i in range(parts)]
+    return [_keyed(cut(batch, slice(i * each, (i + 1) * each)), i) for i in range(parts)]
+
+
+def _keyed(part: Any, number: int) -> Any:
+    """Give each part of a batch keys of its own, or all would draw the same masks."""
+    return tree_map(lambda t: folded(t, number) if is_key(t) else t, part)
 
 
 def global_norm(tensors: dict[str, Tensor]) -> Tensor:
