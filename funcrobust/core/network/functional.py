@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -211,14 +209,9 @@ def autocast(predict: Predict, dtype: torch.dtype | None) -> Predict:
         raise FuncrobustError("float16 needs loss scaling, which is not here: use torch.bfloat16")
 
     def half(params: Params, x: Tensor) -> Tensor:
-        with autocasting(x, dtype):
+        if x.is_meta:  # a dry run: there is nothing to be precise about
+            return predict(params, x)
+        with torch.autocast(x.device.type, dtype):
             return predict(params, x).to(x.dtype)
 
     return half
-
-
-def autocasting(x: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Autocast to ``dtype`` on x's device: nothing for None, nor on the meta device (dry runs)."""
-    if dtype is None or x.is_meta:
-        return nullcontext()
-    return torch.autocast(x.device.type, dtype)
