@@ -69,6 +69,7 @@ class Masked(Composed):
         return torch.where(self.mask, self.ball.project(x, center), center)
 
     def steepest(self, gradient: Tensor) -> Tensor:
+        _require_broadcast(self.mask, gradient)
         return self.ball.steepest(torch.where(self.mask, gradient, 0.0))
 
     def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:

@@ -106,8 +106,10 @@ class Functional:
         self._buffer_names.check(buffers)
 
         def predict(params: Params, x: Tensor) -> Tensor:
+            # Copies: some norms, of kinds not known here, write to their buffers all the same.
+            fresh = {name: buffer.detach().clone() for name, buffer in buffers.items()}
             with CountedDraws(key):
-                return self._call(self._batch_skeleton, params, buffers, x)
+                return self._call(self._batch_skeleton, params, fresh, x)
 
         return predict
 
@@ -161,7 +163,10 @@ class Functional:
 
     def module(self, params: Params | None = None, buffers: Buffers | None = None) -> nn.Module:
         """Return a fresh ``nn.Module`` in evaluation mode holding copies of these tensors."""
-        tensors = {**(params or self.params), **(buffers or self.buffers)}
+        params, buffers = params or self.params, buffers or self.buffers
+        self._param_names.check(params)
+        self._buffer_names.check(buffers)
+        tensors = {**params, **buffers}
         module = copy.deepcopy(self._skeleton)
         fill(module, {name: tensor.detach().clone() for name, tensor in tensors.items()})
         return module.eval()

@@ -171,6 +171,8 @@ def _iterated(loss: Loss, ball: Ball, walk: Iteration, derivative: Derivative) -
         require_center(ball, center)
         if plain:
             return derivative(step, walk.steps, params, start, y, center)
+        if start.ndim < 2:
+            raise FuncrobustError("momentum and use_best take x (B, d): unsqueeze(1) numbers (B,)")
         state = derivative(step, walk.steps, params, carry(start), y, center)
         c = start.shape[1]
         return best(loss, params, state, y, c, sign) if walk.use_best else last(state, c)
