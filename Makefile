@@ -1,17 +1,43 @@
 # make demo: from an empty folder to a trained, evaluated, visualised robust classifier
 # make test: the whole test suite, with lint, types and the import contract
+# make test-settings: the suite again and again, under processors and orders that others may have
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-settings lint install clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
 
+# Two processes of one thread are faster than one process of two: the networks are small.
+WORKERS := -n auto --maxprocesses 4 --dist worksteal
+
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
+
+# ATEN_CPU_CAPABILITY chooses torch's own kernels, ONEDNN_MAX_CPU_ISA those of its convolutions,
+# MKL_ENABLE_INSTRUCTIONS those of its matrix products. What fails is listed under its setting;
+# ARGS="tests/core -x" are further words to pytest.
+define SETTINGS
+|-n 0
+OMP_NUM_THREADS=1|$(WORKERS)
+OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default|$(WORKERS)
+OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2|$(WORKERS)
+OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=SSE41|$(WORKERS)
+OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2|$(WORKERS)
+OMP_NUM_THREADS=1|$(WORKERS) -p randomly --randomly-seed=1
+OMP_NUM_THREADS=1|$(WORKERS) -p randomly --randomly-seed=2
+endef
+export SETTINGS
+
+test-settings: $(VENV)/.test
+	@echo "$$SETTINGS" | (failed=0; while IFS='|' read -r environment options; do \
+	  echo "$$environment pytest $$options"; \
+	  said=$$(env $$environment $(BIN)/python -m pytest $$options $(ARGS) 2>&1) || failed=1; \
+	  echo "$$said" | grep -E '^(FAILED|ERROR)|(passed|failed|error).* in ' | sed 's/^/  /'; \
+	done; exit $$failed)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

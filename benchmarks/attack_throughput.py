@@ -7,7 +7,8 @@ attacks the shipped classifier on the same CIFAR-10 test images, all in one batc
 ball, step size, steps and restarts. A weaker attack would be faster, so the accuracy that each
 one finds is shown: the rows of a table must agree, but for the random starts.
 
-- Ours is ``fr.evaluation.robust``: an example that is fooled once is not attacked again.
+- Ours is `robust` of funcrobust.core.evaluation: an example that is fooled once is not attacked
+  again.
 - The libraries attack the whole batch in every restart, and the worst one counts; they have no
   switch for anything else. They get the classifier as ``checkpoints.load`` returns it.
 - Two more rows of ours tell where the time goes: nothing dropped in torch's default memory

@@ -64,7 +64,7 @@ def published(module: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Callabl
         loss = F.cross_entropy(module(x_hat), y)
         module.eval()
         optimizer.zero_grad()
-        (loss + LAM * curvature()).derivative()
+        (loss + LAM * curvature()).backward()
         optimizer.step()
 
     return step

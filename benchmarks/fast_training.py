@@ -211,7 +211,7 @@ def one_seed(args: Any, dataset: data.Dataset, seed: int) -> dict[str, Any]:
     dtype = pick_dtype(options.precision, torch.device(args.device))
     compiling = [0.0]
 
-    def prepare(update: fr.updates.Update, *, state: fr.State, batch: Any) -> Any:
+    def prepare(update: fr.Update, *, state: fr.State, batch: Any) -> Any:
         if not args.compile:
             return update
         began = time.perf_counter()

@@ -5,7 +5,6 @@ returns ``self.net(pixel_values=x).logits``.
 """
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import funcrobust as fr
 from funcrobust import data
@@ -23,13 +22,12 @@ def slope_of_cure(module: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> 
     # Normalisation goes inside, so that images and h are in units of [0, 1].
     model = fr.functionalize(Normalized(module, CIFAR10_MEAN, CIFAR10_STD))
     curvature = fr.mean(fr.cure(fr.cross_entropy(model.predict), h=0.75))
-    # Fused attention has no second derivative, which CURE takes: its plain form has.
-    with sdpa_kernel(SDPBackend.MATH):
-        grads = torch.func.grad(curvature)(model.params, x, y)
-        before = curvature(model.params, x, y)
-        squared = sum(g.square().sum() for g in grads.values())
-        rate = 0.05 * before / squared  # not quite to the last digit: z, a sign, may flip
-        after = curvature({k: p - rate * grads[k] for k, p in model.params.items()}, x, y)
+    # Fused attention has no second derivative: functionalize takes its plain form instead.
+    grads = torch.func.grad(curvature)(model.params, x, y)
+    before = curvature(model.params, x, y)
+    squared = sum(g.square().sum() for g in grads.values())
+    rate = 0.05 * before / squared  # not quite to the last digit: z, a sign, may flip
+    after = curvature({k: p - rate * grads[k] for k, p in model.params.items()}, x, y)
     fall = 1 - after / before
     return f"curvature {before:.4f}, a step meant to take 5.0% off takes {fall:.1%} off"
 

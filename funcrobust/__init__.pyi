@@ -58,7 +58,7 @@ from .core.perturbations.projected_gradient import (
     pgd,
     psi,
 )
-from .core.randomness import generator
+from .core.randomness import generator, key
 from .core.regularisers.cure import cure, gradient_difference, top_curvature
 from .core.regularisers.linearity import (
     elle,
@@ -140,6 +140,7 @@ __all__ = [
     "input_gradient",
     "input_gradient_norm",
     "iterate",
+    "key",
     "kl_divergence",
     "l1_distance",
     "l2",

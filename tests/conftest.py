@@ -1,9 +1,22 @@
-"""Fixtures: a small problem, the real data where it matters, one trained classifier for all."""
+"""Fixtures: a small problem, the real data where it matters, one trained classifier for all.
+
+No test may depend on the order of the tests nor on torch's global random numbers. Each finds them
+freshly seeded: with 0, or with the seed of a shuffled order (``-p randomly``, see the Makefile).
+"""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+import torch
+from filelock import FileLock
 from problems import Problem, make_problem, run_cli
+
+
+@pytest.fixture(autouse=True)
+def _seeded(request):
+    torch.manual_seed(request.config.getoption("randomly_seed", 0))
 
 
 @pytest.fixture
@@ -21,11 +34,20 @@ def cifar():
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
-    """A robust classifier of the digits, made by the command line: its run folder, its output."""
-    folder = tmp_path_factory.mktemp("digits")
-    done = run_cli(
-        "cure-train", "--dataset", "digits", "--test-examples", "200", "--evaluate-examples", "200",
-        "--epochs", "12", "--out", str(folder), "--name", "cure",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder / "cure", done.stdout
+    """A robust classifier of the digits, made by the command line: its run folder, its output.
+
+    The workers of pytest-xdist, whose folders lie side by side, share it.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "digits"
+    said = folder / "said.txt"
+    with FileLock(f"{folder}.lock"):
+        if not said.exists():
+            done = run_cli(
+                "cure-train", "--dataset", "digits", "--test-examples", "200",
+                "--evaluate-examples", "200", "--epochs", "6", "--out", str(folder),
+                "--name", "cure",
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            said.write_text(done.stdout)
+    return folder / "cure", said.read_text()

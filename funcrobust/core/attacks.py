@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.balls.ball import Ball
+from funcrobust.core.balls.composed import Composed, require_straight
 from funcrobust.core.balls.linf import Linf, linf
 from funcrobust.core.errors import FuncrobustError, require_finite
+from funcrobust.core.examples import flat
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.projected_gradient import Perturbation, fgsm, pgd
@@ -115,28 +117,21 @@ def _step_size(given: float | None, ball: Ball, share: float) -> float:
 
 
 @dataclass(frozen=True)
-class LargestOnly:
+class LargestOnly(Composed):
     """A ball whose steepest direction is that of the largest gradient entries alone.
 
     ``quantile`` in [0, 1) of each example's entries, the smallest in absolute value, count as 0.
     """
 
-    ball: Ball
     quantile: float
-    differentiable: bool = False
 
     def __post_init__(self) -> None:
+        require_straight(self.ball)
         if not 0 <= self.quantile < 1:
             raise FuncrobustError(f"quantile must be in [0, 1), got {self.quantile}")
 
-    def project(self, x: Tensor, center: Tensor) -> Tensor:
-        return self.ball.project(x, center)
-
     def steepest(self, gradient: Tensor) -> Tensor:
-        size = gradient.abs().flatten(1)
+        size = flat(gradient.abs())
         size = size.float() if size.dtype.itemsize < 4 else size  # no quantiles of half precision
         large = size >= torch.quantile(size, self.quantile, dim=1, keepdim=True)
         return self.ball.steepest(torch.where(large.reshape(gradient.shape), gradient, 0.0))
-
-    def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
-        return self.ball.sample(center, generator)

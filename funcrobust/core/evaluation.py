@@ -15,7 +15,7 @@ from funcrobust.core.images import as_float
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Buffers, Functional, Params, Predict
 from funcrobust.core.perturbations.steps import advance as advanced
-from funcrobust.core.randomness import generator
+from funcrobust.core.randomness import generator, key
 
 Advance = Callable[[int], object]
 
@@ -53,15 +53,18 @@ def recalibrated(
     has statistics of its own, and running ones lag behind weights that move fast.
     """
     sums: Buffers = {}
+    moved: set[str] = set()  # not the constants of a normalisation, say: they stay to the bit
     count = 0
     for x in batches:
-        _, after = model.predict_train(params, buffers, x)
+        masks = key(0, "recalibrate", count, x.device)
+        _, after = model.predict_train(params, buffers, x, key=masks)
         own = model.batch_statistics(buffers, after)
         sums = {name: sums.get(name, 0.0) + b for name, b in own.items() if b.is_floating_point()}
+        moved |= {name for name in sums if not torch.equal(own[name], buffers[name])}
         count += 1
     if count == 0:
         raise FuncrobustError("recalibration needs at least one batch")
-    return buffers | {name: (total / count).to(buffers[name]) for name, total in sums.items()}
+    return buffers | {name: (sums[name] / count).to(buffers[name]) for name in moved}
 
 
 class Pgd(NamedTuple):

@@ -38,9 +38,15 @@ def safe_norm(x: Tensor) -> Tensor:
 
 
 def largest_to_one(x: Tensor) -> Tensor:
-    """Divide each example by its largest entry's size, held constant; 0 stays 0."""
-    largest = flat(x.detach()).abs().amax(1)
-    return x / per_example(largest, x).clamp_min(torch.finfo(x.dtype).tiny)
+    """Divide each example by its largest entry's size, held constant; 0 stays 0.
+
+    Where that is below 1e-30 (in float32) the derivative is taken as 0: it would be the inverse,
+    and soon infinite.
+    """
+    tiny = torch.finfo(x.dtype).tiny
+    largest = per_example(flat(x.detach()).abs().amax(1), x)
+    scaled = x / largest.clamp_min(tiny)
+    return torch.where(largest > tiny**0.8, scaled, scaled.detach())
 
 
 def unit(x: Tensor) -> Tensor:

@@ -1,14 +1,18 @@
 """Counted randomness: every random number is a function of (seed, purpose, count).
 
 Nothing is drawn from global state and no generator state is ever saved, so a run resumed from any
-step continues to the same bits.
+step continues to the same bits. A generator is for what is drawn outside an update; a key, which is
+a tensor, for what is drawn inside one, where all must be pure.
 """
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.func import _random as stateless
 
 
 def derive_seed(seed: int, purpose: str, count: int = 0) -> int:
@@ -22,3 +26,57 @@ def generator(
 ) -> torch.Generator:
     """Return the generator for the ``count``-th use of randomness for ``purpose``."""
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, count))
+
+
+def key(seed: int, purpose: str, count: int = 0, device: torch.device | str = "cpu") -> Tensor:
+    """Return the key for the ``count``-th use of randomness for ``purpose``: (2,) uint64.
+
+    A tensor, so it may travel in a batch, be an argument of what is compiled, and be stacked and
+    mapped over by ``vmap``, for masks of each member's own. The generator is Philox 4x32-10 (Salmon
+    et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), as torch has it.
+    """
+    return stateless.key(derive_seed(seed, purpose, count), device=torch.device(device))
+
+
+def key_from(generator: torch.Generator) -> Tensor:
+    """Draw a `key` from a generator."""
+    seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
+    return torch.stack([seed, torch.zeros_like(seed)]).view(torch.uint64)
+
+
+@torch.library.custom_op("funcrobust::fold_in", mutates_args=())
+def folded(key: Tensor, number: int) -> Tensor:
+    """Return another key, a function of ``key`` and ``number``."""
+    return stateless.fold_in(key, number).clone()
+
+
+@folded.register_fake
+def _(key: Tensor, number: int) -> Tensor:  # noqa: ARG001 (the operator's)
+    return torch.empty_like(key)
+
+
+# A custom operator, because torch's own has no rule for vmap (2.15).
+@torch.library.custom_op("funcrobust::uniform", mutates_args=())
+def uniform(key: Tensor, count: int, shape: list[int]) -> Tensor:
+    """Draw float32 numbers from [0, 1), the ``count``-th that are drawn with this ``key``.
+
+    Nests under ``grad`` and ``vmap`` (over keys: each its own numbers) and compiles.
+    """
+    folded = stateless.fold_in(key, count)
+    if key.ndim > 1:  # mapped over: torch wants a dimension of the key for each of the shape's
+        *batch, size = key.shape
+        folded = folded.reshape(*batch, *(1,) * (len(shape) - len(batch)), size)
+    return stateless.uniform(folded, *shape)  # type: ignore[arg-type]
+
+
+@uniform.register_fake
+def _(key: Tensor, count: int, shape: list[int]) -> Tensor:  # noqa: ARG001 (the operator's)
+    return key.new_empty(shape, dtype=torch.float32)
+
+
+@uniform.register_vmap
+def _(
+    info: Any, in_dims: tuple[int | None, ...], key: Tensor, count: int, shape: list[int]
+) -> tuple[Tensor, int]:
+    assert in_dims[0] is not None
+    return uniform(key.movedim(in_dims[0], 0), count, [info.batch_size, *shape]), 0

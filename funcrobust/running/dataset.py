@@ -12,7 +12,7 @@ from funcrobust import data
 from funcrobust.checkpoints import Card
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Functional
-from funcrobust.core.randomness import generator
+from funcrobust.core.randomness import generator, key
 from funcrobust.report.console import Reporter
 from funcrobust.running.groups import Images
 
@@ -75,7 +75,7 @@ def rehearse(model: Functional, dataset: data.Dataset) -> None:
     """Run the network once in training mode: what it cannot do shows now, not an epoch later."""
     x = data.as_float(dataset.x_train[:2])
     try:
-        logits, _ = model.predict_train(model.params, model.buffers, x)
+        logits, _ = model.predict_train(model.params, model.buffers, x, key=key(0, "rehearse"))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise FuncrobustError(

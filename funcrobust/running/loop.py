@@ -164,9 +164,9 @@ def _device(state: State) -> torch.device:
 
 
 def _line(plan: Plan, epoch: int, record: Record) -> str:
-    shares = ("accuracy", "clean", "robust")
+    shares = ("accuracy", "_clean", "_robust")
     facts = "  ".join(
-        f"{name} {value:.1%}" if any(s in name for s in shares) else f"{name} {value:.4g}"
+        f"{name} {value:.1%}" if f"_{name}".endswith(shares) else f"{name} {value:.4g}"
         for name, value in record.items()
     )
     return f"{plan.unit} {epoch + 1}/{plan.epochs}  {facts}"

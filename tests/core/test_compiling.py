@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from compositions import fast_cure
 from problems import largest_difference, make_problem
 
 import funcrobust as fr
@@ -26,11 +27,11 @@ def _fresh_compiler():
 def make_case(dtype=None, rate=0.1):
     """An update of fast CURE training, a state, and a batch."""
     problem = make_problem(torch.float32)
-    attack = fr.rs_fgsm(BALL, step_size=10 / 255)
-    objective = fr.cure_training(problem.model, attack.perturb, lam=0.5, h=1.0, dtype=dtype)
+    objective = fr.training_objective(problem.model, fast_cure(BALL, lam=0.5, h=1.0), dtype=dtype)
     optim = fr.optimizer("SGD", rate, weight_decay=DECAY)
     update = fr.make_update(objective, optim, decay=0.9)
-    batch = (problem.x, problem.y, attack.start(problem.x, fr.generator(0, "start")))
+    start = BALL.sample(problem.x, fr.generator(0, "start"))
+    batch = (fr.Batch(problem.x, problem.y, start),)
     return update, fr.initial_state(problem.model, optim, averaged=True), batch
 
 
@@ -147,77 +148,100 @@ def test_a_change_of_nothing_but_rounding_is_no_miscompilation():
     assert relative_errors(before, truth, moved)[".params['b']"] > 3 * compiling.TOLERANCE
 
 
-def noise_at(views, x, k):
-    return x + 0.03 * views.noise[k]
-
-
-def term(make):
-    """A regulariser of the running network's cross-entropy that may want points around x."""
-    return lambda views: (
-        lambda params, x, y: make(fr.cross_entropy(views.evaluating), views, x)(params, x, y)
-    )
-
-
-TERMS = {
-    "cure": fr.cure_term(0.7),
-    "cure_batched": fr.cure_term(0.7, backward="batched"),
-    "cure_forward": fr.cure_term(0.7, backward="forward"),
-    "cure_central": fr.cure_term(0.7, "random", "central"),
-    "cure_one_sided": fr.cure_term(0.7, backward="one-sided"),
-    "cure_random": fr.cure_term(0.7, "random"),
-    "cure_fgsm": fr.cure_term(0.7, "fgsm"),
-    "cure_linf": fr.cure_term(0.7, "linf"),
-    "gradient_alignment": term(
-        lambda loss, v, x: fr.gradient_alignment(loss, toward=noise_at(v, x, 0))
+REGULARISERS = {
+    "cure": lambda loss, batch, _: fr.cure(loss, 0.7 * batch.growth),
+    "cure_batched": lambda loss, batch, _: fr.cure(loss, 0.7, derivative="batched"),
+    "cure_forward": lambda loss, batch, _: fr.cure(loss, 0.7, derivative="forward"),
+    "cure_central": lambda loss, batch, _: fr.cure(
+        loss, 0.7, along=batch.noise, derivative="central"
     ),
-    "elle": term(
-        lambda loss, v, x: fr.elle(
-            loss, ends=(noise_at(v, x, 0), noise_at(v, x, 1)), mix=v.noise[2, :, 0, 0, 0].abs()
-        )
+    "cure_one_sided": lambda loss, batch, _: fr.cure(loss, 0.7, derivative="one-sided"),
+    "cure_random": lambda loss, batch, _: fr.cure(loss, 0.7, along=batch.noise),
+    "gradient_difference": lambda loss, _, x_hat: fr.gradient_difference(loss, toward=x_hat),
+    "gradient_alignment": lambda loss, batch, _: fr.gradient_alignment(
+        loss, toward=batch.points[:, 0]
     ),
-    "local_linearity": term(
-        lambda loss, v, x: fr.local_linearity(
-            loss, fr.pgd_k(BALL, step_size=0.02, steps=2).perturb, start=noise_at(v, x, 0)
-        )
+    "gradient_alignment_code": lambda loss, batch, _: fr.gradient_alignment(
+        loss, toward=batch.points[:, 0], form="code"
     ),
-    "input_gradient_norm": lambda v: fr.input_gradient_norm(fr.cross_entropy(v.evaluating)),
-    "helper": lambda v: fr.helper(
-        fr.cross_entropy(v.training), toward=v.perturbed, labels=lambda x: x[:, :, 0, 0].argmax(1)
+    "elle": lambda loss, batch, _: fr.elle(
+        loss, ends=(batch.points[:, 0], batch.points[:, 1]), mix=batch.mix
     ),
-    "clean": lambda v: fr.cross_entropy(v.training),
+    "local_linearity": lambda loss, batch, _: fr.local_linearity(
+        loss, fr.pgd_k(BALL, step_size=0.02, steps=2), start=batch.points[:, 0]
+    ),
+    "input_gradient_norm": lambda loss, *_: fr.input_gradient_norm(loss),
+    "helper": lambda loss, _, x_hat: fr.helper_examples(
+        loss, toward=x_hat, labels=lambda x: x[:, :, 0, 0].argmax(1)
+    ),
+    "clean": lambda loss, *_: loss,
 }
 ATTACKS = {
-    "rs_fgsm": fr.rs_fgsm(BALL, step_size=10 / 255),
-    "n_fgsm": fr.n_fgsm(8 / 255),
-    "zerograd": fr.zerograd(BALL, step_size=10 / 255),
+    "rs_fgsm": fr.rs_fgsm(BALL), "n_fgsm": fr.n_fgsm(BALL), "zerograd": fr.zerograd(BALL),
     "pgd_k": fr.pgd_k(BALL, step_size=4 / 255, steps=2),
-}
+}  # fmt: skip
 COMBINED = [
-    ("rs_fgsm", ["cure"], {}), ("n_fgsm", ["cure_random"], {}), ("zerograd", ["elle"], {}),
-    ("pgd_k", ["gradient_alignment"], {}), ("pgd_k", ["helper", "clean"], {"trades": 6.0}),
-    ("rs_fgsm", ["local_linearity"], {}), ("rs_fgsm", ["input_gradient_norm"], {}),
-    ("rs_fgsm", ["cure_batched", "cure_forward", "cure_central", "cure_one_sided"], {}),
-    ("n_fgsm", ["cure_fgsm", "cure_linf"], {"batch_statistics": True}),
-    ("zerograd", ["cure"], {"statistics": "batch", "fraction": 0.5, "dtype": BF16}),
-]  # fmt: skip
+    ("rs_fgsm", ["cure"], "held", {}),
+    ("n_fgsm", ["cure_random"], "running", {}),
+    ("zerograd", ["elle"], "batch", {}),
+    ("pgd_k", ["gradient_alignment", "gradient_alignment_code"], "held", {}),
+    ("pgd_k", ["helper", "clean"], "training", {"trades": 6.0}),
+    ("rs_fgsm", ["local_linearity"], "held", {}),
+    ("rs_fgsm", ["input_gradient_norm"], "training", {}),
+    ("rs_fgsm", ["cure_batched", "cure_forward", "cure_central", "cure_one_sided"], "held", {}),
+    ("n_fgsm", ["gradient_difference"], "batch", {"seen": "training"}),
+    ("zerograd", ["cure"], "batch", {"part": 2, "dtype": BF16}),
+]
 
 
-@pytest.mark.parametrize(("attack", "names", "options"), COMBINED)
-def test_every_method_traces_into_one_graph(attack, names, options):
+def composition(attack, names, statistics, seen="running", trades=None, part=4):
+    """An attack on one mode, and some regularisers of a part of the batch in another."""
+
+    def compose(modes: fr.Modes, batch: fr.Batch) -> fr.Terms:
+        eyes = fr.cross_entropy(getattr(modes, seen))
+        perturb = ATTACKS[attack].perturb(eyes)
+        x_hat = perturb(modes.params, batch.start, batch.y, center=batch.x).detach()
+        if trades is None:
+            fit = fr.adversarial(fr.cross_entropy(modes.training), perturb, start=batch.start)
+        else:
+            fit = fr.trades(modes.training, ATTACKS[attack], beta=trades, start=batch.start)
+        loss, some = fr.cross_entropy(getattr(modes, statistics)), batch.first(part)
+        return {"loss": (1.0, fit)} | {
+            name: (0.5, fr.at(REGULARISERS[name](loss, some, x_hat[:part]), some.x, some.y))
+            for name in names
+        }
+
+    return compose
+
+
+def full_batch(problem, attack):
+    draw = fr.generator(0, "noise")
+    noise = 2 * torch.rand(3, *problem.x.shape, generator=draw) - 1
+    points = (problem.x + 0.03 * noise[:2]).transpose(0, 1)
+    return fr.Batch(
+        problem.x, problem.y, ATTACKS[attack].start(problem.x, fr.generator(0, "start")),
+        points, noise[2], torch.rand(4, generator=draw), torch.tensor(0.5),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("attack", "names", "statistics", "options"), COMBINED)
+def test_every_method_traces_into_one_graph(attack, names, statistics, options):
     """Without a break, and the traced update is the eager one."""
     problem = make_problem(torch.float32)
-    objective = fr.robust_training(
-        problem.model, ATTACKS[attack].perturb, terms={n: (0.5, TERMS[n]) for n in names}, **options
-    )
+    dtype = options.get("dtype")
+    options = {k: v for k, v in options.items() if k != "dtype"}
+    compose = composition(attack, names, statistics, **options)
+    objective = fr.training_objective(problem.model, compose, dtype=dtype)
     optim = fr.optimizer("SGD", 0.1, weight_decay=5e-4)
     update = fr.make_update(objective, optim, decay=0.9)
-    state = fr.initial_state(problem.model, optim, averaged=True)
-    noise = 2 * torch.rand(3, *problem.x.shape, generator=fr.generator(0, "noise")) - 1
-    start = ATTACKS[attack].start(problem.x, fr.generator(0, "start"))
-    batch = (problem.x, problem.y, start, noise, torch.tensor(0.5))
-    eager, wanted = update(state, *batch)
-    traced, metrics = torch.compile(update, fullgraph=True, backend="eager")(state, *batch)
+    state, batch = (
+        fr.initial_state(problem.model, optim, averaged=True),
+        full_batch(problem, attack),
+    )
+    eager, wanted = update(state, batch)
+    traced, metrics = torch.compile(update, fullgraph=True, backend="eager")(state, batch)
     assert set(metrics) == set(wanted) >= set(names)
     for found, expected in ((traced.params, eager.params), (traced.average, eager.average)):
         assert largest_difference(found, expected) <= 1e-6
+    assert largest_difference(traced.buffers, eager.buffers) <= 1e-6
     assert largest_difference(eager.params, state.params) > 1e-4

@@ -335,3 +335,18 @@ def test_whose_statistics_x_and_x_plus_z_go_by(problem, derivative):
     term = fr.cure(by_the_batch(problem), 1.0, derivative=derivative)
     found = term(problem.params, problem.x, problem.y)
     assert (found - (two if derivative == "shared" else one)).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_labels_of_more_than_one_dimension(problem, derivative):
+    """Soft ones, (B, classes): at a one-hot label all is as at the class."""
+
+    def soft(params, x, y):
+        return -(y * problem.model.predict(params, x).log_softmax(-1)).sum(-1)
+
+    onehot = F.one_hot(problem.y, 5).double()
+    found, expected = (
+        fr.cure(loss, 0.5, derivative=derivative)(problem.params, problem.x, y)
+        for loss, y in ((soft, onehot), (problem.loss, problem.y))
+    )
+    assert (found - expected).abs().max() <= 1e-12

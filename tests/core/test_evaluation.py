@@ -146,31 +146,3 @@ def test_no_examples(case):
         robust((predict, params, x[:0], y[:0]))
     with pytest.raises(fr.FuncrobustError, match="no examples"):
         evaluation.mean_of(fr.cross_entropy(predict), params, x[:0], y[:0])
-
-
-def test_class_conditional_gaussian_has_the_classes_mean_and_covariance():
-    draw = torch.Generator().manual_seed(0)
-    labels = torch.arange(2).repeat_interleave(300)
-    mixing = 0.03 * torch.randn(4, 4, generator=draw)
-    images = 0.5 + (torch.randn(600, 4, generator=draw) @ mixing).reshape(600, 1, 2, 2)
-    images[300:] -= 0.1
-    wanted = torch.tensor([1]).repeat(20000)
-    samples = fr.class_conditional_gaussian(images, labels, wanted, draw).flatten(1)
-    own = images[300:].flatten(1)
-    assert (samples.mean(0) - own.mean(0)).abs().max() < 2e-3
-    assert (samples.T.cov() - own.T.cov()).abs().max() < 2e-4
-
-
-def test_gaussian_starts_follow_their_labels_and_stay_in_range():
-    draw = torch.Generator().manual_seed(0)
-    images = torch.rand(60, 3, 4, 4, generator=draw)
-    labels = torch.arange(3).repeat(20)
-    images[labels == 2] = 0.9 + 0.2 * images[labels == 2] - 0.1
-    samples = fr.class_conditional_gaussian(
-        images.clamp(0, 1), labels, torch.tensor([2, 0, 2]), draw
-    )
-    assert samples.min() >= 0
-    assert samples.max() <= 1
-    assert samples[0].mean() > samples[1].mean()
-    with pytest.raises(fr.FuncrobustError, match="class 7"):
-        fr.class_conditional_gaussian(images, labels, torch.tensor([7]), draw)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from problems import directional_difference, inner, largest_difference, random_d
 from torch.func import grad
 
 import funcrobust as fr
+from funcrobust.core.attacks import fixed
 
 
 def test_the_designs_example_runs_and_is_exact(problem):
@@ -16,8 +19,7 @@ def test_the_designs_example_runs_and_is_exact(problem):
     loss = fr.cross_entropy(problem.model.predict)
     pgd = fr.pgd(loss, fr.linf(8 / 255), step_size=2 / 255, steps=3)
     psi = fr.psi(loss, fr.l2(float("inf")), step_size=0.1, steps=4, targeted=True)
-    fixed = pgd(problem.params, problem.x, problem.y)
-    held = fr.adversarial(loss, lambda params, start, y, *, center=None: fixed)
+    held = fr.adversarial(loss, fixed(pgd(problem.params, problem.x, problem.y)))
     total = fr.weighted_sum((1.0, held), (10.0, fr.cure(loss, h=3.0)), (0.5, fr.drift(psi)))
     objective = fr.mean(total)
     direction = random_direction(problem.params)
@@ -68,6 +70,121 @@ def test_adversarial_from_a_random_start(problem):
     assert (found > problem.loss(problem.params, problem.x, problem.y)).all()
 
 
+def seen_by(problem, build):
+    """Which images a loss is evaluated on, inside ``build(loss)``."""
+    seen = []
+
+    def loss(params, x, y):
+        seen.append(x)
+        return problem.loss(params, x, y)
+
+    build(loss)(problem.params, problem.x, problem.y)
+    return seen
+
+
+def test_the_perturbed_images_are_used_to_the_bit(problem):
+    """Not x + (x̂ − x), which rounds: what was attacked is what is trained on."""
+    x_hat = problem.x.flip(0) / 1000
+    assert not torch.equal(problem.x + (x_hat - problem.x), x_hat), "else this shows nothing"
+    (seen,) = seen_by(problem, lambda loss: fr.adversarial(loss, fixed(x_hat)))
+    assert torch.equal(seen, x_hat)
+    images = []
+
+    def predict(params, x):
+        images.append(x)
+        return problem.model.predict(params, x)
+
+    fr.trades(predict, fixed(x_hat))(problem.params, problem.x, problem.y)
+    assert len(images) == 2, "x is looked at once, for both terms"
+    assert torch.equal(images[0], problem.x)
+    assert torch.equal(images[1], x_hat)
+
+
+def test_an_attack_ascends_the_loss_and_a_perturbation_its_own(problem):
+    """Of the margin: an Attack is built on it, a Perturbation stays on the cross-entropy."""
+    ball, margin = fr.linf(0.03), fr.margin(problem.model.predict)
+    attack = fr.Attack(lambda x, _: x, lambda loss: fr.pgd(loss, ball, step_size=0.01, steps=4))
+    arguments = (problem.params, problem.x, problem.y)
+    ends = {
+        "attack": attack.perturb(margin)(*arguments),
+        "perturbation": attack.perturb(problem.loss)(*arguments),
+    }
+    assert not torch.equal(*ends.values()), "else this shows nothing"
+    found = {
+        "attack": fr.adversarial(margin, attack),
+        "perturbation": fr.adversarial(margin, attack.perturb(problem.loss)),
+    }
+    for kind, end in ends.items():
+        expected = margin(problem.params, end, problem.y)
+        assert torch.equal(found[kind](*arguments), expected)
+
+
+def test_the_attack_is_constant(problem):
+    """No derivative flows through x̂, whose search depends on θ: not by the smoothest steps."""
+    psi = fr.psi(problem.loss, fr.l2(1.0), step_size=0.2, steps=2, derivative=fr.unrolled())
+    x_hat = psi(problem.params, problem.x, problem.y)
+    found, held, through = (
+        grad(fr.mean(loss))(problem.params, problem.x, problem.y)
+        for loss in (
+            fr.adversarial(problem.loss, psi),
+            fr.at(problem.loss, x_hat, problem.y),
+            fr.through(psi, problem.loss),
+        )
+    )
+    assert largest_difference(found, held) <= 1e-12
+    assert largest_difference(found, through) > 1e-4
+
+
+def test_through_is_the_loss_where_psi_ends_with_its_derivative(problem):
+    psi = fr.psi(problem.loss, fr.l2(5.0), step_size=0.2, steps=3, targeted=True)
+    loss = fr.entropy(problem.model.predict)
+    term = fr.mean(fr.through(psi, loss))
+    end = psi(problem.params, problem.x, problem.y)
+    assert torch.equal(
+        term(problem.params, problem.x, problem.y), loss(problem.params, end, problem.y).mean()
+    )
+    step = random_direction(problem.params)
+    exact = inner(grad(term)(problem.params, problem.x, problem.y), step)
+    numeric = directional_difference(lambda p: term(p, problem.x, problem.y), problem.params, step)
+    assert abs(exact) > 1e-3
+    assert abs(exact - numeric) <= 1e-6 * abs(exact)
+
+
+def test_at_is_the_loss_of_other_examples(problem):
+    """Whatever it is given: so a sum may be of unlike batches, and its slope in x is 0."""
+    x, y = problem.x[1:3], (problem.y[1:3] + 1) % 5
+    loss = fr.at(problem.loss, x, y)
+    expected = problem.loss(problem.params, x, y)
+    assert torch.equal(loss(problem.params, problem.x, problem.y), expected)
+    assert torch.equal(loss(problem.params, None, None), expected)
+    own = fr.at(problem.loss, problem.x.flip(0), problem.y)
+    assert fr.input_gradient(own)(problem.params, problem.x, problem.y).abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda loss: fr.mean(loss), lambda loss: fr.weighted_sum((1.0, loss)),
+        lambda loss: fr.mean(fr.adversarial(loss, fr.rs_fgsm(fr.linf(0.03)))),
+        lambda loss: fr.pgd(loss, fr.linf(0.03), step_size=0.01, steps=1),
+        lambda loss: fr.pgd(loss, fr.linf(0.03), step_size=0.01, steps=1, use_best=True),
+        lambda loss: fr.psi(loss, fr.l2(1.0), step_size=0.01, steps=1),
+        lambda loss: fr.input_gradient(loss), lambda loss: fr.input_gradient_norm(loss),
+        lambda loss: (lambda p, x, y: fr.objective(loss)(p, {}, x, y)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["mean", "column"])
+def test_a_reduced_loss_is_refused_with_a_line(problem, build, kind):
+    """It would be differentiated without complaint, B times too small."""
+
+    def reduced(*arguments):
+        values = problem.loss(*arguments)
+        return values.mean() if kind == "mean" else values[:, None]
+
+    with pytest.raises(fr.FuncrobustError, match=r"per example, \(B,\) = \(4,\).*reduction"):
+        build(reduced)(problem.params, problem.x, problem.y)
+
+
 def test_bad_sums(problem):
     with pytest.raises(fr.FuncrobustError, match="weight"):
         fr.weighted_sum((-1.0, problem.loss))
@@ -101,7 +218,7 @@ def test_trades_is_the_published_code(problem):
     expected = expected + beta * kl_from(module, x_hat, logits)
     expected.mean().backward()
     attack = fr.pgd_k(fr.linf(eps), step_size=alpha, steps=3)
-    loss = fr.trades(problem.model.predict, attack.perturb, beta=beta, start=start)
+    loss = fr.trades(problem.model.predict, attack, beta=beta, start=start)
     found = loss(problem.params, problem.x, problem.y)
     assert (found - expected).abs().max() <= 1e-12
     assert (expected - problem.loss(problem.params, problem.x, problem.y)).min() > 1e-4
@@ -113,16 +230,13 @@ def test_trades_is_the_published_code(problem):
 def test_trades_differentiates_both_distributions(problem):
     """With x̂ given: the finite difference of its value, p(x) moving too."""
     x_hat = (problem.x + 0.1).clamp(0, 1)
-    loss = fr.mean(
-        fr.trades(problem.model.predict, lambda _: lambda params, start, y, *, center=None: x_hat)
-    )
+    trades = fr.trades(problem.model.predict, fixed(x_hat))
+    loss = fr.mean(trades)
     step = random_direction(problem.params)
     exact = inner(grad(loss)(problem.params, problem.x, problem.y), step)
     numeric = directional_difference(lambda p: loss(p, problem.x, problem.y), problem.params, step)
     assert abs(exact - numeric) <= 1e-6 * abs(exact)
-    nested = fr.input_gradient(
-        fr.trades(problem.model.predict, lambda _: lambda params, start, y, *, center=None: x_hat)
-    )(problem.params, problem.x, problem.y)
+    nested = fr.input_gradient(trades)(problem.params, problem.x, problem.y)
     x = problem.x.clone().requires_grad_()
     logits = problem.module(x)
     by_hand = (
@@ -134,15 +248,38 @@ def test_trades_differentiates_both_distributions(problem):
 
 def test_trades_without_its_kl_is_the_cross_entropy(problem):
     """Whether the search moves nothing or β = 0."""
-    attack = fr.pgd_k(fr.linf(0.1), step_size=0.05, steps=2).perturb
+    attack = fr.pgd_k(fr.linf(0.1), step_size=0.05, steps=2)
     start = problem.x + 0.01
     plain = F.cross_entropy(problem.module(problem.x), problem.y, reduction="none")
     for loss in (
-        fr.trades(problem.model.predict, lambda _: lambda params, start, y, *, center=None: start),
+        fr.trades(problem.model.predict, fixed(problem.x)),
         fr.trades(problem.model.predict, attack, beta=0.0, start=start),
     ):
         found = loss(problem.params, problem.x, problem.y)
         assert (found - plain).abs().max() <= 1e-12
+
+
+def test_what_trades_fits_on_the_images_may_be_another_loss(problem):
+    """A smoothed cross-entropy, the margin: of the same logits."""
+    x_hat = (problem.x + 0.1).clamp(0, 1)
+    kl = kl_from(problem.module, x_hat, problem.module(problem.x))
+    for natural in (partial(fr.cross_entropy, label_smoothing=0.2), fr.margin):
+        loss = fr.trades(problem.model.predict, fixed(x_hat), beta=2.0, natural=natural)
+        fit = natural(problem.model.predict)(problem.params, problem.x, problem.y)
+        found = loss(problem.params, problem.x, problem.y)
+        assert (found - fit - 2.0 * kl).abs().max() <= 1e-12
+
+
+def test_a_perturbation_of_trades_is_its_own_search(problem):
+    """One given ready-made is used as it is, from the start."""
+    start = problem.x + 0.01
+    fgsm = fr.fgsm(problem.loss, fr.linf(0.05), step_size=0.05)
+    x_hat = fgsm(problem.params, start, problem.y, center=problem.x)
+    found, expected = (
+        fr.trades(problem.model.predict, attack, start=start)(problem.params, problem.x, problem.y)
+        for attack in (fgsm, fixed(x_hat))
+    )
+    assert torch.equal(found, expected)
 
 
 def test_helper_is_hats_formula(problem):
@@ -157,13 +294,15 @@ def test_helper_is_hats_formula(problem):
     assert not torch.equal(labels, problem.y)
     module = problem.model.module()
     expected = F.cross_entropy(module(beyond), labels, reduction="none")
-    loss = fr.helper(problem.loss, toward=toward, labels=lambda x: standard(x).argmax(1))
+    loss = fr.helper_examples(problem.loss, toward=toward, labels=lambda x: standard(x).argmax(1))
     assert torch.allclose(loss(problem.params, problem.x, problem.y), expected)
     expected.mean().backward()
     slopes = grad(fr.mean(loss))(problem.params, problem.x, problem.y)
     wanted = {k: p.grad for k, p in module.named_parameters()}
     assert largest_difference(slopes, wanted) <= 1e-12
-    on_it = fr.helper(problem.loss, toward=toward, labels=lambda x: problem.y, extrapolate=1.0)
+    on_it = fr.helper_examples(
+        problem.loss, toward=toward, labels=lambda x: problem.y, extrapolate=1.0
+    )
     at_x_hat = F.cross_entropy(problem.module(toward), problem.y, reduction="none")
     assert torch.allclose(on_it(problem.params, problem.x, problem.y), at_x_hat)
 
@@ -171,6 +310,6 @@ def test_helper_is_hats_formula(problem):
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_bad_weights_of_trades_and_helper(problem, value):
     with pytest.raises(fr.FuncrobustError, match="beta"):
-        fr.trades(problem.model.predict, lambda loss: None, beta=value)
+        fr.trades(problem.model.predict, fixed(problem.x), beta=value)
     with pytest.raises(fr.FuncrobustError, match="extrapolate"):
-        fr.helper(problem.loss, toward=problem.x, labels=lambda x: None, extrapolate=value)
+        fr.helper_examples(problem.loss, toward=problem.x, labels=lambda x: None, extrapolate=value)

@@ -23,7 +23,7 @@ from funcrobust.core.evaluation import recalibrated
 from funcrobust.core.losses import cross_entropy
 from funcrobust.core.network.functional import Buffers, Functional, Params, autocast, functionalize
 from funcrobust.core.objectives.lift import Batch, Metrics, training_objective
-from funcrobust.core.randomness import generator
+from funcrobust.core.randomness import generator, key
 from funcrobust.core.training import updates
 from funcrobust.core.training.schedules import Schedule, schedule
 from funcrobust.core.training.updates import State, Update
@@ -166,10 +166,11 @@ class Batches:
         index = self._indices(step)
         x, y = self.dataset.x_train[index], self.dataset.y_train[index]
         seed = self.options.seed
-        if self.dataset.name not in ("digits", "svhn"):  # a mirrored 2 is no digit
+        if self.dataset.mirrored:
             x = data.flip_and_crop(x, generator(seed, "augment", step, device))
         x = data.as_float(x).contiguous(memory_format=torch.channels_last)
-        batch = Batch(x, y, growth=self._growth(step).to(device))
+        masks = key(seed, "dropout", step, device)
+        batch = Batch(x, y, growth=self._growth(step).to(device), key=masks)
         if self.attack is not None:
             start = self.attack.start(x, generator(seed, "start", step, device))
             batch = batch._replace(start=start)

@@ -147,16 +147,17 @@ def _regulariser(name: str) -> Callable[..., fr.Loss]:
 
 def _offered(ball: fr.Ball, part: fr.Batch) -> dict[str, Any]:
     """What a regulariser can have, by the names of its parameters."""
+    search = fr.pgd_k(ball, step_size=getattr(ball, "radius", 1.0) / 2, steps=2)
     if part.points is None:
-        return {}
+        return {"attack": search}
     points = part.points.unbind(1)
     return {
         "toward": points[0], "start": points[0], "ends": points[:2], "mix": part.mix,
-        "attack": fr.pgd_k(ball, step_size=getattr(ball, "radius", 1.0) / 2, steps=2),
+        "attack": search,
     }  # fmt: skip
 
 
-POINTS = {"toward": 1, "start": 1, "ends": 2}
+POINTS = {"toward": 1, "start": 1, "ends": 2, "mix": 1}
 """How many random points of the ball a regulariser with such a parameter looks at."""
 
 
@@ -170,7 +171,7 @@ def points_of(options: CureTrain) -> int:
         for parameter in list(inspect.signature(_regulariser(name)).parameters.values())[1:]:
             needed = max(needed, POINTS.get(parameter.name, 0))
             required = parameter.default is parameter.empty
-            if required and parameter.name not in {*POINTS, "mix", "attack"}:
+            if required and parameter.name not in {*POINTS, "attack"}:
                 raise FuncrobustError(
                     f"{name} needs {parameter.name}, which training has not: see CONTRIBUTING.md "
                     "for what a regulariser can ask for"

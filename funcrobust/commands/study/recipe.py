@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funcrobust import checkpoints, data
-from funcrobust import judging as generative
+from funcrobust import checkpoints, data, judging
 from funcrobust.checkpoints import Card
 from funcrobust.commands.psi_train.options import PsiTrain
 from funcrobust.commands.psi_train.recipe import psi_train
@@ -31,7 +30,7 @@ from funcrobust.core.losses import cross_entropy
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.objectives.algebra import drift
 from funcrobust.core.perturbations.projected_gradient import gradient_step, psi
-from funcrobust.core.randomness import generator
+from funcrobust.core.randomness import generator, key
 from funcrobust.core.starts import class_conditional_gaussian
 from funcrobust.files import atomic_write
 from funcrobust.report import plots
@@ -74,7 +73,7 @@ class Bench:
     options: Study
     dataset: data.Dataset
     judge: nn.Module
-    real: generative.Seen
+    real: judging.Seen
     wanted: Tensor
     starts: dict[str, Tensor]
     dtype: torch.dtype | None
@@ -131,7 +130,7 @@ def make_bench(
     draw = generator(options.seed, "study/noise", 0, device)
     noise = torch.rand(gaussian.shape, generator=draw, device=device)
     with reporter.track("judging real images", total=len(dataset.x_test), unit="img") as bar:
-        real = generative.look(judge, dataset.x_test, advance=bar.advance)
+        real = judging.look(judge, dataset.x_test, advance=bar.advance)
     starts = {"gaussian": gaussian, "noise": noise}
     dtype = pick_dtype(options.precision, device)
     return Bench(options, dataset, judge, real, wanted, starts, dtype, reporter)
@@ -201,7 +200,9 @@ def published(model: Functional, dataset: data.Dataset, options: Study) -> Funct
         walk = psi(loss, l2(200.0), step_size=5.0, steps=10)
         with torch.no_grad():
             moved = walk(model.params, x, torch.zeros_like(index))
-            _, buffers = model.predict_train(model.params, buffers, moved)
+            _, buffers = model.predict_train(
+                model.params, buffers, moved, key=key(options.seed, "study", step)
+            )
     return replace(model, buffers=buffers)
 
 
@@ -243,13 +244,13 @@ def walked(model: Functional, bench: Bench, kind: str) -> Iterator[tuple[int, Te
 
 def judged(made: Tensor, bench: Bench) -> dict[str, float]:
     """Fréchet distance to all test images; precision and recall against as many as were made."""
-    seen = generative.look(bench.judge, made)
+    seen = judging.look(bench.judge, made)
     n = len(made)
-    few = generative.Seen(bench.real.features[:n], bench.real.labels[:n])
-    precision, recall = generative.precision_recall(few, seen)
+    few = judging.Seen(bench.real.features[:n], bench.real.labels[:n])
+    precision, recall = judging.precision_recall(few, seen)
     return {
-        "frechet": generative.frechet_distance(bench.real, seen), "precision": precision,
-        "recall": recall, "agreement": generative.agreement(seen, bench.wanted),
+        "frechet": judging.frechet_distance(bench.real, seen), "precision": precision,
+        "recall": recall, "agreement": judging.agreement(seen, bench.wanted),
     }  # fmt: skip
 
 

@@ -65,12 +65,15 @@ def require_center(ball: Ball, center: Tensor) -> None:
 
     Clamping would move it there in silence: inputs divided by their standard deviation, say, by
     more than any radius. A rounding outside is let pass. Costs one pass over the examples and, on
-    an accelerator, the wait for its result; nothing in compiled code, nor where values cannot be
-    seen (mapped over by ``vmap``, on the meta device), which then goes unchecked.
+    an accelerator, the wait for its result; nothing in compiled code, nor inside a ``torch.func``
+    transform (where the centre may be another operator's point: CURE's x + z), nor where values
+    cannot be seen (on the meta device), which then goes unchecked.
     """
     require_float(center)
     bounds = bounds_of(ball)
     if bounds is None or bounds == (-math.inf, math.inf) or torch.compiler.is_compiling():
+        return
+    if torch._C._functorch.is_functorch_wrapped_tensor(center):
         return
     try:
         least, greatest = torch.stack(center.detach().aminmax()).tolist()

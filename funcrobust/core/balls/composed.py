@@ -69,6 +69,7 @@ class Masked(Composed):
         return torch.where(self.mask, self.ball.project(x, center), center)
 
     def steepest(self, gradient: Tensor) -> Tensor:
+        _require_broadcast(self.mask, gradient)
         return self.ball.steepest(torch.where(self.mask, gradient, 0.0))
 
     def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
@@ -107,7 +108,7 @@ def with_steps(ball: Ball, steps: Ball) -> Ball:
     Raises `FuncrobustError` where either steps otherwise than by adding a direction (`fourier`).
     """
     for each in (ball, steps):
-        _require_straight(each)
+        require_straight(each)
     return WithSteps(ball, steps)
 
 
@@ -119,7 +120,7 @@ def masked(ball: Ball, mask: Tensor) -> Ball:
     within the mask. The centre must be what is to be kept. Samples are those of the ball, cut to
     the mask.
     """
-    _require_straight(ball)
+    require_straight(ball)
     _require_alone(ball)
     if mask.dtype != torch.bool:
         raise FuncrobustError(f"a mask is boolean (true where x may change), got {mask.dtype}")
@@ -135,7 +136,7 @@ def with_block_means(ball: Ball, scale: int, low: Tensor | None = None) -> Ball:
     bounds after it, so that all hold to within what the later ones move (about a gray level of the
     means, where images saturate). For super-resolution that keeps to its input.
     """
-    _require_straight(ball)
+    require_straight(ball)
     _require_alone(ball)
     require_count("scale", scale, minimum=1)
     return WithBlockMeans(ball, scale, low)
@@ -167,7 +168,7 @@ def _require_fitting(low: Tensor, x: Tensor, scale: int) -> None:
         )
 
 
-def _require_straight(ball: Ball) -> None:
+def require_straight(ball: Ball) -> None:
     if hasattr(ball, "advance"):
         raise FuncrobustError(
             f"{type(ball).__name__} does not step in a straight line, and cannot be composed"

@@ -22,7 +22,12 @@ from torch.autograd import forward_ad
 from torch.func import vjp
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from funcrobust.core.derivatives.iteration import Derivative, Step, iterate
+from funcrobust.core.derivatives.iteration import (
+    Derivative,
+    Step,
+    iterate,
+    with_soft_labels,
+)
 from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.network.functional import Params
 
@@ -39,23 +44,11 @@ class Adjoint:
         if _unrolled_anyway():
             return iterate(step, steps, params, start, y, center)
         if y.is_floating_point():
-            return self._with_soft_labels(step, steps, params, start, y, center)
+            return with_soft_labels(self, step, steps, params, start, y, center)
         leaves, spec = tree_flatten(params)
         length = (steps, self.every or max(1, round(steps**0.5)))
         end: Tensor = _Adjoint.apply(step, length, spec, start, y, center, *leaves)[0]
         return end
-
-    def _with_soft_labels(
-        self, step: Step, steps: int, params: Params, start: Tensor, y: Tensor, center: Tensor
-    ) -> Tensor:
-        """Let floating-point labels ride along with the parameters: they have a derivative too."""
-
-        def soft(both: Any, x: Tensor, _: Tensor, center: Tensor) -> Tensor:
-            return step(both["params"], x, both["y"], center)
-
-        placeholder = torch.zeros((), dtype=torch.int64)
-        both: Any = {"params": params, "y": y}
-        return self(soft, steps, both, start, placeholder, center)
 
 
 def adjoint(*, every: int = 1) -> Derivative:

@@ -22,8 +22,14 @@ from torch.func import jvp, vjp
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchopt.linear_solve import solve_normal_cg
 
-from funcrobust.core.derivatives.iteration import Derivative, Step, iterate
+from funcrobust.core.derivatives.iteration import (
+    Derivative,
+    Step,
+    iterate,
+    with_soft_labels,
+)
 from funcrobust.core.errors import FuncrobustError, require_count
+from funcrobust.core.examples import flat
 from funcrobust.core.network.functional import Params
 
 ACCEPTED = 1e-2
@@ -55,6 +61,8 @@ class Implicit:
     def __call__(
         self, step: Step, steps: int, params: Params, start: Tensor, y: Tensor, center: Tensor
     ) -> Tensor:
+        if y.is_floating_point():
+            return with_soft_labels(self, step, steps, params, start, y, center)
         leaves, spec = tree_flatten(params)
         system = _System(step, self.solver)
         end: Tensor = _Implicit.apply(system, steps, spec, start, y, center, *leaves)
@@ -69,7 +77,7 @@ def implicit(*, rtol: float = 1e-5, maxiter: int = 200) -> Derivative:
     iteration of the solver (conjugate gradients on the normal equations, at most ``maxiter``, until
     a relative residual of ``rtol``), a vjp and a jvp of one step; in forward mode (``jvp``)
     likewise, (I − ∂Φ/∂x) ẋ = ∂Φ/∂θ θ̇ + ∂Φ/∂c ċ. Nests under ``grad``, ``vjp``, ``jvp`` and
-    ``vmap`` (one solve after the other); has no second derivative.
+    ``vmap`` (one solve after the other); has no second derivative, and torch does not compile it.
 
     Raises `FuncrobustError` in the derivative where the solver does not get to a residual of 1e-2:
     a walk that still goes straight on has ∂Φ/∂x near I, and the system is singular.
@@ -121,9 +129,9 @@ def _solve(system: Callable[[Tensor], Tensor], right: Tensor, solver: Solver) ->
         return right
     lam: Tensor = solve_normal_cg(rtol=solver.rtol, maxiter=solver.maxiter)(system, right)
     # Example by example: in the norm of a whole batch a single lost one would hide.
-    left = (system(lam) - right).flatten(1).norm(dim=1)
-    residual = left / right.flatten(1).norm(dim=1).clamp_min(torch.finfo(right.dtype).tiny)
-    if not bool((left <= ACCEPTED * right.flatten(1).norm(dim=1)).all()):
+    left, norm = (flat(t).norm(dim=1) for t in (system(lam) - right, right))
+    residual = left / norm.clamp_min(torch.finfo(right.dtype).tiny)
+    if not bool((left <= ACCEPTED * norm).all()):
         raise FuncrobustError(
             "the implicit derivative did not converge (relative residual "
             f"{float(residual.max()):.1g} in the worst of {len(right)} examples): "
@@ -155,7 +163,15 @@ class _OneByOne(torch.autograd.Function):
             picked = zip(inputs, in_dims, strict=True)
             return cls.apply(*(x if d is None else x.select(d, i) for x, d in picked))
 
-        return [one(i) for i in range(info.batch_size)]
+        try:
+            return [one(i) for i in range(info.batch_size)]
+        except RuntimeError as error:
+            if "batched == nullptr" not in str(error):
+                raise
+            raise FuncrobustError(
+                "vmap maps over something that the iteration closes over (buffers, a mask), which "
+                "fr.implicit() cannot follow: put it among params, or use fr.adjoint()"
+            ) from error
 
 
 class _Pushforward(_OneByOne):

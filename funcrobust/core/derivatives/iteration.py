@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from funcrobust.core.network.functional import Params
@@ -54,6 +55,20 @@ def unrolled() -> Derivative:
     T vjps of one step and no evaluation more.
     """
     return Unrolled()
+
+
+def with_soft_labels(
+    derivative: Derivative, step: Step, steps: int, params: Params, start: Tensor, y: Tensor,
+    center: Tensor,
+) -> Tensor:  # fmt: skip
+    """Let floating-point labels ride along with the parameters: they have a derivative too."""
+
+    def soft(both: Any, x: Tensor, _: Tensor, center: Tensor) -> Tensor:
+        return step(both["params"], x, both["y"], center)
+
+    placeholder = torch.zeros((), dtype=torch.int64)
+    both: Any = {"params": params, "y": y}
+    return derivative(soft, steps, both, start, placeholder, center)
 
 
 def constant(params: Params) -> Params:

@@ -39,7 +39,7 @@ def truncated(k: int) -> Derivative:
     k vjps, whatever the steps; biased by all that reaches the end through that iterate (Shaban et
     al. 2019, arXiv:1810.10667). Where it is longer than the iteration it is the adjoint; elsewhere
     the start has no derivative, and asking for one raises `FuncrobustError`: it would be a zero
-    that means nothing.
+    that means nothing. (In compiled code, where nothing can be raised, it is that zero.)
     """
     require_count("k", k, minimum=1)
     return Truncated(k)

@@ -12,20 +12,17 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.core.network.skeletons import (
-    AffineBatchNorm,
-    OwnBatchNorm,
-    dropout_from,
-    fill,
-    replace_batch_norms,
-    skeleton,
-    with_explicit_dropout,
-)
+from funcrobust.core.network.attention import differentiable_attention, uses_fused_attention
+from funcrobust.core.network.batch_norm import AffineBatchNorm, OwnBatchNorm, replace_batch_norms
+from funcrobust.core.network.draws import CountedDraws
+from funcrobust.core.network.names import Names
+from funcrobust.core.network.skeletons import fill, skeleton
+from funcrobust.core.randomness import key_from
 
 Params = dict[str, Tensor]
 Buffers = dict[str, Tensor]
 Predict = Callable[[Params, Tensor], Tensor]
-"""``(params, x) -> logits``: x (B, C, H, W) in [0, 1], logits (B, classes)."""
+"""``(params, x) -> logits``: x (B, ...), images in [0, 1] say; logits (B, classes)."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,11 @@ class Functional:
     """A network as data: two pure functions and the pytrees they start from.
 
     ``params`` and ``buffers`` are the module's tensors at the time of `functionalize`, detached
-    and copied; no function here ever changes a tensor that was handed to it.
+    and copied; no function here ever changes a tensor that was handed to it. All nest under
+    ``grad`` to any order, ``jvp`` and ``vmap``, also over stacked parameters and buffers
+    (``torch.func.stack_module_state``), and compile. They raise `FuncrobustError` for a tensor that
+    is missing, for one whose name has a dot and is not the network's (parameters of your own, for a
+    loss to use, have no dot), and for images that are bytes.
     """
 
     params: Params
@@ -42,6 +43,9 @@ class Functional:
     _eval_skeleton: nn.Module = field(repr=False)
     _batch_skeleton: nn.Module = field(repr=False)
     _train_skeleton: nn.Module = field(repr=False)
+    _param_names: Names = field(repr=False)
+    _buffer_names: Names = field(repr=False)
+    _fused_attention: bool = field(repr=False)
 
     def predict(self, params: Params, x: Tensor) -> Tensor:
         """Logits (B, classes) in evaluation mode, with the buffers of `functionalize`."""
@@ -49,39 +53,74 @@ class Functional:
 
     def with_buffers(self, buffers: Buffers) -> Predict:
         """Bind evaluation mode to given buffers (batch-norm statistics): a `Predict`."""
+        self._buffer_names.check(buffers)
 
         def predict(params: Params, x: Tensor) -> Tensor:
-            logits: Tensor = functional_call(self._eval_skeleton, (params, buffers), (x,))
-            return logits
+            return self._call(self._eval_skeleton, params, buffers, x)
 
         return predict
 
     def predict_train(
-        self, params: Params, buffers: Buffers, x: Tensor, generator: torch.Generator | None = None
+        self,
+        params: Params,
+        buffers: Buffers,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        key: Tensor | None = None,
     ) -> tuple[Tensor, Buffers]:
         """Logits in training mode, and the buffers that come after this batch.
 
         Batch norm normalises by the batch's own statistics; the running statistics it would have
-        written in place come back as new tensors. A network with dropout needs ``generator``,
-        from which every mask is drawn: without one, `FuncrobustError`.
+        written in place come back as new tensors. A network that draws masks (dropout, drop-path:
+        see `CountedDraws`) needs a ``key``, as `funcrobust.key` makes them: its masks are a
+        function of the key alone, also under ``grad``, ``vmap`` (over stacked keys: each member its
+        own masks) and ``torch.compile``. A ``generator`` will do where nothing is transformed: a
+        key is drawn from it. Raises `FuncrobustError` where masks are to be drawn without either.
         """
+        if generator is not None:
+            if key is not None:
+                raise FuncrobustError("masks come from a key or from a generator: give one of them")
+            key = key_from(generator)
+        self._buffer_names.check(buffers)
         fresh = {name: buffer.detach().clone() for name, buffer in buffers.items()}
-        with dropout_from(self._train_skeleton, generator):
-            logits = functional_call(self._train_skeleton, (params, fresh), (x,))
+        with CountedDraws(key):
+            try:
+                logits = self._call(self._train_skeleton, params, fresh, x)
+            except RuntimeError as error:
+                if "running_mean or running_var" not in str(error):
+                    raise
+                raise FuncrobustError(
+                    "vmap over parameters or inputs moves each member's batch-norm statistics: "
+                    "stack the buffers too, and map over them (torch.func.stack_module_state)"
+                ) from error
         return logits, {name: buffer.detach() for name, buffer in fresh.items()}
 
-    def by_batch(self, buffers: Buffers) -> Predict:
+    def by_batch(self, buffers: Buffers, *, key: Tensor | None = None) -> Predict:
         """Bind training mode to given buffers, which do not move: a `Predict`.
 
         Batch norm normalises by the batch's own statistics, and derivatives go through them.
+        Masks are drawn from ``key``, and are those of `predict_train` with the same one: the same
+        at every call.
         """
+        self._buffer_names.check(buffers)
 
         def predict(params: Params, x: Tensor) -> Tensor:
-            with dropout_from(self._batch_skeleton, None):
-                logits: Tensor = functional_call(self._batch_skeleton, (params, buffers), (x,))
-            return logits
+            # Copies: some norms, of kinds not known here, write to their buffers all the same.
+            fresh = {name: buffer.detach().clone() for name, buffer in buffers.items()}
+            with CountedDraws(key):
+                return self._call(self._batch_skeleton, params, fresh, x)
 
         return predict
+
+    def _call(self, network: nn.Module, params: Params, buffers: Buffers, x: Tensor) -> Tensor:
+        self._param_names.check(params)
+        if x.dtype == torch.uint8:
+            raise FuncrobustError("a network takes floats in [0, 1], got bytes: divide by 255")
+        if not self._fused_attention:
+            return functional_call(network, (params, buffers), (x,))  # type: ignore[no-any-return]
+        with differentiable_attention(x, *params.values()):
+            return functional_call(network, (params, buffers), (x,))  # type: ignore[no-any-return]
 
     def batch_statistics(self, before: Buffers, after: Buffers) -> Buffers:
         """Return ``after`` with the batch's own statistics for the running ones, constant.
@@ -124,7 +163,10 @@ class Functional:
 
     def module(self, params: Params | None = None, buffers: Buffers | None = None) -> nn.Module:
         """Return a fresh ``nn.Module`` in evaluation mode holding copies of these tensors."""
-        tensors = {**(params or self.params), **(buffers or self.buffers)}
+        params, buffers = params or self.params, buffers or self.buffers
+        self._param_names.check(params)
+        self._buffer_names.check(buffers)
+        tensors = {**params, **buffers}
         module = copy.deepcopy(self._skeleton)
         fill(module, {name: tensor.detach().clone() for name, tensor in tensors.items()})
         return module.eval()
@@ -134,7 +176,11 @@ def functionalize(module: nn.Module) -> Functional:
     """Turn a module into pure functions of its parameters and buffers.
 
     The module is not kept and not changed. Tied parameters stay tied. Tensors that the module
-    holds as plain attributes (neither parameter nor buffer) are copied as constants.
+    holds as plain attributes (neither parameter nor buffer) are copied as constants. Fused
+    attention, which has no second derivative, is switched to torch's plain kernel where a
+    derivative is taken, if its module's code shows it (``F.scaled_dot_product_attention``,
+    ``nn.MultiheadAttention``, timm, Hugging Face); else run what differentiates twice inside
+    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
     >>> model = functionalize(nn.Linear(4, 3))
     >>> model.predict(model.params, torch.zeros(2, 4)).shape
@@ -142,15 +188,17 @@ def functionalize(module: nn.Module) -> Functional:
     """
     if not isinstance(module, nn.Module):
         raise FuncrobustError(f"functionalize takes an nn.Module, got {type(module).__name__}")
+    params, buffers = Names.of(module)
     return Functional(
         params={name: p.detach().clone() for name, p in module.named_parameters()},
         buffers={name: b.detach().clone() for name, b in module.named_buffers()},
         _skeleton=skeleton(module),
         _eval_skeleton=replace_batch_norms(skeleton(module).eval(), AffineBatchNorm),
-        _batch_skeleton=replace_batch_norms(
-            with_explicit_dropout(skeleton(module)).train(), OwnBatchNorm
-        ),
-        _train_skeleton=with_explicit_dropout(skeleton(module)).train(),
+        _batch_skeleton=replace_batch_norms(skeleton(module).train(), OwnBatchNorm),
+        _train_skeleton=skeleton(module).train(),
+        _param_names=params,
+        _buffer_names=buffers,
+        _fused_attention=uses_fused_attention(module),
     )
 
 
@@ -166,6 +214,8 @@ def autocast(predict: Predict, dtype: torch.dtype | None) -> Predict:
         raise FuncrobustError("float16 needs loss scaling, which is not here: use torch.bfloat16")
 
     def half(params: Params, x: Tensor) -> Tensor:
+        if x.is_meta:  # a dry run: there is nothing to be precise about
+            return predict(params, x)
         with torch.autocast(x.device.type, dtype):
             return predict(params, x).to(x.dtype)
 

@@ -129,14 +129,18 @@ def through(psi: Perturbation, loss: Loss) -> Loss:
 
 
 def at(loss: Loss, x: Tensor, y: Tensor) -> Loss:
-    """ℓ(θ, x, y) at these x and y, whatever it is given: a part of the batch, or another start."""
+    """ℓ(θ, x, y) at these x and y, whatever it is given: another start, or a part of the batch.
+
+    As a term of `training_objective`, whose terms are averaged one by one, x may have fewer
+    examples than the batch; in `weighted_sum`, `mean` and `objective` as many as what is given.
+    """
     return lambda params, _x, _y: loss(params, x, y)
 
 
 def weighted_sum(*terms: tuple[float, Loss]) -> Loss:
     """Σ wᵢ ℓᵢ. Weights must be finite and ≥ 0; terms of weight 0 are not evaluated.
 
-    >>> total = weighted_sum((1.0, robust), (10.0, cure(loss, h=3.0)))  # doctest: +SKIP
+    >>> total = weighted_sum((1.0, robust), (0.3, cure(loss, h=0.75)))  # doctest: +SKIP
     """
     for weight, _ in terms:
         require_finite("a term's weight", weight)

@@ -8,7 +8,8 @@ cannot say, and this file is its one place. Everything else is the algebra:
     def compose(modes, batch):
         loss = fr.cross_entropy(modes.training)
         robust = fr.adversarial(loss, attack, start=batch.start)
-        return {"loss": (1.0, robust), "curvature": (0.5, fr.cure(fr.cross_entropy(modes.batch)))}
+        curvature = fr.cure(fr.cross_entropy(modes.batch), h=0.75)
+        return {"loss": (1.0, robust), "curvature": (0.5, curvature)}
 
     objective = fr.training_objective(model, compose)
 """
@@ -38,7 +39,7 @@ TrainingObjective = Callable[..., tuple[Tensor, tuple[Buffers, Metrics]]]
 class Batch(NamedTuple):
     """What a training draws for an update; a pytree. Write your own if you need other parts.
 
-    Every part but ``growth`` has one row an example, so that a batch can be cut.
+    Every part but ``growth`` and ``key`` has one row an example, so that a batch can be cut.
     """
 
     x: Tensor
@@ -55,6 +56,8 @@ class Batch(NamedTuple):
     """(B,), uniform in [0, 1]."""
     growth: Tensor | float = 1.0
     """The share of its full strength that a schedule has reached."""
+    key: Tensor | None = None
+    """What the masks of dropout and drop-path are drawn from: ``fr.key(seed, "dropout", step)``."""
 
     def first(self, n: int) -> Self:
         """Return the first ``n`` examples."""
@@ -63,8 +66,18 @@ class Batch(NamedTuple):
 
 
 def cut(batch: Any, rows: slice) -> Any:
-    """Take some examples of a batch, any pytree: 0-dim tensors and numbers are left as they are."""
-    return tree_map(lambda t: t[rows] if isinstance(t, Tensor) and t.ndim else t, batch)
+    """Take some examples of a batch, any pytree; keys, 0-dim tensors, numbers are for all."""
+    return tree_map(lambda t: t[rows] if is_rows(t) else t, batch)
+
+
+def is_rows(part: Any) -> bool:
+    """Tell whether a part of a batch has a row an example."""
+    return isinstance(part, Tensor) and part.ndim > 0 and not is_key(part)
+
+
+def is_key(part: Any) -> bool:
+    """Tell whether a part of a batch is a key: torch's are uint64."""
+    return isinstance(part, Tensor) and part.dtype == torch.uint64
 
 
 @dataclass(frozen=True)
@@ -133,7 +146,7 @@ def training_objective(
     def lifted(
         params: Params, buffers: Buffers, batch: Any
     ) -> tuple[Tensor, tuple[Buffers, Metrics]]:
-        record = _Record(model, params, buffers, dtype)
+        record = _Record(model, params, buffers, dtype, getattr(batch, "key", None))
         terms = compose(record.modes(), batch)
         total, metrics = None, {}
         for name, (weight, loss) in terms.items():
@@ -158,9 +171,10 @@ class _Record:
     """
 
     def __init__(
-        self, model: Functional, params: Params, buffers: Buffers, dtype: torch.dtype | None
-    ) -> None:
-        self._model, self._params, self._dtype = model, params, dtype
+        self, model: Functional, params: Params, buffers: Buffers, dtype: torch.dtype | None,
+        key: Tensor | None,
+    ) -> None:  # fmt: skip
+        self._model, self._params, self._dtype, self._key = model, params, dtype, key
         self._depth = _depth()
         self.buffers = self._before = buffers
         self._logits: Tensor | None = None
@@ -169,7 +183,7 @@ class _Record:
         before, model = self.buffers, self._model
         return Modes(
             training=autocast(self._training, self._dtype),
-            batch=autocast(model.by_batch(before), self._dtype),
+            batch=autocast(model.by_batch(before, key=self._key), self._dtype),
             running=autocast(model.with_buffers(before), self._dtype),
             held=autocast(self._held, self._dtype),
             params=constant(self._params),
@@ -180,10 +194,13 @@ class _Record:
         # differentiates: so the very same dict, as many transforms deep as the objective (for
         # derivatives of what closes over it), means that the network itself is evaluated.
         if params is not self._params or _depth() != self._depth:
-            return self._model.predict_train(params, self.buffers, x)[0]
+            return self._train(params, x)[0]
         self._before = self.buffers
-        self._logits, self.buffers = self._model.predict_train(params, self.buffers, x)
+        self._logits, self.buffers = self._train(params, x)
         return self._logits
+
+    def _train(self, params: Params, x: Tensor) -> tuple[Tensor, Buffers]:
+        return self._model.predict_train(params, self.buffers, x, key=self._key)
 
     def _held(self, params: Params, x: Tensor) -> Tensor:
         if self._logits is None:

@@ -18,7 +18,7 @@ from torch.func import grad
 
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.derivatives.iteration import Step
-from funcrobust.core.examples import flat, per_example
+from funcrobust.core.examples import flat, largest_to_one, per_example
 from funcrobust.core.losses import Loss, per_example_loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.steps import advance
@@ -69,5 +69,5 @@ def _better(state: Tensor, value: Tensor, c: int) -> tuple[Tensor, Tensor]:
 
 
 def _l1_normalised(g: Tensor) -> Tensor:
-    norm = per_example(flat(g.abs()).sum(1), g)
-    return g / norm.clamp_min(torch.finfo(g.dtype).tiny)
+    scaled = largest_to_one(g)  # whose derivative is finite, however small g is
+    return scaled / per_example(flat(scaled.abs()).sum(1), g).clamp_min(0.5)

@@ -38,10 +38,6 @@ class Perturbation(Protocol):
         ...
 
 
-PerturbationOf = Callable[[Loss], Perturbation]
-"""Builds a perturbation on a loss: ``lambda loss: fr.fgsm(loss, ball, step_size=10 / 255)``."""
-
-
 def input_gradient(loss: Loss) -> Callable[[Params, Tensor, Tensor], Tensor]:
     """``(params, x, y) -> ∇ₓ ℓ(θ, x, y)`` per example, shaped like x.
 
@@ -96,7 +92,7 @@ def pgd(
 
     Raises `FuncrobustError` for a negative or non-finite step size or momentum, or negative steps.
     """
-    walk = Walk(step_size, steps, targeted, momentum, use_best)
+    walk = Iteration(step_size, steps, targeted, momentum, use_best)
     return _iterated(loss, ball, walk, unrolled())
 
 
@@ -140,11 +136,11 @@ def psi(
         raise FuncrobustError(
             f"derivative is a value such as fr.adjoint() or fr.truncated(4), got {derivative!r}"
         )
-    walk = Walk(step_size, steps, targeted, momentum, use_best)
+    walk = Iteration(step_size, steps, targeted, momentum, use_best)
     return _iterated(loss, ball, walk, adjoint() if derivative is None else derivative)
 
 
-class Walk(NamedTuple):
+class Iteration(NamedTuple):
     """What PGD and ψ are told: see `pgd`."""
 
     step_size: float
@@ -154,7 +150,7 @@ class Walk(NamedTuple):
     use_best: bool = False
 
 
-def _iterated(loss: Loss, ball: Ball, walk: Walk, derivative: Derivative) -> Perturbation:
+def _iterated(loss: Loss, ball: Ball, walk: Iteration, derivative: Derivative) -> Perturbation:
     require_finite("step_size", walk.step_size)
     require_finite("momentum", walk.momentum)
     require_count("steps", walk.steps)
@@ -175,6 +171,8 @@ def _iterated(loss: Loss, ball: Ball, walk: Walk, derivative: Derivative) -> Per
         require_center(ball, center)
         if plain:
             return derivative(step, walk.steps, params, start, y, center)
+        if start.ndim < 2:
+            raise FuncrobustError("momentum and use_best take x (B, d): unsqueeze(1) numbers (B,)")
         state = derivative(step, walk.steps, params, carry(start), y, center)
         c = start.shape[1]
         return best(loss, params, state, y, c, sign) if walk.use_best else last(state, c)

@@ -34,7 +34,7 @@ Norm = Callable[[Loss, Params, Tensor, Tensor, Tensor], Tensor]
 
 def cure(
     loss: Loss,
-    h: float | Tensor = 3.0,
+    h: float | Tensor,
     *,
     along: Tensor | None = None,
     derivative: DerivativeOfCure = "shared",
@@ -112,7 +112,7 @@ def gradient_difference(loss: Loss, *, toward: Tensor) -> Loss:
 
 
 def _batched(loss: Loss, params: Params, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
-    here, there = input_gradient(loss)(params, torch.cat([x, x + z]), y.repeat(2)).chunk(2)
+    here, there = input_gradient(loss)(params, torch.cat([x, x + z]), torch.cat([y, y])).chunk(2)
     return safe_norm(there - here)
 
 
@@ -120,7 +120,7 @@ def _forward(loss: Loss, params: Params, x: Tensor, z: Tensor, y: Tensor) -> Ten
     value, unit = _difference(loss, params, x, z, y)
     points, units = torch.cat([x, x + z]), torch.cat([unit, unit])
     inside = dict(params)  # another dict: what a derivative evaluates moves no buffers (`Modes`)
-    slopes: Tensor = jvp(lambda p: loss(inside, p, y.repeat(2)), (points,), (units,))[1]
+    slopes: Tensor = jvp(lambda p: loss(inside, p, torch.cat([y, y])), (points,), (units,))[1]
     at_x, at_z = slopes.chunk(2)
     return _with_derivative(value, at_z - at_x)
 
@@ -143,7 +143,8 @@ def _slopes(
 ) -> Tensor:
     """(ℓ(p + ηu) − ℓ(p − ηu))/2η at each point p, for the step ηu, in one batch."""
     both = torch.cat([points + step, points - step])
-    ahead, behind = loss(params, both, y.repeat(2)).chunk(2)
+    inside = dict(params)  # as in `_forward`: no evaluation for a derivative moves buffers
+    ahead, behind = loss(inside, both, torch.cat([y, y])).chunk(2)
     return (ahead - behind) / (2 * eta.flatten())
 
 
@@ -156,7 +157,7 @@ def _difference(
     loss: Loss, params: Params, x: Tensor, z: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor]:
     """‖Δ‖₂ and Δ/‖Δ‖₂ (0 where Δ is), Δ = g(x + z) − g(x), all constant."""
-    held = input_gradient(loss)(constant(params), torch.cat([x, x + z]).detach(), y.repeat(2))
+    held = input_gradient(loss)(constant(params), torch.cat([x, x + z]).detach(), torch.cat([y, y]))
     here, there = held.detach().chunk(2)
     delta = there - here
     return safe_norm(delta), unit(delta)

@@ -10,14 +10,13 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from funcrobust.core.attacks import Attack
 from funcrobust.core.derivatives.iteration import constant
 from funcrobust.core.errors import FuncrobustError, require_finite
-from funcrobust.core.examples import flat, inner, per_example, squared_norm
-from funcrobust.core.losses import Loss
+from funcrobust.core.examples import flat, inner, per_example, squared_norm, unit
+from funcrobust.core.losses import Loss, per_example_loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.projected_gradient import input_gradient
 
@@ -56,9 +55,9 @@ def gradient_alignment(loss: Loss, *, toward: Tensor, form: GradAlignForm = "pap
         here, there = flat(g(params, x, y)), flat(g(params, toward, y))
         if form == "code":
             here = here.detach()
-        # The gradients of a confident network are tiny: cosine_similarity's own floor of 1e-8 on
-        # the norms would read them as orthogonal, so its floor must lie below them.
-        apart = 1.0 - F.cosine_similarity(here, there, dim=1, eps=1e-20)
+        # The gradients of a confident network are tiny: torch's cosine_similarity would call them
+        # orthogonal, by its floor on the norms or because their squares underflow.
+        apart = 1.0 - inner(unit(here), unit(there))
         if form == "paper":
             return apart
         counted = (here.abs().sum(1) > 0) & (there.detach().abs().sum(1) > 0)
@@ -119,7 +118,8 @@ def elle(loss: Loss, *, ends: tuple[Tensor, Tensor], mix: Tensor) -> Loss:
         alpha = mix.to(x.dtype)
         wide = per_example(alpha, x)
         points = torch.cat([a, b, (1 - wide) * a + wide * b])
-        at_a, at_b, at_c = loss(params, points, y.repeat(3)).chunk(3)
+        values = per_example_loss(loss(params, points, torch.cat([y, y, y])), points)
+        at_a, at_b, at_c = values.chunk(3)
         return (at_c - (1 - alpha) * at_a - alpha * at_b).square()
 
     return penalty

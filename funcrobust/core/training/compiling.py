@@ -33,7 +33,7 @@ gradient of a bias before batch norm is 0, and all that is seen of it is roundin
 def compile_checked(
     update: Update,
     state: State,
-    *batch: Tensor,
+    *batch: Any,
     tolerance: float = TOLERANCE,
     backend: str | Callable[..., Any] = "inductor",
 ) -> Update:

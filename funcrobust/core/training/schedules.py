@@ -87,7 +87,7 @@ def schedule(name: str, *, lr_max: float, lr_min: float = 0.0, total_steps: int)
     shape = SHAPES[name]
 
     def rate(step: float | Tensor) -> Tensor:
-        t = torch.as_tensor(step, dtype=torch.float64) / total_steps
+        t = (torch.as_tensor(step, dtype=torch.float64) / total_steps).clamp(0, 1)
         if name == "cyclic":
             return lr_min + shape(t, lr_max - lr_min)
         return shape(t, lr_max).clamp_min(lr_min)

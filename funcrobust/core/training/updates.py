@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.network.functional import Buffers, Functional, Params
-from funcrobust.core.objectives.lift import Metrics, TrainingObjective, cut
+from funcrobust.core.objectives.lift import Metrics, TrainingObjective, cut, is_key, is_rows
+from funcrobust.core.randomness import folded
 from funcrobust.core.training.schedules import Schedule
 
 
@@ -60,26 +62,30 @@ def optimizer(
     """Build torchopt's functional SGD, Adam or AdamW, if asked to after clipping the gradient.
 
     ``name`` is "sgd", "adam" or "adamw" in any case. Weight decay is L2 regularisation, added to
-    the gradient, as in ``torch.optim``; adamw's is decoupled. ``decayed`` tells which parameters it
+    the gradient, as in ``torch.optim``; adamw's is decoupled. ``momentum`` and ``nesterov`` are
+    SGD's. ``decayed`` tells which parameters it
     is for: ``fr.matrices`` leaves out biases and the scales of norms.
 
     Raises `FuncrobustError` for another name, or numbers negative or not finite.
     """
+    if not callable(rate):
+        require_finite("rate", rate)
     require_finite("momentum", momentum)
     require_finite("weight_decay", weight_decay)
     rest = 0.0 if decayed else weight_decay  # with a mask it is a step of its own
+    decay = torchopt.transform.add_decayed_weights(weight_decay, mask=decayed)
     if name.lower() == "sgd":
         base = torchopt.sgd(
             rate, momentum=momentum, weight_decay=rest, nesterov=nesterov and momentum > 0
         )
     elif name.lower() == "adam":
         base = torchopt.adam(rate, weight_decay=rest)
-    elif name.lower() == "adamw":
-        return _clipped(torchopt.adamw(rate, weight_decay=weight_decay, mask=decayed), clip_norm)
+    elif name.lower() == "adamw":  # torchopt's own hands a mask a list, without the names
+        scaled = torchopt.transform.scale_by_adam()
+        return _clipped(torchopt.combine.chain(scaled, decay, torchopt.sgd(rate)), clip_norm)
     else:
         raise FuncrobustError(f"unknown optimizer {name!r}: choose SGD, Adam or AdamW")
     if decayed and weight_decay:
-        decay = torchopt.transform.add_decayed_weights(weight_decay, mask=decayed)
         base = torchopt.combine.chain(decay, base)
     return _clipped(base, clip_norm)
 
@@ -91,14 +97,14 @@ def _clipped(optim: Optimizer, clip_norm: float | None) -> Optimizer:
     return torchopt.combine.chain(clip, optim)
 
 
-def _spend_first_call(optim: Optimizer) -> None:
+def _spend_first_call(optim: Optimizer, params: Params) -> None:
     """Make the optimizer a function of its state alone.
 
     torchopt's momentum remembers in a closure whether it was called before, and on the first call
     adds the gradient to the trace without decaying it: right from a fresh state, whose trace is
     zero either way, wrong from a resumed one (torchopt 0.7.3, transform/trace.py).
     """
-    nothing = {"": torch.zeros(1)}
+    nothing = {name: torch.zeros_like(p) for name, p in params.items()}
     optim.update(nothing, optim.init(nothing), params=nothing, inplace=False)
 
 
@@ -107,6 +113,7 @@ def initial_state(model: Functional, optim: Optimizer, *, averaged: bool = False
 
     ``averaged`` starts a running average there, which ``make_update(..., decay=...)`` goes on with.
     """
+    _spend_first_call(optim, model.params)
     step = torch.zeros((), dtype=torch.int64)
     average = _averageable(model.params, model.buffers) if averaged else {}
     return State(model.params, model.buffers, optim.init(model.params), step, average)
@@ -161,9 +168,15 @@ def make_update(
     if decay is not None and not 0 <= decay < 1:
         raise FuncrobustError(f"the average's decay must be in [0, 1), got {decay}")
     require_count("accumulate", accumulate, minimum=1)
-    _spend_first_call(optim)
+    with suppress(KeyError, ValueError):  # a mask by names wants these: `initial_state` has them
+        _spend_first_call(optim, {"": torch.zeros(1)})
 
     def update(state: State, *batch: Any) -> tuple[State, Metrics]:
+        if (decay is not None) != bool(state.average):
+            raise FuncrobustError(
+                "a weight average takes both: make_update(..., decay=) and "
+                "initial_state(..., averaged=True)"
+            )
         grads, buffers, metrics = _gradient(objective, state, batch, accumulate)
         updates, optimizer_state = optim.update(
             grads, state.optimizer_state, params=state.params, inplace=False
@@ -171,8 +184,6 @@ def make_update(
         params = torchopt.apply_updates(state.params, updates, inplace=False)
         average = state.average
         if decay is not None:
-            if not average:
-                raise FuncrobustError("a decay needs initial_state(..., averaged=True)")
             rate = warmed_up(decay, state.step)
             average = ema(average, _averageable(params, buffers), rate)
         after = State(params, buffers, optimizer_state, state.step + 1, average)
@@ -205,11 +216,16 @@ def _gradient(
 def _parts(batch: Any, parts: int) -> list[Any]:
     if parts == 1:
         return [batch]
-    sizes = {len(t) for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim}
+    sizes = {len(t) for t in tree_leaves(batch) if is_rows(t)}
     if len(sizes) != 1 or max(sizes) % parts:
         raise FuncrobustError(f"no {parts} equal parts can be made of a batch of {sizes} examples")
     each = max(sizes) // parts
-    return [cut(batch, slice(i * each, (i + 1) * each)) for i in range(parts)]
+    return [_keyed(cut(batch, slice(i * each, (i + 1) * each)), i) for i in range(parts)]
+
+
+def _keyed(part: Any, number: int) -> Any:
+    """Give each part of a batch keys of its own, or all would draw the same masks."""
+    return tree_map(lambda t: folded(t, number) if is_key(t) else t, part)
 
 
 def global_norm(tensors: dict[str, Tensor]) -> Tensor:

@@ -102,33 +102,41 @@ def _panel(
             continue
         colour = series_colour(name)
         # Two of one colour are told apart by line and marker.
-        style, marker, filled = _STYLES[used.get(colour, 0) % len(_STYLES)]
+        _line(axes, xs, ys, name.replace("_", " "), colour, used.get(colour, 0))
         used[colour] = used.get(colour, 0) + 1
-        axes.plot(
-            xs,
-            ys,
-            style,
-            color=colour,
-            label=name.replace("_", " "),
-            linewidth=1.7,
-            marker=marker,  # a single point has no line
-            markersize=5.0 if len(xs) <= 12 else 3.0,
-            markerfacecolor=colour if filled else "white",
-        )
         values += [value for value in ys if math.isfinite(value)]
         places += xs
     axes.set_xlabel(x.replace("_", " "))
-    axes.spines[["top", "right"]].set_visible(False)
     if not values:
         axes.set_ylabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no data", ha="center", va="center", transform=axes.transAxes)
         return
     _scale(axes, label, names, values, places)
-    axes.grid(alpha=0.25, linewidth=0.6)
     if len(axes.lines) > 1 or axes.lines[0].get_label() != label:
         axes.legend(fontsize=8, frameon=False)
+
+
+def _line(
+    axes: Axes, xs: Sequence[float], ys: Sequence[float], label: str, colour: str, style: int
+) -> None:
+    """Draw one series in one of the styles that tell lines of a colour apart."""
+    line, marker, filled = _STYLES[style % len(_STYLES)]
+    axes.plot(
+        xs,
+        ys,
+        line,
+        color=colour,
+        label=label,
+        linewidth=1.7,
+        marker=marker,  # a single point has no line
+        markersize=5.0 if len(xs) <= 12 else 3.0,
+        markerfacecolor=colour if filled else "white",
+    )
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _series(
@@ -200,16 +208,11 @@ def lines(
     for index, (label, series) in enumerate(panels.items()):
         axes = figure.add_subplot(down, across, index + 1)
         for number, (name, points) in enumerate(series.items()):
-            style, marker, filled = _STYLES[number // len(_PALETTE) % len(_STYLES)]
-            colour = _PALETTE[number % len(_PALETTE)]
-            axes.plot(
-                *zip(*points, strict=True), style, color=colour, label=name, linewidth=1.6,
-                marker=marker, markersize=4, markerfacecolor=colour if filled else "white",
-            )  # fmt: skip
+            style, colour = divmod(number, len(_PALETTE))
+            xs, ys = zip(*points, strict=True)
+            _line(axes, xs, ys, name, _PALETTE[colour], style)
         axes.set(xlabel=x, ylabel=label)
         axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5,
                   fontsize=9, frameon=False)  # fmt: skip
     if title:
