@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import funcrobust as fr
 from funcrobust import checkpoints, data
 from funcrobust.commands import psi_train
-from funcrobust.commands.psi_train import PsiTrain, assemble, compose
+from funcrobust.commands.psi_train import PsiTrain, assemble
 from funcrobust.models import build
 from funcrobust.report.console import Reporter
 
@@ -117,25 +117,6 @@ def assembled(options):
     ball = fr.l2(options.radius)
     update, state = assemble.make_training(options, ball, model, dataset, None)
     return update, state, assemble.make_batches(options, dataset)(0)
-
-
-def test_images_that_the_network_made(problem):
-    """x is s after its own number of steps, and the drift is measured from there."""
-    ball, loss, model = fr.l2(9.0), problem.loss, problem.model
-    options = PsiTrain(step_size=0.2, steps=2, radius=9.0, anchor=0.0, drift_fraction=1.0)
-    composition = compose.Composition(options, ball, fr.cross_entropy)
-    stops, start = torch.tensor([0, 3, 1, 2]), problem.x.flip(0)
-    batch = compose.PsiBatch(problem.x, problem.y, problem.y, start, stops)
-    objective = fr.training_objective(model, composition)
-    total, _ = objective(problem.params, model.buffers, batch)
-    step = fr.gradient_step(loss, ball, step_size=0.2, targeted=True)
-    arrived = torch.cat([
-        fr.iterate(step, int(k), problem.params, s[None], y[None], s[None])
-        for k, s, y in zip(stops, start, problem.y, strict=True)
-    ])  # fmt: skip
-    psi = fr.psi(loss, ball, step_size=0.2, steps=2, targeted=True)
-    expected = fr.drift(psi)(problem.params, arrived, problem.y).mean()
-    assert torch.allclose(total, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(
