@@ -543,3 +543,18 @@ def test_a_decay_needs_an_average_to_go_on_with():
     update = fr.make_update(objective_of(problem), optim, decay=0.9)
     with pytest.raises(fr.FuncrobustError, match="averaged=True"):
         update(fr.initial_state(problem.model, optim), problem.x, problem.y)
+
+
+def test_an_average_takes_both_halves(problem):
+    objective, optim = fr.objective(problem.loss), fr.optimizer("sgd", 0.1)
+    for decay, averaged in ((0.9, False), (None, True)):
+        update = fr.make_update(objective, optim, decay=decay)
+        state = fr.initial_state(problem.model, optim, averaged=averaged)
+        with pytest.raises(fr.FuncrobustError, match="takes both"):
+            update(state, problem.x, problem.y)
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("nan")])
+def test_a_bad_rate_is_refused(rate):
+    with pytest.raises(fr.FuncrobustError, match="rate"):
+        fr.optimizer("sgd", rate)
