@@ -10,11 +10,12 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, NoReturn
 
 from cyclopts import App, CycloptsError
 
+from funcrobust import commands
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.catalogue import summary
 from funcrobust.running.commandline import command, explained
@@ -59,17 +60,15 @@ def perform(words: list[str]) -> int:
 def program(words: list[str]) -> App:
     """Build the program, with the flags of the command that the words begin with."""
     app = App(
-        name="funcrobust", help=summary(Path(__file__).with_name("__init__.py")),
-        help_flags="--help", help_format="plaintext",
-        version=lambda: str(import_module("funcrobust").__version__),
+        name="funcrobust", help=summary("funcrobust"), help_flags="--help",
+        help_format="plaintext", version=lambda: str(import_module("funcrobust").__version__),
     )  # fmt: skip
-    for path in sorted(Path(__file__).with_name("commands").glob("[!_.]*")):
-        name = path.stem.replace("_", "-")
+    for _, file, _ in iter_modules(commands.__path__):
+        name, module = file.replace("_", "-"), f"funcrobust.commands.{file}"
         if words[:1] in ([name], [COMPLETION]):
-            module = import_module(f"funcrobust.commands.{path.stem}")
-            options = getattr(module, path.stem.title().replace("_", ""))
-            app.command(command(options, summary(path), words[1:]))
+            options = getattr(import_module(module), file.title().replace("_", ""))
+            app.command(command(options, summary(module), words[1:]))
         else:
-            app.command(App(name=name, help=summary(path)))
+            app.command(App(name=name, help=summary(module)))
     app.register_install_completion_command(COMPLETION)
     return app

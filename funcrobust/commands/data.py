@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.running.groups import DatasetName
 from funcrobust.running.options import Options, Where
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 class Data(Options):
     """Data."""
 
-    name: str = field(default="cifar10", kw_only=False)
-    """The dataset's name, FILE.npz or FOLDER."""
+    name: DatasetName = field(default="cifar10", kw_only=False)
+    """A name, FILE.npz or FOLDER."""
     data_dir: Annotated[Path | None, Where()] = None
     """A local folder that holds a published dataset."""
 

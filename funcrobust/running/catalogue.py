@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.options import Acts, Options, options_of
 
-PACKAGE = Path(__file__).resolve().parent.parent
+STUB = Path(__file__).resolve().parent.parent / "__init__.pyi"
 
 
 @dataclass(frozen=True)
@@ -74,37 +76,56 @@ def parameters(options: Options) -> dict[str, Any]:
     }
 
 
-@cache
 def functions(within: str, gives: str) -> dict[str, Function]:
     """Return the public functions of a module or folder that give one type, by their flag's value.
 
-    ``functions("core.attacks", "Attack")`` has ``"rs-fgsm"``; the order is the stub's.
+    ``functions("core", "Attack")`` has ``"rs-fgsm"``; the order is the stub's.
     """
-    stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
     found = {}
-    for node in stub.body:
-        module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-        if module != within and not module.startswith(f"{within}."):
-            continue
-        defined = _defined(module)
-        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
-            function = defined.get(alias.name)
-            if function is not None and function.returns and ast.unparse(function.returns) == gives:
-                flag = alias.name.replace("_", "-")
-                found[flag] = _function(function, f"{PACKAGE.name}.{module}")
+    for module, name in _public(STUB):
+        inside = module == within or module.startswith(f"{within}.")
+        node = _defined(module).get(name) if inside else None
+        if node is not None and node.returns and ast.unparse(node.returns) == gives:
+            found[name.replace("_", "-")] = _function(node, module)
     return found
 
 
 def function(module: str, name: str) -> Function:
-    """Return a function of a module that need not be public."""
-    return _function(_defined(module)[name], f"{PACKAGE.name}.{module}")
+    """Return a function of a module of ours that need not be public."""
+    return _function(_defined(module)[name], module)
 
 
+def files_in(folder: str) -> tuple[str, ...]:
+    """Return the names of the modules in a folder of ours, in order."""
+    paths = STUB.parent.joinpath(folder).glob("[!_]*.py")
+    return tuple(sorted(path.stem for path in paths))
+
+
+def summary(module: str) -> str:
+    """Return the first line of a module's docstring."""
+    return (ast.get_docstring(_parsed(module)) or "").partition("\n")[0]
+
+
+@cache
+def _public(stub: Path) -> tuple[tuple[str, str], ...]:
+    """Modules and names that the stub imports."""
+    tree = ast.parse(stub.read_text(encoding="utf-8"))
+    imports = (node for node in tree.body if isinstance(node, ast.ImportFrom))
+    return tuple((node.module or "", alias.name) for node in imports for alias in node.names)
+
+
+@cache
 def _defined(module: str) -> dict[str, ast.FunctionDef]:
-    path = PACKAGE.joinpath(*module.split("."))
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return {
+        n.name: n for n in _parsed(f"funcrobust.{module}").body if isinstance(n, ast.FunctionDef)
+    }
+
+
+def _parsed(module: str) -> ast.Module:
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise FuncrobustError(f"there is no module {module}")
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
 
 
 def _function(node: ast.FunctionDef, module: str) -> Function:
@@ -113,10 +134,4 @@ def _function(node: ast.FunctionDef, module: str) -> Function:
     named = [a.arg for a in given.kwonlyargs]
     required = placed[: len(placed) - len(given.defaults)]
     required += [n for n, d in zip(named, given.kw_defaults, strict=True) if d is None]
-    return Function(node.name, module, (*placed, *named), frozenset(required))
-
-
-def summary(path: Path) -> str:
-    """Return the first line of a module's docstring (a folder's is its ``__init__.py``'s)."""
-    path = path / "__init__.py" if path.is_dir() else path
-    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+    return Function(node.name, f"funcrobust.{module}", (*placed, *named), frozenset(required))

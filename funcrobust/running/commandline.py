@@ -71,28 +71,28 @@ def _parameter(option: Option, default: Any, help: str, cls: type[Options]) -> i
     kind: Any = bool if option.kind is bool else str
     if option.several is not None:
         kind = tuple[str, ...] if option.positional else list[str]
-    if option.several is dict:
-        help = f"{help} [names: {', '.join(option.choices)}]"
-    heading = (inspect.getdoc(option.owner) or "").partition("\n")[0].rstrip(".")
+    names = option.choices if option.several is dict else option.examples
+    if names:
+        help = f"{help} [names: {', '.join(names)}]"
     shown = _shown(option, default)
     about = Parameter(
         name=None if option.positional else option.flags,
         negative=option.off if option.kind is bool else (),
         help=help,
-        group=None
-        if option.positional
-        else Group(heading, sort_key=cls.__mro__.index(option.owner)),
         choices=None if option.several is dict else option.choices or None,
         metavar="NAME=NUMBER" if option.several is dict else _METAVARS.get(option.kind),
         show_default=(lambda _: shown) if shown else False,
         allow_leading_hyphen=option.kind is not bool,  # -1/255 is a value, if a bad one
     )
-    return inspect.Parameter(
-        option.name,
-        inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if default is MISSING else default,
-        annotation=Annotated[kind | None if default is None else kind, about],
-    )
+    annotation: Any = Annotated[kind | None if default is None else kind, about]
+    place: Any = inspect.Parameter.POSITIONAL_ONLY
+    if not option.positional:
+        place = inspect.Parameter.KEYWORD_ONLY
+        heading = (inspect.getdoc(option.owner) or "").partition("\n")[0].rstrip(".")
+        group = Group(heading, sort_key=cls.__mro__.index(option.owner))
+        annotation = Annotated[annotation, Parameter(group=group)]
+    empty = inspect.Parameter.empty if default is MISSING else default
+    return inspect.Parameter(option.name, place, default=empty, annotation=annotation)
 
 
 def _shown(option: Option, default: Any) -> str:

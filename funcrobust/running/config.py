@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_origin
 
 import cattrs
 
@@ -37,8 +37,14 @@ def _converter() -> cattrs.Converter:
     for kind in (int, float, str, bool):
         converter.register_structure_hook(kind, strictly)
     converter.register_structure_hook(Path, lambda value, _: Path(strictly(value, str)))
+    # Whether a text is one of the choices, the options themselves say.
+    converter.register_structure_hook_func(_is_literal, lambda value, _: strictly(value, str))
     converter.register_unstructure_hook(Path, str)
     return converter
+
+
+def _is_literal(kind: Any) -> bool:
+    return get_origin(kind) is Literal
 
 
 def to_config(options: Options) -> dict[str, Any]:
@@ -66,8 +72,8 @@ def from_config(cls: type[Some], config: Mapping[str, Any], source: object) -> S
     try:
         return _converter().structure(dict(config), cls)
     except cattrs.BaseValidationError as error:
-        wrong = cattrs.transform_error(error, path="it", format_exception=lambda e, _: str(e))
-        raise FuncrobustError(f"{source}: {wrong[0]}") from None
+        said = cattrs.transform_error(error, "options", format_exception=lambda e, _: str(e))
+        raise FuncrobustError(f"{source}: {said[0].removesuffix(' @ options')}") from None
 
 
 def resumed(options: SomeRun) -> SomeRun:

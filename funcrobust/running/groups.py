@@ -8,13 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Lt
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.running.catalogue import files_in
 from funcrobust.running.options import (
+    Choices,
     Count,
     Flag,
     Options,
@@ -27,6 +30,7 @@ from funcrobust.running.options import (
 )
 
 Precision = Literal["fp32", "bf16", "auto"]
+DatasetName = Annotated[str, Choices(partial(files_in, "data/sets"), all_there_is=False)]
 Rate = Annotated[Weight, Flag("--lr-max", "--lr")]
 Radius = Annotated[Weight, Flag("--epsilon", "--eps")]
 Schedule = Literal[
@@ -52,9 +56,8 @@ Picture = Annotated[Path, Spelled(_require_png)]
 class Images(Options):
     """Images."""
 
-    dataset: str | None = None
-    """cifar10, cifar100, svhn, fashion_mnist, digits, FILE.npz or FOLDER; left out: the data that
-    the checkpoint was made for."""
+    dataset: DatasetName | None = None
+    """A name, FILE.npz or FOLDER; left out: the data that the checkpoint was made for."""
     data_dir: Annotated[Path | None, Where()] = None
     """A local folder that holds a published dataset."""
 

@@ -47,9 +47,13 @@ class Flag:
 
 @dataclass(frozen=True)
 class Choices:
-    """A text (or a name in a dict) is one of these; a function is asked when they are wanted."""
+    """A text (or a name in a dict) is one of these; a function is asked when they are wanted.
+
+    Where they are not ``all_there_is`` the help names them, and others may be said.
+    """
 
     names: Iterable[str] | Callable[[], Iterable[str]]
+    all_there_is: bool = True
 
     def all(self) -> tuple[str, ...]:
         """Return them."""
@@ -217,7 +221,16 @@ class Option:
     @property
     def choices(self) -> tuple[str, ...]:
         """All that a text may be; nothing if that cannot be listed."""
-        return next((m.all() for m in self.marks if isinstance(m, Choices)), ())
+        return self._named(True)
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """Some of what a text may be."""
+        return self._named(False)
+
+    def _named(self, all_there_is: bool) -> tuple[str, ...]:
+        found = (m for m in self.marks if isinstance(m, Choices) and m.all_there_is == all_there_is)
+        return next((m.all() for m in found), ())
 
     @property
     def where(self) -> bool:

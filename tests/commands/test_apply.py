@@ -11,8 +11,8 @@ from PIL import Image
 from problems import run_cli
 
 import funcrobust as fr
+from funcrobust.commands import apply
 from funcrobust.commands.apply import pictures
-from funcrobust.commands.apply import run as recipe
 from funcrobust.core import applications
 from funcrobust.core.tasks import centred_square
 from funcrobust.report.console import Reporter
@@ -20,11 +20,12 @@ from funcrobust.report.console import Reporter
 
 def figures(digits_run, folder, task, **options):
     run = str(digits_run[0])
-    given = recipe.ApplyOptions(
-        checkpoint=run, judge=run, examples=20, png=folder / "drawn.png", **options
+    wanted = {} if "image" in options else {"examples": 20}
+    given = apply.Apply(
+        task=task, checkpoint=run, judge=run, png=folder / "drawn.png", **wanted, **options
     )
     with Reporter.silent() as reporter:
-        found = recipe.apply(task, given, reporter)
+        found = apply.run(given, reporter)
     assert (folder / "drawn.png").stat().st_size > 2000
     return found
 
@@ -95,28 +96,39 @@ def test_from_the_command_line(digits_run, tmp_path):
 @pytest.mark.parametrize(
     ("task", "changes", "word"),
     [
-        ("etching", {}, "generation, inpainting"),
         ("sketch", {"image": (Path("nowhere.png"),)}, "nowhere.png"),
         ("sketch", {"image": (Path(__file__),)}, "not an image"),
-        ("inpainting", {"hole": 2.0}, "hole"),
         ("super-resolution", {"scale": 3}, "scale 3"),
-        ("super-resolution", {"scale": 0}, "scale"),
         ("generation", {"image": (Path(__file__),)}, "leave --image out"),
         ("painting", {"feature": 999}, "below"),
-        ("sketch", {"png": Path("a.jpg")}, ".png"),
         ("sketch", {"judge": "nobody"}, "nobody"),
         ("sketch", {"judge": "cifar10-standard-small"}, "other images"),
-        ("sketch", {"steps": -1}, "steps"),
-        ("sketch", {"hole": 0.3}, "sketch has no use for --hole"),
-        ("painting", {"scale": 2}, "no use for --scale"),
     ],
 )
-def test_bad_input(digits_run, tmp_path, monkeypatch, task, changes, word):
+def test_what_does_not_fit_the_classifier_or_the_task(
+    digits_run, tmp_path, monkeypatch, task, changes, word
+):
     monkeypatch.chdir(tmp_path)
-    options = recipe.ApplyOptions(checkpoint=str(digits_run[0]), examples=4, **changes)
+    options = apply.Apply(task=task, checkpoint=str(digits_run[0]), **changes)
     with Reporter.silent() as reporter, pytest.raises(fr.FuncrobustError, match=word):
-        recipe.apply(task, options, reporter)
+        apply.run(options, reporter)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "word"),
+    [
+        ("etching", {}, "generation, inpainting"), ("inpainting", {"hole": 2.0}, "--hole must be"),
+        ("super-resolution", {"scale": 0}, "--scale must be"), ("sketch", {"steps": -1}, "--steps"),
+        ("sketch", {"png": Path("a.jpg")}, ".png"), ("sketch", {"radius": -1.0}, "--radius"),
+        ("sketch", {"hole": 0.3}, "--hole does nothing here: it goes with TASK inpainting"),
+        ("painting", {"scale": 2}, "--scale does nothing here"),
+        ("sketch", {"image": (Path("a"),), "examples": 3}, "--examples does nothing here"),
+    ],
+)  # fmt: skip
+def test_options_that_make_no_sense(task, changes, word):
+    with pytest.raises(fr.FuncrobustError, match=word):
+        apply.Apply(task=task, **changes)
 
 
 def test_the_whole_image_is_never_a_hole(digits_run, tmp_path):

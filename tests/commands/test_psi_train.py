@@ -10,12 +10,10 @@ from safetensors.torch import load_file
 
 import funcrobust as fr
 from funcrobust import checkpoints, data
-from funcrobust.commands.psi_train import assemble as psi_setup
-from funcrobust.commands.psi_train import run as psi_train
+from funcrobust.commands import psi_train
+from funcrobust.commands.psi_train import PsiTrain, assemble
 from funcrobust.models import build
 from funcrobust.report.console import Reporter
-from funcrobust.running.options import PsiOptions
-from funcrobust.running.state import resumed_options
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +31,7 @@ def untrained(tmp_path_factory):
 
 @pytest.fixture
 def options(untrained, tmp_path):
-    return PsiOptions(
+    return PsiTrain(
         checkpoint=str(untrained), out=tmp_path, updates=6, batch_size=16, steps=2, strips=0,
         heldout_examples=20, evaluate_examples=20, evaluate_steps=2, aim=1.0, precision="fp32",
     )  # fmt: skip
@@ -41,7 +39,7 @@ def options(untrained, tmp_path):
 
 def run(options, **changes):
     with Reporter.silent() as reporter:
-        return psi_train.psi_train(replace(options, **changes), reporter)
+        return psi_train.run(replace(options, **changes), reporter)
 
 
 @pytest.mark.parametrize(
@@ -81,20 +79,19 @@ def test_resumed_equals_uninterrupted(options, monkeypatch, start):
     """Ctrl-C while the seventh batch is drawn; then --resume, with nothing else said."""
     changes = {"learn_starts": 32} if start == "learned" else {"start": start}
     whole = run(options, updates=10, name="whole", **changes)
-    draw = psi_setup.Batches.__call__
+    draw = assemble.Batches.__call__
 
     def interrupted(self, step):
         if step == 7:
             raise KeyboardInterrupt
         return draw(self, step)
 
-    monkeypatch.setattr(psi_setup.Batches, "__call__", interrupted)
+    monkeypatch.setattr(assemble.Batches, "__call__", interrupted)
     cut = run(options, updates=10, name="cut", **changes)
     assert cut.status == "interrupted"
     monkeypatch.undo()
-    stored = resumed_options(cut.run.path, "psi-train", PsiOptions())
     with Reporter.silent() as reporter:
-        resumed = psi_train.psi_train(stored, reporter, resume=cut.run.path)
+        resumed = psi_train.run(PsiTrain(resume=cut.run.path), reporter)
     assert resumed.status == "finished"
     assert resumed.metrics == whole.metrics
     a, b = (load_file(r.run.path / "checkpoint.safetensors") for r in (whole, resumed))
@@ -106,8 +103,8 @@ def test_the_default_compiles(options):
     """No value decides how long a loop is: the update traces into one graph."""
     update, state, batch = assembled(options)
     torch.compiler.reset()
-    eager, _ = update(state, *batch)
-    traced, _ = torch.compile(update, fullgraph=True, backend="eager")(state, *batch)
+    eager, _ = update(state, batch)
+    traced, _ = torch.compile(update, fullgraph=True, backend="eager")(state, batch)
     worst = max(float((eager.params[k] - traced.params[k]).abs().max()) for k in eager.params)
     assert worst <= 1e-4
 
@@ -117,44 +114,19 @@ def assembled(options):
     module, card = checkpoints.load(options.checkpoint)
     options = replace(options, epsilon=card.epsilon, batch_size=8)
     model = fr.functionalize(module)
-    update, state = psi_train.make_training(options, model, dataset, None)
-    return update, state, psi_setup.make_batches(options, dataset)(0)
-
-
-def test_images_that_the_network_made(problem):
-    """x is s after its own number of steps, and the drift is measured from there."""
-
-    def step_of(predict):
-        return fr.gradient_step(fr.cross_entropy(predict), fr.l2(9.0), step_size=0.2, targeted=True)
-
-    def psi_of(predict):
-        return fr.psi(fr.cross_entropy(predict), fr.l2(9.0), step_size=0.2, steps=2, targeted=True)
-
-    objective = fr.psi_training(problem.model, psi_of, weight=0.0, approach=step_of)
-    stops = torch.tensor([0, 3, 1, 2])
-    start = problem.x.flip(0)
-    arguments = (problem.model.buffers, problem.x, problem.y, problem.y, start)
-    total, _ = objective(problem.params, *arguments, stops)
-    predict = problem.model.predict
-    arrived = torch.cat([
-        fr.iterate(step_of(predict), int(k), problem.params, s[None], y[None], s[None])
-        for k, s, y in zip(stops, start, problem.y, strict=True)
-    ])  # fmt: skip
-    expected = fr.drift(psi_of(predict))(problem.params, arrived, problem.y).mean()
-    assert torch.allclose(total, expected)
-    with pytest.raises(fr.FuncrobustError, match="stops"):
-        objective(problem.params, *arguments)
+    ball = fr.l2(options.radius)
+    update, state = assemble.make_training(options, ball, model, dataset, None)
+    return update, state, assemble.make_batches(options, dataset)(0)
 
 
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"start": "nowhere"}, "own, made"), ({"start_noise": 2.0}, "start-noise"),
-        ({"psi_loss": "hinge"}, "psi-loss"), ({"learn_starts": 9, "start": "noise"}, "learn"),
-        ({"anchor_steps": 0}, "anchor-steps"), ({"drift_fraction": 0.0}, "fraction"),
-        ({"entropy": -1.0}, "entropy"), ({"learn_starts": 10**6}, "learn-starts"),
+        ({"learn_starts": 10**6}, "--learn-starts is 1000000, but there are 1400 training images"),
+        ({"label": "10"}, "--label must be own, random or a class number below 10"),
+        ({"anchor": 0.0, "drift_weight": 0.0}, "are all 0"),
     ],
-)  # fmt: skip
+)
 def test_bad_options_leave_nothing_behind(options, changes, word):
     with pytest.raises(fr.FuncrobustError, match=word):
         run(options, **changes)

@@ -10,17 +10,15 @@ import torch
 
 import funcrobust as fr
 from funcrobust import checkpoints, data
-from funcrobust.commands import study as recipe
-from funcrobust.commands.psi_train import run as psi_recipe
-from funcrobust.commands.psi_train.assemble import check
+from funcrobust.commands.psi_train import PsiTrain
+from funcrobust.commands.study import Study, recipe
 from funcrobust.report.console import Reporter
-from funcrobust.running.options import PsiOptions
 
 
 @pytest.fixture
 def options(digits_run, tmp_path):
     run = str(digits_run[0])
-    return recipe.StudyOptions(
+    return Study(
         checkpoint=run, judge=run, images=30, examples=40, attack_steps=2, updates=3, out=tmp_path,
         precision="fp32",
     )  # fmt: skip
@@ -80,9 +78,7 @@ def test_the_published_code_moves_statistics_alone(digits_run, options):
 
 def test_every_variant_is_made_of_options_that_exist():
     for changes in recipe.VARIANTS.values():
-        options = replace(PsiOptions(), **(changes or {}))
-        check(options)
-        psi_recipe.make_psi(options)
+        PsiTrain.filled(changes or {})
     folders = [name.replace(", ", "-").replace(" ", "-") for name in recipe.VARIANTS]
     assert len(set(folders)) == len(folders)
 
@@ -90,6 +86,6 @@ def test_every_variant_is_made_of_options_that_exist():
 def test_refused(options):
     with pytest.raises(fr.FuncrobustError, match="no variant"):
         run(options, "nonsense")
-    with pytest.raises(fr.FuncrobustError, match="images"):
-        run(replace(options, images=1))
+    with pytest.raises(fr.FuncrobustError, match="--images"):
+        replace(options, images=1)
     assert not list(options.out.iterdir())

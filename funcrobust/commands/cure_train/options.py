@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from funcrobust.commands.cure_train.presets import PRESETS, fitting
 from funcrobust.core.errors import FuncrobustError, unknown_name
 from funcrobust.running.catalogue import Function, ParameterOf, functions, parameter_of
-from funcrobust.running.groups import Radius, Rate, Run, Schedule
+from funcrobust.running.groups import DatasetName, Radius, Rate, Run, Schedule
 from funcrobust.running.options import (
     Choices,
     Count,
@@ -30,7 +30,7 @@ NOT_ADDED = ("cure", "gradient-difference", "top-curvature", "linearity-error")
 
 def attacks() -> dict[str, Function]:
     """Return the attacks by name."""
-    found = functions("core.attacks", "Attack")
+    found = functions("core", "Attack")
     return found | {alias: found[name] for alias, name in ALIASES.items()}
 
 
@@ -144,8 +144,8 @@ class CureTrain(Attacked, Regularised, Run):
     cpu."""
     model: str = "preact-tiny"
     """A network's name, or package.module:factory."""
-    dataset: str = "cifar10"
-    """cifar10, cifar100, svhn, fashion_mnist, digits, FILE.npz or FOLDER."""
+    dataset: DatasetName = "cifar10"
+    """A name, FILE.npz or FOLDER."""
     epochs: Count = 5
     """Passes over the training set."""
     batch_size: Annotated[int, Ge(2)] = 128

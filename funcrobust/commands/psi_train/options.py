@@ -92,6 +92,12 @@ class Anchored(Options):
     clip_norm: Weight = 1.0
     """Largest gradient norm; 0: unclipped."""
 
+    def check(self) -> None:
+        """Refuse to train by nothing."""
+        super().check()
+        if not (self.drift_weight or self.entropy or self.anchor):
+            raise FuncrobustError("--drift-weight, --entropy and --anchor are all 0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PsiTrain(Walked, Anchored, Run):

@@ -1,0 +1,354 @@
+"""The command line: what it reads, what it says, what it refuses; in this process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from problems import ROOT
+
+import funcrobust
+from funcrobust import cli, commands, environment
+from funcrobust.commands.cure_train import CureTrain
+from funcrobust.commands.cure_train.presets import PRESETS
+from funcrobust.commands.psi_train import PsiTrain
+from funcrobust.running.config import to_config
+from funcrobust.running.options import options_of, written_number
+
+COMMANDS = (
+    "apply", "cure-train", "data", "demo", "evaluate", "export", "generate", "psi-train", "study",
+)  # fmt: skip
+
+
+def parsed(*words):
+    """The options that a command line means."""
+    call, bound, _ = cli.program(list(words)).parse_args(words, exit_on_error=False)
+    return call(*bound.args, **bound.kwargs)
+
+
+def said(capsys, *words):
+    """Exit code, standard output and standard error of a command line."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+# --- what it reads ------------------------------------------------------------------------------
+
+
+def test_the_cure_documents_command():
+    words = (
+        "cure-train --delta classic --lr-schedule piecewise --lr-max 0.1 --lr-min 0.0 --opt SGD "
+        "--lambda 10 --h 3 --epochs 200"
+    )
+    options = parsed(*words.split())
+    assert (options.delta, options.lr_schedule, options.lr_max, options.lr_min) == (
+        "classic", "piecewise", 0.1, 0.0,
+    )  # fmt: skip
+    assert (options.opt, options.lam, options.h, options.epochs) == ("SGD", 10.0, 3.0, 200)
+    paper = PRESETS["paper-long"]
+    asked = ("lr_schedule", "lr_max", "lam", "epochs")
+    assert {k: getattr(options, k) for k in asked} == {k: paper[k] for k in asked}
+
+
+def test_the_short_commands(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert parsed("cure-train", "--h", "3") == CureTrain(h=3)
+    assert parsed("psi-train") == PsiTrain()
+    assert parsed("cure-train", "--dataset", "digits") == CureTrain.filled({"preset": "digits"})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert parsed("cure-train", "--h", "3") == CureTrain.filled({"preset": "fast"})
+    assert parsed("cure-train", "--device", "cpu").preset == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        ("cure-train --epsilon 4/255", "epsilon", 4 / 255),
+        ("cure-train --eps 0.02", "epsilon", 0.02), ("psi-train --eps 4/255", "epsilon", 4 / 255),
+        ("psi-train --radius 12", "radius", 12.0), ("psi-train --lr 0.1", "lr_max", 0.1),
+        ("cure-train --lr-max 1e-2", "lr_max", 0.01), ("psi-train --untargeted", "targeted", False),
+        ("psi-train --targeted", "targeted", True), ("cure-train --compile", "compile", True),
+        ("cure-train --no-compile", "compile", False), ("cure-train", "compile", None),
+        ("psi-train --derivative truncated:4", "derivative", "truncated:4"),
+        ("cure-train --out a/b --h 3", "out", Path("a/b")), ("evaluate run", "checkpoint", "run"),
+        ("evaluate --json -", "json_file", Path("-")), ("evaluate", "checkpoint", None),
+        ("generate a b --steps 3", "checkpoints", ("a", "b")), ("data svhn", "name", "svhn"),
+        ("apply sketch --image a.png --image b.png", "image", (Path("a.png"), Path("b.png"))),
+        ("export run file.pt --to robustbench", "to", "robustbench"),
+        ("cure-train --regulariser elle=1000 --regulariser gradient-alignment=1/5",
+         "regularisers", {"elle": 1000.0, "gradient-alignment": 0.2}),
+        ("study before 'both 6'", "variants", ("before", "'both", "6'")),
+    ],
+)  # fmt: skip
+def test_words_and_what_they_mean(words, field, value):
+    assert getattr(parsed(*words.split()), field) == value
+
+
+# --- what it says -------------------------------------------------------------------------------
+
+
+def test_no_help_imports_torch():
+    """Nor anything that does: an answer within a second."""
+    program = (
+        "import sys\n"
+        "from funcrobust import cli\n"
+        f"for words in ([], ['--help'], ['--version'], *([n, '--help'] for n in {COMMANDS})):\n"
+        "    try:\n"
+        "        cli.main(words)\n"
+        "    except SystemExit as stop:\n"
+        "        assert not stop.code, (words, stop.code)\n"
+        "    heavy = {'torch', 'matplotlib', 'sklearn', 'numpy'} & set(sys.modules)\n"
+        "    assert not heavy, (words, heavy)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_commands_are_what_lies_in_the_folder(capsys):
+    code, out, _ = said(capsys, "--help")
+    assert code == 0
+    assert all(f" {name} " in out for name in COMMANDS)
+    assert "Measure clean accuracy, and accuracy under PGD" in out
+    assert said(capsys) == (code, out, ""), "no words at all: the same"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_every_flag_with_its_words_and_its_default(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    code, out, _ = said(capsys, name, "--help")
+    assert code == 0
+    module = sys.modules[f"funcrobust.commands.{name.replace('-', '_')}"]
+    cls = getattr(module, name.title().replace("-", ""))
+    lines = [line for line in out.splitlines() if line.startswith("│")]
+    for option in options_of(cls).values():
+        line = next(s for s in lines if f" {option.flag} " in s)
+        assert len(line.split()) > 4, f"{option.flag} says nothing: {line}"
+        if isinstance(option.default, float):
+            assert f"[default: {written_number(option.default)}]" in line
+        for choice in option.choices:
+            assert choice in line
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_defaults_in_the_help_are_the_presets(preset, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    _, out, _ = said(capsys, "cure-train", "--preset", preset, "--help")
+    assert f"defaults shown are those of --preset {preset}." in out
+    options = CureTrain.filled({"preset": preset})
+    fields = options_of(CureTrain)
+    for name in PRESETS[preset]:
+        value = getattr(options, name)
+        text = written_number(value) if fields[name].kind is float else str(value)
+        line = next(s for s in out.splitlines() if s.startswith(f"│ {fields[name].flag} "))
+        assert f"[default: {text}]" in line
+
+
+def test_help_of_the_preset_that_would_be_taken(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    for words, preset in (
+        (("--dataset", "digits"), "digits"), (("--device", "cuda"), "fast"), ((), "cpu"),
+        (("--preset=strong", "--dataset", "digits"), "strong"),
+    ):  # fmt: skip
+        _, out, _ = said(capsys, "cure-train", *words, "--help")
+        assert f"those of --preset {preset}." in out
+
+
+def test_version(capsys, monkeypatch):
+    project = (ROOT / "pyproject.toml").read_text()
+    assert f'version = "{funcrobust.__version__}"' in project
+    assert said(capsys, "--version") == (0, f"{funcrobust.__version__}\n", "")
+
+    def absent(_):
+        raise environment.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(environment.metadata, "version", absent)
+    assert f'version = "{funcrobust.__version__}"' in project, "from a clone that is not installed"
+
+
+def test_as_a_module():
+    command = [sys.executable, "-m", "funcrobust", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == funcrobust.__version__
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_commands_flags_and_choices(shell):
+    script = cli.program([cli.COMPLETION]).generate_completion(shell=shell)
+    for word in ("cure-train", "psi-train", "regulariser", "untargeted", "piecewise", "n-fgsm"):
+        assert word in script
+
+
+# --- what it refuses ----------------------------------------------------------------------------
+
+DIGITS = "cure-train --dataset digits "
+BAD = [
+    ("cure-train --dataset cifar11", "(did you mean 'cifar10'?)"),
+    (DIGITS + "--preset fsat", "unknown --preset 'fsat' (did you mean 'fast'?)"),
+    (DIGITS + "--preset auto", "unknown --preset 'auto'"),
+    (DIGITS + "--model preact-tinny", "preact-tiny"),
+    (DIGITS + "--model no.such:thing", "no"),
+    (DIGITS + "--device tpu", "unknown device 'tpu': use auto, cpu, cuda or cuda:N"),
+    (DIGITS + "--epsilon -0.1", "--epsilon must be a finite number >= 0, got -0.1"),
+    (DIGITS + "--epsilon -1/255", "--epsilon must be"),
+    (DIGITS + "--epsilon 1/0", "--epsilon must be a finite number >= 0, got '1/0'"),
+    (DIGITS + "--epsilon 8", "8/255"),
+    (DIGITS + "--batch-size 100000", "batch"),
+    (DIGITS + "--data-dir .", "--data-dir"),
+    ("cure-train --h nan", "--h must be a finite number >= 0, got nan"),
+    ("cure-train --lambda -1", "--lambda must be"),
+    ("cure-train --epochs 0", "--epochs must be a whole number >= 1, got 0"),
+    ("cure-train --epochs many", "--epochs must be a whole number >= 1, got 'many'"),
+    ("cure-train --epochs 3.5", "--epochs must be a whole number"),
+    ("cure-train --epochs", "--epochs requires an argument"),
+    ("cure-train --seed 9223372036854775808", "--seed must be"),
+    ("cure-train --seed -1", "--seed must be"),
+    ("cure-train --evaluate-examples -5", "--evaluate-examples must be a whole number >= 1"),
+    ("cure-train --ema 1", "--ema must be a finite number >= 0 and < 1"),
+    ("cure-train --compile=3", "--compile"),
+    ("cure-train --h 1 --h 2", "--h specified multiple times"),
+    ("cure-train stray", "no place for stray"),
+    # A choice or a flag that is nearly one, in other capitals too.
+    ("cure-train --delta sideways", "unknown --delta 'sideways': choose from classic, random"),
+    ("cure-train --delta Classic", "unknown --delta 'Classic' (did you mean 'classic'?)"),
+    ("cure-train --units Pixel", "(did you mean 'pixel'?)"),
+    ("cure-train --delta-init Zero", "(did you mean 'zero'?)"),
+    ("cure-train --attack-statistics Batch", "(did you mean 'batch'?)"),
+    ("cure-train --h-schedule Linear", "(did you mean 'linear'?)"),
+    ("cure-train --attack N-FGSM", "(did you mean 'n-fgsm'?)"),
+    ("cure-train --opt sgd", "(did you mean 'SGD'?)"),
+    ("cure-train --opt lion", "choose from SGD, Adam"),
+    ("cure-train --lr-schedule zigzag", "unknown --lr-schedule 'zigzag'"),
+    ("cure-train --Epochs 3", "--Epochs. Did you mean --epochs?"),
+    ("cure-train --gradalign 1", "unknown option: --gradalign"),
+    ("cure-train --regulariser gradalign=1", "(did you mean 'gradient-alignment'?)"),
+    ("cure-train --regulariser elle", "--regulariser must be NAME=VALUE"),
+    ("cure-train --regulariser elle=-1", "--regulariser must be"),
+    ("psi-train --constraint linf", "choose from l2, unconstrained, fourier"),
+    ("psi-train --distance cosine", "unknown --distance 'cosine'"),
+    ("psi-train --derivative sideways", "unknown --derivative 'sideways': choose from adjoint"),
+    ("psi-train --derivative truncated:0", "unknown --derivative"),
+    ("psi-train --backward adjoint", "unknown option: --backward"),
+    ("apply sketchy", "unknown TASK 'sketchy' (did you mean 'sketch'?)"),
+    ("evalute", "Did you mean \"evaluate\"?"),
+    # Values that would do nothing.
+    ("cure-train --attack pgd --noise 2", "--noise does nothing here: it goes with --attack n-"),
+    ("cure-train --attack-steps 5", "--attack-steps does nothing here: it goes with --attack pgd"),
+    ("cure-train --attack pgd --attack-steps 0", "--attack-steps must be"),
+    ("cure-train --quantile 0.1", "--quantile does nothing here: it goes with --attack zerograd"),
+    ("cure-train --attack none --trades 1", "--trades does nothing here: it needs --attack"),
+    ("cure-train --attack none --alpha 0.1", "--alpha does nothing here"),
+    ("cure-train --helper net", "--helper does nothing here: it needs --hat"),
+    ("cure-train --hat 1", "--hat needs --helper"),
+    ("cure-train --lambda 0 --h 3", "--h does nothing here: it needs the curvature term"),
+    ("cure-train --delta fgsm --h 3", "--h does nothing here: it needs --delta classic or random"),
+    ("cure-train --delta none --lambda 1", "--lambda does nothing here: it needs --delta"),
+    ("cure-train --lambda 0 --cure-every 2", "it needs a regulariser"),
+    ("cure-train --opt Adam --momentum 0.9", "--momentum does nothing here: it needs --opt SGD"),
+    ("cure-train --attack n-fgsm --constraint l2", "n-fgsm is an L-infinity attack"),
+    ("cure-train --trades 1 --delta-init zero", "--trades needs --delta-init random"),
+    ("psi-train --start-noise 0.3", "--start-noise does nothing here: it needs --start gaussian"),
+    ("psi-train --starts-rate 3", "--starts-rate does nothing here: it needs --learn-starts"),
+    ("psi-train --learn-starts 4 --start own", "--start does nothing here: --learn-starts takes"),
+    ("psi-train --anchor 0 --anchor-steps 2", "--anchor-steps does nothing here"),
+    ("psi-train --anchor-loss clean --anchor-steps 2", "--anchor-steps does nothing here"),
+    ("psi-train --constraint fourier --radius 2", "--radius does nothing here"),
+    ("apply generation --hole 0.3", "--hole does nothing here: it goes with TASK inpainting"),
+    ("apply sketch --image a.png --examples 3", "--examples does nothing here: --image takes"),
+    ("generate --constraint unconstrained --radius 3", "--radius does nothing here"),
+    # What a resumed run would not heed.
+    ("cure-train --resume nowhere", "nowhere is not a run folder"),
+    ("cure-train --resume nowhere --h 3 --epochs 9", "leave --h, --epochs out"),
+    ("psi-train --resume nowhere --out x", "leave --out out"),
+    # The rest.
+    ("psi-train --steps 0", "--steps must be a whole number >= 1, got 0"),
+    ("psi-train --steps -3", "--steps must be"),
+    ("psi-train --step-size inf", "--step-size must be"),
+    ("psi-train --anchor -1", "--anchor must be"),
+    ("psi-train --label 12", "below 10, got '12'"),
+    ("psi-train --checkpoint nowhere.safetensors", "nowhere"),
+    ("evaluate nowhere", "nowhere"),
+    ("evaluate --steps 0", "--steps must be"),
+    ("evaluate --restarts 0", "--restarts must be"),
+    ("generate --png picture.jpg", "--png must name a .png file"),
+    ("export run", "FILE"),
+    ("apply", "TASK"),
+    ("data cifar11", "cifar10"),
+    ("data digits --data-dir .", "--data-dir"),
+    ("no-such-command", "no-such-command"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[words for words, _ in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = said(capsys, *words.split())
+    assert code == 2
+    assert error.startswith("error: ")
+    assert len(error.strip().splitlines()) == 1
+    assert message in error
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("evaluate", ""), "CHECKPOINT must be a text that is not empty, got ''"),
+        (("cure-train", "--name", ""), "--name must be a text that is not empty"),
+        (("cure-train", "--epsilon="), "--epsilon must be"), (("",), 'unknown command ""'),
+    ],
+)  # fmt: skip
+def test_an_empty_word_is_no_value(words, message, capsys):
+    code, _, error = said(capsys, *words)
+    assert (code, message in error) == (2, True), error
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("finished", 0), ("diverged", 2), ("interrupted", 130), ("collapsed", 0)]
+)
+def test_how_a_training_ended_is_the_exit_code(status, code, monkeypatch, capsys):
+    class Result:
+        pass
+
+    Result.status = status
+    monkeypatch.setattr("funcrobust.commands.cure_train.run", lambda *_: Result())
+    assert said(capsys, "cure-train", "--preset", "digits")[0] == code
+
+
+def test_an_interrupt_before_there_is_anything_to_save(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("funcrobust.commands.evaluate.run", interrupted)
+    assert said(capsys, "evaluate") == (130, "", "interrupted\n")
+
+
+def test_a_new_command_is_one_file(tmp_path, monkeypatch, capsys):
+    """A file in commands/: its name, its summary, its options and what it does."""
+    (tmp_path / "greet_all.py").write_text(
+        '"""Greet whoever is named."""\n'
+        "from dataclasses import dataclass, field\n"
+        "from funcrobust.running.options import Count, Options\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class GreetAll(Options):\n"
+        '    """Greeting."""\n'
+        "    names: tuple[str, ...] = field(default=('you',), kw_only=False)\n"
+        '    """Whom to greet."""\n'
+        "    times: Count = 1\n"
+        '    """How often."""\n'
+        "def run(options, reporter):\n"
+        "    for name in options.names * options.times:\n"
+        "        reporter.say(f'hello {name}')\n"
+    )
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    assert "Greet whoever is named." in said(capsys, "--help")[1]
+    assert "How often. [default: 1]" in said(capsys, "greet-all", "--help")[1]
+    assert said(capsys, "greet-all", "a", "b", "--times", "2")[1] == "hello a\nhello b\n" * 2
+    assert "--times must be" in said(capsys, "greet-all", "--times", "0")[2]
+
+
+def test_to_config_is_all_but_where_to_resume():
+    assert set(to_config(PsiTrain())) == set(options_of(PsiTrain)) - {"resume"}
