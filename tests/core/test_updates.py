@@ -161,7 +161,9 @@ CHAINS = {
 def test_any_of_torchopts_optimizers_will_do(name):
     problem = make_problem()
     ours, theirs = CHAINS[name]
-    follow(problem, ours(problem.params), theirs, tolerance=1e-8)
+    # RMSprop divides by the size of a gradient that is nothing but rounding: that of a bias
+    # before batch norm.
+    follow(problem, ours(problem.params), theirs, tolerance=1e-6)
 
 
 def test_update_is_pure():
