@@ -187,7 +187,7 @@ def test_a_centre_on_the_bounds_or_a_rounding_beyond_is_let_pass():
 
 
 def test_the_centre_is_looked_at_where_that_is_possible():
-    """Inside a gradient its values are there; mapped over, on the meta device, compiled: not."""
+    """Not in a transform, where it may be another operator's point, nor where it has no values."""
 
     def value(center):
         require_center(fr.l2(1.0), center)
@@ -195,7 +195,8 @@ def test_the_centre_is_looked_at_where_that_is_possible():
 
     far = torch.full((2, 3), 9.0)
     with pytest.raises(fr.FuncrobustError, match="outside"):
-        torch.func.grad(value)(far)
+        value(far)
+    assert torch.equal(torch.func.grad(value)(far), torch.ones_like(far))
     assert torch.func.vmap(value)(far).tolist() == [27.0, 27.0]
     assert value(far.to("meta")).is_meta
     assert torch.compile(value, fullgraph=True, backend="eager")(far) == 54
@@ -280,7 +281,7 @@ def test_psi_over_the_smooth_balls(problem, ball, derivative):
     exact = inner(torch.func.grad(value)(problem.params), direction)
     numeric = directional_difference(value, problem.params, direction)
     assert abs(numeric) > 1e-4
-    assert abs(exact - numeric) <= 1e-6 * abs(numeric) + 1e-8  # rounding of a value near 10
+    assert abs(exact - numeric) <= 1e-6 * abs(numeric) + 1e-7  # rounding of a value near 10
 
 
 def test_smooth_linf_becomes_sign():

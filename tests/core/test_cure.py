@@ -114,7 +114,7 @@ def test_cure_has_a_gradient_in_the_parameters(problem):
     [
         ({"h": -1.0}, "h must be"), ({"h": float("inf")}, "h must be"),
         ({"h": float("nan")}, "h must be"),
-        ({"derivative": "sideways"}, "derivative must be one of shared, batched, forward"),
+        ({"h": 1.0, "derivative": "sideways"}, "derivative must be one of shared, batched"),
     ],
 )  # fmt: skip
 def test_bad_input(problem, kwargs, message):

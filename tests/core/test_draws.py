@@ -127,7 +127,7 @@ def test_the_derivative_holds_the_masks():
 
     for ours, expected in ((value, by_hand), (penalty, penalty_by_hand)):
         found = grad(ours)(problem.params, KEY, problem.x)
-        assert largest_difference(found, grad(expected)(problem.params, problem.x)) <= 1e-12
+        assert largest_difference(found, grad(expected)(problem.params, problem.x)) <= 1e-10
 
 
 def test_vmap_over_keys_and_members():

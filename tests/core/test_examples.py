@@ -43,3 +43,12 @@ def test_unit_has_its_derivative():
     u = unit(x)
     expected = (v - u * inner(u, v)[:, None]) / safe_norm(x)[:, None]
     assert (found - expected).abs().max() <= 1e-12
+
+
+def test_unit_has_a_finite_derivative_however_small_x_is():
+    """In float32 too, where 1/‖x‖ overflows: 0 and denormals have the derivative 0."""
+    for size in (0.0, 1e-40, 1e-36, 1e-20, 1.0):
+        x = torch.full((2, 3), size)
+        _, pull = torch.func.vjp(unit, x)
+        (slope,) = pull(torch.full((2, 3), 10.0))
+        assert torch.isfinite(slope).all(), size

@@ -144,3 +144,22 @@ def test_the_solvers_numbers_reach_it(problem, weights, coarse):
         for d in (coarse, fr.implicit(), fr.implicit(rtol=1e-10))
     )
     assert largest_difference(rough, exact) > 10 * largest_difference(usual, exact)
+
+
+def test_soft_labels_have_their_derivative(problem):
+    """Where labels are probabilities, ψ's end depends on them as in the adjoint."""
+
+    def loss(params, x, y):
+        fit = -(y * problem.model.predict(params, x).log_softmax(-1)).sum(-1)
+        return fit + 3.0 * (x - 0.5).square().flatten(1).sum(1)
+
+    y = torch.softmax(torch.arange(20.0).double().reshape(4, 5), -1)
+    slopes = []
+    for derivative in (fr.adjoint(), fr.implicit()):
+        psi = fr.psi(
+            loss, fr.unconstrained(), step_size=0.1, steps=200, targeted=True, derivative=derivative
+        )
+        end = lambda y, psi=psi: psi(problem.params, problem.x, y).square().sum()  # noqa: E731
+        slopes.append(grad(end)(y))
+    assert slopes[0].abs().max() > 1e-4
+    assert (slopes[0] - slopes[1]).abs().max() <= 1e-4 * slopes[0].abs().max()

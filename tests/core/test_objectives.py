@@ -313,3 +313,15 @@ def test_bad_weights_of_trades_and_helper(problem, value):
         fr.trades(problem.model.predict, fixed(problem.x), beta=value)
     with pytest.raises(fr.FuncrobustError, match="extrapolate"):
         fr.helper_examples(problem.loss, toward=problem.x, labels=lambda x: None, extrapolate=value)
+
+
+def test_curvature_of_an_attacked_loss(problem):
+    """CURE looks at x + z, which may lie outside the bounds of the ball that is nested in it."""
+    x = problem.x.clone()
+    x[:, :, 0] = 0.0
+    pgd = fr.pgd(problem.loss, fr.linf(0.1), step_size=0.05, steps=2)
+    psi = fr.psi(problem.loss, fr.l2(1.0), step_size=0.1, steps=2, derivative=fr.unrolled())
+    for nested in (fr.adversarial(problem.loss, pgd), fr.drift(psi)):
+        values = fr.cure(nested, h=4.0)(problem.params, x, problem.y)
+        assert torch.isfinite(values).all()
+        assert (values > 0).any()

@@ -161,7 +161,9 @@ CHAINS = {
 def test_any_of_torchopts_optimizers_will_do(name):
     problem = make_problem()
     ours, theirs = CHAINS[name]
-    follow(problem, ours(problem.params), theirs, tolerance=1e-8)
+    # RMSprop divides by the size of a gradient that is nothing but rounding: that of a bias
+    # before batch norm.
+    follow(problem, ours(problem.params), theirs, tolerance=1e-6)
 
 
 def test_update_is_pure():
@@ -543,3 +545,18 @@ def test_a_decay_needs_an_average_to_go_on_with():
     update = fr.make_update(objective_of(problem), optim, decay=0.9)
     with pytest.raises(fr.FuncrobustError, match="averaged=True"):
         update(fr.initial_state(problem.model, optim), problem.x, problem.y)
+
+
+def test_an_average_takes_both_halves(problem):
+    objective, optim = fr.objective(problem.loss), fr.optimizer("sgd", 0.1)
+    for decay, averaged in ((0.9, False), (None, True)):
+        update = fr.make_update(objective, optim, decay=decay)
+        state = fr.initial_state(problem.model, optim, averaged=averaged)
+        with pytest.raises(fr.FuncrobustError, match="takes both"):
+            update(state, problem.x, problem.y)
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("nan")])
+def test_a_bad_rate_is_refused(rate):
+    with pytest.raises(fr.FuncrobustError, match="rate"):
+        fr.optimizer("sgd", rate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -57,7 +57,7 @@ class Attacked(Options):
     """What the network is trained on; fgsm is the document's name of rs-fgsm."""
     attack_steps: Annotated[Count, _attacks("steps")] = 10
     """Steps of PGD."""
-    noise: Annotated[Weight, _attacks("noise")] = 2.0
+    noise: Annotated[Weight, _attacks("noise"), only_with(delta_init="random")] = 2.0
     """N-FGSM's k: its start is uniform in ±k·ε."""
     quantile: Annotated[float, Ge(0), Lt(1), _attacks("quantile")] = 0.35
     """ZeroGrad's q: the share of an image's gradient entries that it drops."""
@@ -176,7 +176,24 @@ class CureTrain(Attacked, Regularised, Run):
             raise FuncrobustError(
                 "--hat needs --helper, the checkpoint of a network trained with no attack"
             )
+        if self.attack == "none" and (
+            self.hat > 0 or (self.curvature and self.delta in ("fgsm", "linf"))
+        ):
+            raise FuncrobustError(
+                "--hat, and --delta fgsm or linf, look toward x̂, which --attack none has not"
+            )
+        self._require_the_presets_values()
         if self.trades is not None and self.delta_init == "zero":
             raise FuncrobustError(
                 "--trades needs --delta-init random: its KL has no slope at x itself"
+            )
+
+    def _require_the_presets_values(self) -> None:
+        """Refuse a preset that is a label alone, as in ``CureTrain(preset="fast")``."""
+        plain = {f.name: f.default for f in fields(type(self))}
+        asked = {k: v for k, v in PRESETS[self.preset].items() if v != plain[k]}
+        if asked and all(getattr(self, name) == plain[name] for name in asked):
+            raise FuncrobustError(
+                f"these are not the values of preset {self.preset!r}: build the options with "
+                f"CureTrain.filled({{'preset': {self.preset!r}, ...}})"
             )
