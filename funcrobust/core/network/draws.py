@@ -48,7 +48,7 @@ class CountedDraws(TorchFunctionMode):
             raise FuncrobustError(
                 "this network draws random numbers in training (dropout, say), which must be "
                 "counted: pass key=fr.key(seed, 'dropout', step) or a generator, or set its "
-                "probabilities to 0 (the training commands draw none)"
+                "probabilities to 0"
             )
         self.count += 1
         found: Tensor = uniform(self.key.to(device), self.count, list(shape))
