@@ -31,6 +31,12 @@ def parsed(*words):
     return call(*bound.args, **bound.kwargs)
 
 
+def class_of(command):
+    """Its options."""
+    module = import_module(f"funcrobust.commands.{command.replace('-', '_')}")
+    return getattr(module, command.title().replace("-", ""))
+
+
 def said(capsys, *words):
     """Exit code, standard output and standard error of a command line."""
     with pytest.raises(SystemExit) as stop:
@@ -124,10 +130,8 @@ def test_help_has_every_flag_with_its_words_and_its_default(name, capsys, monkey
     monkeypatch.setenv("COLUMNS", "400")
     code, out, _ = said(capsys, name, "--help")
     assert code == 0
-    module = sys.modules[f"funcrobust.commands.{name.replace('-', '_')}"]
-    cls = getattr(module, name.title().replace("-", ""))
     lines = [line for line in out.splitlines() if line.startswith("│")]
-    for option in options_of(cls).values():
+    for option in options_of(class_of(name)).values():
         line = next(s for s in lines if f" {option.flag} " in s)
         assert len(line.split()) > 4, f"{option.flag} says nothing: {line}"
         if isinstance(option.default, float):
@@ -361,15 +365,11 @@ def test_to_config_is_all_but_where_to_resume():
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/recipes.md", "docs/psi-study.md"])
-def test_every_flag_in_the_documents_is_one(name, capsys):
-    classes = [
-        getattr(import_module(f"funcrobust.commands.{n.replace('-', '_')}"), n.title().replace("-", ""))
-        for n in COMMANDS
-    ]  # fmt: skip
+def test_every_flag_in_the_documents_is_one(name):
     known = {"--help", "--version", cli.COMPLETION} | {
         flag
-        for cls in classes
-        for option in options_of(cls).values()
+        for command in COMMANDS
+        for option in options_of(class_of(command)).values()
         for flag in (*option.flags, option.off)
     }
     said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", (ROOT / name).read_text()))
