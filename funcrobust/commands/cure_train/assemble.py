@@ -114,7 +114,7 @@ def evaluated(training: Training, state: State) -> tuple[Params, Buffers]:
         batch = training.batches(step)
         if attack is None or batch.start is None:
             return batch.x
-        loss = cross_entropy(autocast(model.by_batch(buffers), dtype))
+        loss = cross_entropy(autocast(model.by_batch(buffers, key=batch.key), dtype))
         return attack.perturb(loss)(params, batch.start, batch.y, center=batch.x)
 
     # Of the steps to come, whose randomness is counted too: the same after a resumption.
