@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from problems import ROOT
 
 import funcrobust
-from funcrobust import cli, commands, environment
+from funcrobust import checkpoints, cli, commands, environment
 from funcrobust.commands.cure_train import CureTrain
 from funcrobust.commands.cure_train.presets import PRESETS
 from funcrobust.commands.psi_train import PsiTrain
@@ -355,3 +358,26 @@ def test_a_new_command_is_one_file(tmp_path, monkeypatch, capsys):
 
 def test_to_config_is_all_but_where_to_resume():
     assert set(to_config(PsiTrain())) == set(options_of(PsiTrain)) - {"resume"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/recipes.md", "docs/psi-study.md"])
+def test_every_flag_in_the_documents_is_one(name, capsys):
+    classes = [
+        getattr(import_module(f"funcrobust.commands.{n.replace('-', '_')}"), n.title().replace("-", ""))
+        for n in COMMANDS
+    ]  # fmt: skip
+    known = {"--help", "--version", cli.COMPLETION} | {
+        flag
+        for cls in classes
+        for option in options_of(cls).values()
+        for flag in (*option.flags, option.off)
+    }
+    said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", (ROOT / name).read_text()))
+    assert said <= known, said - known
+
+
+@pytest.mark.parametrize("name", checkpoints.shipped())
+def test_the_commands_on_the_shipped_cards_can_still_be_said(name):
+    _, card = checkpoints.load(name)
+    words = shlex.split(card.command)[2:]
+    assert parsed(*words).precision == "bf16"
