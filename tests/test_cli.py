@@ -31,6 +31,11 @@ def parsed(*words):
     return call(*bound.args, **bound.kwargs)
 
 
+def camel(name):
+    """The name of a command's class of options."""
+    return name.title().replace("-", "")
+
+
 def said(capsys, *words):
     """Exit code, standard output and standard error of a command line."""
     with pytest.raises(SystemExit) as stop:
@@ -363,9 +368,9 @@ def test_to_config_is_all_but_where_to_resume():
 @pytest.mark.parametrize("name", ["README.md", "docs/recipes.md", "docs/psi-study.md"])
 def test_every_flag_in_the_documents_is_one(name, capsys):
     classes = [
-        getattr(import_module(f"funcrobust.commands.{n.replace('-', '_')}"), n.title().replace("-", ""))
+        getattr(import_module(f"funcrobust.commands.{n.replace('-', '_')}"), camel(n))
         for n in COMMANDS
-    ]  # fmt: skip
+    ]
     known = {"--help", "--version", cli.COMPLETION} | {
         flag
         for cls in classes
