@@ -97,7 +97,7 @@ def test_a_finished_run_says_so(robust_digits):
 
 
 def test_a_network_of_ones_own(tmp_path):
-    """--model package.module:factory, through every command; and one that cannot be trained."""
+    """--model package.module:factory, through every command; and one that does not fit the data."""
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n"
         "def net():\n"
@@ -105,8 +105,6 @@ def test_a_network_of_ones_own(tmp_path):
         " nn.Linear(288, 10))\n"
         "def wide():\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
-        "def drop():\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))\n"
     )
     model = ("--model", "mine:net")
     size = ("--evaluate-examples", "50", "--evaluate-steps", "5", "--name")
@@ -125,15 +123,30 @@ def test_a_network_of_ones_own(tmp_path):
     refused = run_cli("evaluate", run, cwd=tmp_path)
     assert refused.returncode == 2
     assert "--model mine:net" in refused.stderr
-    refused = run_cli("cure-train", "--preset", "digits", "--model", "mine:wide", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "logits" in refused.stderr
+    result = run_cli("cure-train", "--preset", "digits", "--model", "mine:wide", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "logits" in result.stderr
     assert len(list((tmp_path / "runs").iterdir())) == 2, "refused before a run folder is made"
-    done = run_cli(
-        "cure-train", "--preset", "digits", "--epochs", "1", "--model", "mine:drop", *size, "drop",
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, "its masks are counted: " + done.stderr
+
+
+def test_a_network_with_dropout_trains_to_the_same_bits(tmp_path):
+    """Masks are counted: the same training twice ends in the same bits."""
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def drop():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.3),"
+        " nn.Linear(32, 10))\n"
+    )
+    for name in ("one", "two"):
+        done = run_cli(
+            "cure-train", "--preset", "digits", "--model", "mine:drop", "--epochs", "1",
+            "--train-examples", "256", "--test-examples", "64", "--evaluate-examples", "50",
+            "--robust-examples", "32", "--name", name, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    files = [tmp_path / "runs" / name / "checkpoint.safetensors" for name in ("one", "two")]
+    first, second = (load_file(file) for file in files)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_evaluate_uses_the_threat_model_of_training(robust_digits):
