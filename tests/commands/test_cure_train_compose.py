@@ -266,6 +266,8 @@ def test_hat_learns_the_standard_networks_labels(digits, standard):
 @pytest.mark.parametrize("attack", attack_names())
 @pytest.mark.parametrize("delta", ["classic", "random", "fgsm", "linf", "none"])
 def test_each_attack_goes_with_each_direction(attack, delta, digits):
+    if attack == "none" and delta in ("fgsm", "linf"):
+        pytest.skip("refused: they look toward x̂ (test_cli)")
     chosen = options(attack=attack, delta=delta, **{"cure_every": 1} if delta != "none" else {})
     _, state, metrics = trained(chosen, digits, updates=1)
     assert all(torch.isfinite(p).all() for p in state.params.values())

@@ -184,7 +184,8 @@ def test_psi_over_the_differentiable_balls(rows, name):
     found = grad(f, 1)(rows.params, rows.x)
     ahead, behind = (f(rows.params, rows.x + s * step) for s in (1e-6, -1e-6))
     numeric = float(ahead - behind) / 2e-6
-    assert abs(float((found * step).sum()) - numeric) <= 1e-6 * abs(numeric)
+    # Rounding leaves 1e-9 or so of a difference of numbers near 1 over 2e-6.
+    assert abs(float((found * step).sum()) - numeric) <= 1e-6 * abs(numeric) + 1e-8
 
     def one(params, x, y, w):
         return (psi(params, x[None], y[None])[0] * w).sum()
