@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING
 
-from funcrobust.core.errors import FuncrobustError, did_you_mean
+from funcrobust.core.errors import unknown_name
 
 if TYPE_CHECKING:
     from funcrobust.core.tasks import Task
@@ -26,9 +26,6 @@ def names() -> tuple[str, ...]:
 def find(name: str) -> Task:
     """Return the application called ``name``; raise `FuncrobustError` if there is none."""
     if name not in names():
-        raise FuncrobustError(
-            f"unknown application {name!r}{did_you_mean(name, names())}: choose from "
-            f"{', '.join(names())}"
-        )
+        raise unknown_name("application", name, names())
     task: Task = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").TASK
     return task
