@@ -33,15 +33,46 @@ def per_example_loss(values: Tensor, x: Tensor) -> Tensor:
     return values
 
 
+def log_odds(predict: Predict, *, temperature: float = 1.0) -> Loss:
+    """Build the log-odds of being wrong, m = log Σ_{j≠y} e^{z_j} − z_y, z = t·predict(θ, x).
+
+    Cross-entropy is log(1 + eᵐ), so every normalised step along the one is a step along the other;
+    but this one keeps its slope however confident the network: where cross-entropy's is rounding
+    (p_y − 1 in float32), or nothing at all, ∂m/∂z_y is still −1. Positive where another class is
+    likelier than not. ``temperature`` t multiplies the logits: a large t goes after the likeliest
+    other class alone (t → ∞ is t times the `margin`), a small one after all of them at once.
+
+    The labels y (B,) are classes. Raises `FuncrobustError` for a temperature that is not positive.
+    """
+    _require_function(predict)
+    if not 0 < temperature < float("inf"):
+        raise FuncrobustError(f"temperature must be a finite number > 0, got {temperature}")
+
+    def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        logits = predict(params, x)
+        return _log_odds(logits if temperature == 1 else temperature * logits, y)
+
+    return loss
+
+
+def _log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    own, others = _own_and_others(logits, y)
+    return others.logsumexp(-1) - own
+
+
+def _own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return z_y (B,), and z with −∞ in y's place (B, C)."""
+    own = F.one_hot(y, logits.shape[-1]).bool()
+    others = logits.masked_fill(own, -torch.inf)
+    return logits.gather(-1, y.unsqueeze(-1)).squeeze(-1), others
+
+
 def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
     """Build the cross-entropy, −log softmax(z)_y, z = predict(θ, x), in nats.
 
     With ``label_smoothing`` s the target is (1 − s)·onehot(y) + s/classes (Szegedy et al. 2016).
     """
-    if isinstance(predict, torch.nn.Module):
-        raise FuncrobustError(
-            "a loss takes a function (params, x) -> logits: pass functionalize(module).predict"
-        )
+    _require_function(predict)
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(
@@ -49,6 +80,13 @@ def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
         )
 
     return loss
+
+
+def _require_function(predict: object) -> None:
+    if isinstance(predict, torch.nn.Module):
+        raise FuncrobustError(
+            "a loss takes a function (params, x) -> logits: pass functionalize(module).predict"
+        )
 
 
 def margin(predict: Predict) -> Loss:
@@ -60,10 +98,8 @@ def margin(predict: Predict) -> Loss:
     """
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        logits = predict(params, x)
-        own = F.one_hot(y, logits.shape[-1]).bool()
-        others = logits.masked_fill(own, -torch.inf).amax(-1)
-        return others - logits.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+        own, others = _own_and_others(predict(params, x), y)
+        return others.amax(-1) - own
 
     return loss
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.func import vmap
+from torch.func import grad, vmap
 
 import funcrobust as fr
 from funcrobust.core.losses import kl
@@ -172,3 +172,40 @@ def test_distillation_keeps_the_teacher(problem):
             for p in (model.params, moved))  # fmt: skip
     expected = torch.distributions.kl_divergence(a, b)
     assert torch.allclose(loss(moved, problem.x, problem.y), expected)
+
+
+MANY = torch.randn(64, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+CLASSES = torch.arange(64) % 10
+
+
+def scaled(params, x):
+    return params["scale"] * x
+
+
+@pytest.mark.parametrize("temperature", [1.0, 10.0])
+def test_cross_entropy_is_softplus_of_the_log_odds(temperature):
+    params = {"scale": torch.ones((), dtype=torch.float64)}
+    m = fr.log_odds(scaled, temperature=temperature)(params, MANY, CLASSES)
+    expected = F.cross_entropy(temperature * MANY, CLASSES, reduction="none")
+    assert (torch.logaddexp(m, torch.zeros_like(m)) - expected).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0, 1e3, 1e4])
+def test_the_log_odds_keep_their_slope_in_float32(scale):
+    """At every confidence: where cross-entropy's is rounding, or nothing, this is float64's."""
+
+    def slope(logits):
+        params = {"scale": torch.ones((), dtype=logits.dtype)}
+        loss = fr.log_odds(scaled)
+        return grad(lambda z: loss(params, z, CLASSES).sum())(logits)
+
+    exact, found = slope(scale * MANY), slope((scale * MANY).float()).double()
+    cosine = F.cosine_similarity(exact.flatten(), found.flatten(), dim=0)
+    assert cosine > 0.9999
+    assert abs(float(found.norm() / exact.norm()) - 1) < 1e-3
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_bad_temperature_is_refused(temperature):
+    with pytest.raises(fr.FuncrobustError, match="temperature"):
+        fr.log_odds(scaled, temperature=temperature)
