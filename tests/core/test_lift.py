@@ -329,6 +329,23 @@ def test_compiled_it_is_the_eager_one(problem, batch, backend):
     assert list(found_metrics) == list(metrics) == names
 
 
+def test_compiled_a_derivative_leaves_the_accuracy_alone():
+    """CURE's forward form closes over the parameters, where a compiler counts no transforms."""
+    model, x = dense(7, 5, 3), torch.linspace(-1, 1, 42).double().reshape(6, 7)
+    batch = fr.Batch(x, torch.tensor([0, 1, 2, 2, 1, 0]))
+
+    def compose(modes, _):
+        loss = fr.cross_entropy(modes.training)
+        return {"loss": (1.0, loss), "cure": (1.0, fr.cure(loss, 0.5, derivative="forward"))}
+
+    objective = fr.training_objective(model, compose)
+    torch.compiler.reset()
+    compiled = torch.compile(objective, fullgraph=True, backend="eager")
+    expected, found = (f(model.params, {}, batch)[1][1] for f in (objective, compiled))
+    assert list(found) == list(expected) == ["loss", "cure", "accuracy"]
+    assert largest_difference(found, expected) <= 1e-12
+
+
 def test_bf16_is_close_to_fp32(problem):
     model = fr.functionalize(problem.model.module().float())
     x = problem.x.float()
