@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.images import as_float
-from funcrobust.core.losses import Loss
+from funcrobust.core.losses import Loss, odds_of
 from funcrobust.core.network.functional import Buffers, Functional, Params, Predict
 from funcrobust.core.perturbations.steps import advance as advanced
 from funcrobust.core.randomness import generator, key
@@ -89,11 +88,12 @@ def robust(
 ) -> Tensor:
     """Tell which examples withstand PGD: (N,) bool.
 
-    Each attack begins at a random point of the ball and ascends the cross-entropy. An example is
-    lost if it is misclassified clean or at any iterate, and then spends nothing more: its attacks
-    leave the batch, and others, of later examples and later restarts, take their rows. Each step's
-    own logits tell, so that looking costs nothing. ``advance(n)`` is called with the count of
-    attacks dealt with, restarts × N in all.
+    Each attack begins at a random point of the ball and ascends the cross-entropy, or rather its
+    log-odds: the same steps, which confidence cannot round away. An example is lost if it is
+    misclassified clean or at any iterate, and then spends nothing more: its attacks leave the
+    batch, and others, of later examples and later restarts, take their rows. Each step's own
+    logits tell, so that looking costs nothing. ``advance(n)`` is called with the count of attacks
+    dealt with, restarts × N in all.
     """
     ball, step_size, steps, restarts, seed = attack
     require_count("steps", steps, minimum=1)
@@ -185,6 +185,6 @@ def _step(
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         logits = predict(params, x)
-        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), x)
+        (gradient,) = torch.autograd.grad(odds_of(logits, y).sum(), x)
     moved = advanced(ball, x.detach(), gradient, step_size, center)
     return moved, logits.detach().argmax(-1) == y

@@ -50,19 +50,21 @@ def log_odds(predict: Predict, *, temperature: float = 1.0) -> Loss:
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         logits = predict(params, x)
-        return _log_odds(logits if temperature == 1 else temperature * logits, y)
+        return odds_of(logits if temperature == 1 else temperature * logits, y)
 
     return loss
 
 
-def _log_odds(logits: Tensor, y: Tensor) -> Tensor:
+def odds_of(logits: Tensor, y: Tensor) -> Tensor:
+    """Return log Σ_{j≠y} e^{z_j} − z_y of logits z (B, C): (B,)."""
     own, others = _own_and_others(logits, y)
     return others.logsumexp(-1) - own
 
 
 def _own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return z_y (B,), and z with −∞ in y's place (B, C)."""
-    own = F.one_hot(y, logits.shape[-1]).bool()
+    # Not one_hot, which looks at y's values: vmap has none to look at.
+    own = torch.arange(logits.shape[-1], device=y.device) == y.unsqueeze(-1)
     others = logits.masked_fill(own, -torch.inf)
     return logits.gather(-1, y.unsqueeze(-1)).squeeze(-1), others
 
@@ -70,14 +72,21 @@ def _own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
     """Build the cross-entropy, −log softmax(z)_y, z = predict(θ, x), in nats.
 
+    Computed as log(1 + eᵐ) of the log-odds m (see `log_odds`): the textbook's slope p_y − 1 is
+    rounding in float32 once p_y is near 1, and this one keeps its digits until it underflows.
+
     With ``label_smoothing`` s the target is (1 − s)·onehot(y) + s/classes (Szegedy et al. 2016).
+    The labels y are classes (B,), or, as there, probabilities (B, classes).
     """
     _require_function(predict)
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(
-            predict(params, x), y, reduction="none", label_smoothing=label_smoothing
-        )
+        logits = predict(params, x)
+        classes = logits.ndim <= 2 and y.ndim == logits.ndim - 1
+        if classes and not label_smoothing:
+            # Not logsigmoid: its second derivative is σ − 1 again. From 40 on m itself is nearer.
+            return F.softplus(odds_of(logits, y), threshold=40)
+        return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
 
     return loss
 

@@ -143,10 +143,10 @@ def test_vmap_over_keys_and_members():
     nested = vmap(vmap(grad(penalty), (None, 0, None)), (0, None, None))(stacked, keys, problem.x)
     for i in range(3):
         expected = grad(penalty)(each(stacked, i), keys[i], problem.x)
-        assert largest_difference(each(own, i), expected) <= 1e-10
-        assert largest_difference(each(each(nested, i), i), expected) <= 1e-10
+        assert largest_difference(each(own, i), expected) <= 1e-8  # of up to 7000
+        assert largest_difference(each(each(nested, i), i), expected) <= 1e-8  # of up to 7000
         expected = grad(penalty)(each(stacked, i), keys[0], problem.x)
-        assert largest_difference(each(shared, i), expected) <= 1e-10
+        assert largest_difference(each(shared, i), expected) <= 1e-8  # of up to 7000
     assert largest_difference(each(own, 1), each(shared, 1)) > 1e-3
 
 

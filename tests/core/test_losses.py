@@ -205,6 +205,53 @@ def test_the_log_odds_keep_their_slope_in_float32(scale):
     assert abs(float(found.norm() / exact.norm()) - 1) < 1e-3
 
 
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0, 1e3, 1e4])
+def test_cross_entropy_keeps_its_slopes_in_float32(scale):
+    """First and second, example by example, with the labels that the logits are surest of.
+
+    There p_y − 1 in float32 is off by half at a scale of 10, and 0 from 30 on; in float64 it is off
+    later. So the reference is the closed form without that difference: ∂ℓ/∂z_j is p_j, and −Σ p_j
+    of the others at y; H·v is p_j·(v_j − p·v), and p_y·Σ p_j·(v_y − v_j) at y. The tolerance is
+    what rounding the logits to float32 does to p.
+    """
+    logits, sure = (scale * MANY).float(), MANY.argmax(1)
+    v = (torch.arange(MANY.numel()).reshape(MANY.shape) % 3 - 1).double()
+    p = logits.double().softmax(1)
+    others = p * (1 - F.one_hot(sure, 10))
+    own = F.one_hot(sure, 10).bool()
+    v_own = v.gather(1, sure[:, None])
+    first = torch.where(own, -others.sum(1, keepdim=True), p)
+    second = torch.where(
+        own, p * (others * (v_own - v)).sum(1, keepdim=True), p * (v - (p * v).sum(1, keepdim=True))
+    )
+
+    loss = fr.cross_entropy(scaled)
+    slope = grad(lambda z: loss({"scale": torch.ones(())}, z, sure).sum())
+    curvature = grad(lambda z: (v.float() * slope(z)).sum())
+    for exact, found in ((first, slope(logits)), (second, curvature(logits))):
+        off = (found.double() - exact).norm(dim=1)
+        assert (off <= (1e-5 + 1e-6 * scale) * first.norm(dim=1) + 1e-36).all()
+
+
+def test_cross_entropy_by_example_and_compiled():
+    params = {"scale": torch.full((), 3.0, dtype=torch.float64)}
+    loss = fr.cross_entropy(scaled)
+    expected = F.cross_entropy(3 * MANY, CLASSES, reduction="none")
+    each = vmap(lambda z, y: loss(params, z, y))(MANY, CLASSES)
+    assert torch.allclose(each, expected, atol=1e-13)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(params, MANY, CLASSES), expected, atol=1e-13)
+
+
+def test_cross_entropy_of_probabilities_is_torchs():
+    target = torch.softmax(MANY.roll(1, 0), 1)
+    params = {"scale": torch.ones((), dtype=torch.float64)}
+    assert torch.allclose(
+        fr.cross_entropy(scaled)(params, MANY, target),
+        F.cross_entropy(MANY, target, reduction="none"),
+    )
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_bad_temperature_is_refused(temperature):
     with pytest.raises(fr.FuncrobustError, match="temperature"):
