@@ -10,6 +10,7 @@ from .core.balls.l2 import l2
 from .core.balls.linf import linf, smooth_linf
 from .core.balls.smoothing import random_smoothing
 from .core.balls.unconstrained import unconstrained
+from .core.degrading import Degrade, gaussian_noise, in_shares, mixed_with
 from .core.derivatives.adjoint import adjoint
 from .core.derivatives.implicit import implicit
 from .core.derivatives.iteration import Derivative, Step, iterate, unrolled
@@ -38,6 +39,7 @@ from .core.objectives.algebra import (
     drift,
     helper_examples,
     mean,
+    restoration,
     through,
     trades,
     weighted_sum,
@@ -59,6 +61,7 @@ from .core.perturbations.projected_gradient import (
     pgd,
     psi,
 )
+from .core.perturbations.sampling import part_of_the_way, sampler
 from .core.randomness import generator, key
 from .core.regularisers.cure import cure, gradient_difference, top_curvature
 from .core.regularisers.linearity import (
@@ -91,6 +94,7 @@ __all__ = [
     "Ball",
     "Batch",
     "Buffers",
+    "Degrade",
     "Derivative",
     "Distance",
     "FuncrobustError",
@@ -129,6 +133,7 @@ __all__ = [
     "fgsm",
     "fourier",
     "functionalize",
+    "gaussian_noise",
     "generation",
     "generator",
     "gradient_alignment",
@@ -136,6 +141,7 @@ __all__ = [
     "gradient_step",
     "helper_examples",
     "implicit",
+    "in_shares",
     "initial_state",
     "inpainting",
     "input_gradient",
@@ -155,16 +161,20 @@ __all__ = [
     "masked",
     "matrices",
     "mean",
+    "mixed_with",
     "n_fgsm",
     "objective",
     "one_step",
     "optimizer",
     "painting",
+    "part_of_the_way",
     "pgd",
     "pgd_k",
     "psi",
     "random_smoothing",
+    "restoration",
     "rs_fgsm",
+    "sampler",
     "schedule",
     "smooth_linf",
     "squared_l2",

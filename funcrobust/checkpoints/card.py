@@ -23,8 +23,10 @@ class Card:
     ``model`` is a name for `funcrobust.models.build`; ``image_shape`` is (C, H, W); ``mean`` and
     ``std`` have one number a channel, in [0, 1]; ``command`` is the exact command line that made
     it; ``metrics`` are fractions by name, such as ``{"clean": 0.51, "pgd50x10": 0.29}``;
-    ``created`` is an ISO date in UTC. ``constraint`` and ``epsilon`` are the threat model it was
-    trained against, and is measured against unless told otherwise.
+    ``created`` is an ISO date in UTC. ``restoring_step`` a says that the network was trained so
+    that x + a·∇z_y restores x (None: that it was not): it draws by such steps. ``constraint`` and
+    ``epsilon`` are the threat model it was trained against, and is measured against unless told
+    otherwise.
 
     Raises `FuncrobustError` for a card that could describe no network.
     """
@@ -38,6 +40,7 @@ class Card:
     class_names: tuple[str, ...] = ()
     constraint: str = "linf"
     epsilon: float = 8 / 255
+    restoring_step: float | None = None
     command: str = ""
     seed: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -63,6 +66,9 @@ class Card:
                 )
             if not all(isinstance(number, int | float) for number in value):
                 raise FuncrobustError(f"a card's {name} must be numbers, got {value!r}")
+        step = self.restoring_step
+        if step is not None and not (isinstance(step, int | float) and 0 < step < float("inf")):
+            raise FuncrobustError(f"a card's restoring_step must be a number > 0, got {step!r}")
         for name in ("metrics", "versions"):
             if not isinstance(getattr(self, name), dict):
                 raise FuncrobustError(f"a card's {name} must be a dict by name")

@@ -23,6 +23,10 @@ class Demo(Machine):
     """Where its run folders go."""
 
 
+QUICK = 300
+"""Updates of psi-train: four minutes of two CPU cores."""
+
+
 def run(options: Demo, reporter: Reporter) -> Result:
     """Data, cure-train, psi-train, evaluate, generate; end with the table and the files.
 
@@ -35,7 +39,9 @@ def run(options: Demo, reporter: Reporter) -> Result:
     robust = cure_train.run(cure_train.CureTrain.filled(shared), reporter)
     if robust.status in ("interrupted", "diverged"):
         return robust
-    transfer = psi_train.PsiTrain.filled(shared | {"checkpoint": str(robust.run.path)})
+    transfer = psi_train.PsiTrain.filled(
+        shared | {"checkpoint": str(robust.run.path), "updates": QUICK}
+    )
     moved = psi_train.run(transfer, reporter)
     if moved.status in ("interrupted", "diverged"):
         return moved

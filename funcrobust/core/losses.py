@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, require_finite
 from funcrobust.core.examples import flat, safe_norm, squared_norm
 from funcrobust.core.network.functional import Params, Predict
 
@@ -164,16 +164,22 @@ def kl_divergence(predict: Predict, reference: Tensor) -> Loss:
     return loss
 
 
-def distillation(predict: Predict, teacher: Callable[[Tensor], Tensor]) -> Loss:
-    """Build KL(softmax(t) ‖ softmax(z)), z = predict(θ, x), t the ``teacher``'s logits of x, held.
+def distillation(
+    predict: Predict, teacher: Callable[[Tensor], Tensor], *, hard: float = 0.0
+) -> Loss:
+    """Build KL(softmax(t) ‖ softmax(z)) + ``hard``·CE(z, y), t the ``teacher``'s logits, held.
 
-    In nats, ≥ 0, and 0 with a slope of 0 where θ is the teacher: the way to keep what a network
-    does, on images or, inside `adversarial`, on what attacks it, while another term changes it.
-    The label y is not used. Hinton et al. 2015 (arXiv:1503.02531) at temperature 1.
+    z = predict(θ, x); in nats. The divergence is 0 with a slope of 0 where θ is the teacher: the
+    way to keep what a network does, on images or, inside `adversarial`, on what attacks it, while
+    another term changes it. The labels y count through the cross-entropy alone. Hinton et al. 2015
+    (arXiv:1503.02531) at temperature 1, with their weighted average of the two.
     """
+    require_finite("hard", hard)
 
-    def loss(params: Params, x: Tensor, _y: Tensor) -> Tensor:
-        return kl(teacher(x).detach(), predict(params, x))
+    def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        logits = predict(params, x)
+        kept = kl(teacher(x).detach(), logits)
+        return kept + hard * cross_entropy(lambda *_: logits)(params, x, y) if hard else kept
 
     return loss
 

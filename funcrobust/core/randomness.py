@@ -8,6 +8,8 @@ a tensor, for what is drawn inside one, where all must be pure.
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -80,3 +82,12 @@ def _(
 ) -> tuple[Tensor, int]:
     assert in_dims[0] is not None
     return uniform(key.movedim(in_dims[0], 0), count, [info.batch_size, *shape]), 0
+
+
+def normal(key: Tensor, count: int, shape: Sequence[int]) -> Tensor:
+    """Draw float32 numbers from N(0, 1), the ``count``-th that are drawn with this ``key``.
+
+    By Box and Muller's transform of two of `uniform`'s, 2·count and 2·count + 1.
+    """
+    u, v = (uniform(key, 2 * count + i, list(shape)) for i in (0, 1))
+    return (-2 * torch.log1p(-u)).sqrt() * torch.cos(2 * math.pi * v)

@@ -24,9 +24,9 @@ def command(cls: type[Options], about: str, words: Sequence[str] = ()) -> App:
     ``about`` heads its help. ``words`` are those that follow the command's name: a preset that they
     name is the one whose values the help shows as defaults.
     """
-    beneath = cls.beneath(_first_look(cls, words)) if "preset" in options_of(cls) else {}
-    if beneath:
-        about += f"\n\nThe defaults shown are those of --preset {beneath['preset']}."
+    beneath = cls.beneath(_first_look(cls, words)) if cls.chosen_by else {}
+    if cls.chosen_by:
+        about += f"\n\nThe defaults shown are those of --{cls.chosen_by} {beneath[cls.chosen_by]}."
     return _app(cls, beneath, about)
 
 
@@ -123,5 +123,5 @@ def _first_look(cls: type[Options], words: Sequence[str]) -> dict[str, Any]:
         _, bound, *_ = app.parse_known_args([w for w in words if w != "--help"])
     except CycloptsError:  # raised again when the words are read in earnest
         return {"device": "cpu"}
-    said = {k: v for k, v in bound.arguments.items() if k in ("preset", "dataset", "device")}
+    said = {k: v for k, v in bound.arguments.items() if k in (cls.chosen_by, "dataset", "device")}
     return {"device": "cpu"} | said

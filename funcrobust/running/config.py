@@ -108,7 +108,7 @@ def as_command(options: Options) -> str:
     Where things lie (``--out``, ``--device``, ...) is no part of it.
     """
     cls = type(options)
-    chosen = {"preset": options.preset} if hasattr(options, "preset") else {}
+    chosen = {cls.chosen_by: getattr(options, cls.chosen_by)} if cls.chosen_by else {}
     beneath = cls.beneath(chosen)
     words = [f"--{name} {value}" for name, value in chosen.items()]
     for name, option in options_of(cls).items():

@@ -24,7 +24,17 @@ from dataclasses import MISSING, dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -131,6 +141,9 @@ def _said(cls: type[Options], name: str, wanted: Any) -> str:
 class Options:
     """Options of a command. Each subclass adds some; `check` is for what concerns several."""
 
+    chosen_by: ClassVar[str | None] = None
+    """The option, if there is one, that names what stands `beneath` the others: a preset."""
+
     def __post_init__(self) -> None:
         """Refuse values out of range, values that do nothing, and what `check` refuses."""
         for name, option in options_of(type(self)).items():
@@ -138,7 +151,23 @@ class Options:
             option.check(value)
             if value != option.default:
                 option.require_acting(self)
+        self._require_what_it_names()
         self.check()
+
+    def _require_what_it_names(self) -> None:
+        """Refuse a preset that is a label alone, as in ``CureTrain(preset="fast")``."""
+        cls, name = type(self), self.chosen_by
+        if name is None:
+            return
+        chosen = getattr(self, name)
+        plain = {k: option.default for k, option in options_of(cls).items()}
+        beneath = {k: v for k, v in cls.beneath({name: chosen}).items() if k != name}
+        asked = [k for k, v in beneath.items() if v != plain[k]]
+        if asked and all(getattr(self, k) == plain[k] for k in asked):
+            raise FuncrobustError(
+                f"these are not the values of {name} {chosen!r}: build the options with "
+                f"{cls.__name__}.filled({{{name!r}: {chosen!r}, ...}})"
+            )
 
     def check(self) -> None:
         """Refuse what does not go together."""

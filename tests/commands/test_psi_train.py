@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,6 +10,7 @@ import funcrobust as fr
 from funcrobust import checkpoints, data
 from funcrobust.commands import psi_train
 from funcrobust.commands.psi_train import PsiTrain, assemble
+from funcrobust.commands.psi_train.compose import psi_ball
 from funcrobust.models import build
 from funcrobust.report.console import Reporter
 
@@ -31,15 +30,25 @@ def untrained(tmp_path_factory):
 
 @pytest.fixture
 def options(untrained, tmp_path):
-    return PsiTrain(
-        checkpoint=str(untrained), out=tmp_path, updates=6, batch_size=16, steps=2, strips=0,
-        heldout_examples=20, evaluate_examples=20, evaluate_steps=2, aim=1.0, precision="fp32",
-    )  # fmt: skip
+    return given(untrained, tmp_path, objective="drift", aim=1.0)
+
+
+@pytest.fixture
+def restoring(untrained, tmp_path):
+    return given(untrained, tmp_path, steps=1)
+
+
+def given(untrained, out, **more):
+    return {
+        "checkpoint": str(untrained), "out": out, "updates": 6, "batch_size": 16, "steps": 2,
+        "strips": 0, "heldout_examples": 20, "evaluate_examples": 20, "evaluate_steps": 2,
+        "precision": "fp32",
+    } | more  # fmt: skip
 
 
 def run(options, **changes):
     with Reporter.silent() as reporter:
-        return psi_train.run(replace(options, **changes), reporter)
+        return psi_train.run(PsiTrain.filled(options | changes), reporter)
 
 
 @pytest.mark.parametrize(
@@ -62,10 +71,39 @@ def test_every_start_trains_the_network(options, untrained, changes):
     assert any(not torch.equal(before[k], after[k]) for k in before if "weight" in k)
     records = result.run.metrics()
     assert [r["step"] for r in records] == list(range(7))
-    assert ("entropy" in records[-1]) == (options.entropy > 0 or "entropy" in changes)
+    assert ("entropy" in records[-1]) == ("entropy" in changes)
     pictures = {p.name for p in result.run.path.glob("*.png")}
     assert pictures >= {"before_after.png", "curves.png"}
     assert ("starts.png" in pictures) == ("learn_starts" in changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"mixed": 1.0}, {"mixed": 0.0, "steps": 3}, {"drift_weight": 0.1, "ema": 0.0}],
+    ids=["default", "mixed", "noise", "drift too"],
+)
+def test_restoration_trains_the_network(restoring, changes):
+    result = run(restoring, name="run", **changes)
+    records = result.run.metrics()
+    assert records[-1]["restoration"] > 0
+    assert ("drift" in records[-1]) == ("drift_weight" in changes)
+    assert {"restored", "restored_before", "drift", "clean", "robust"} <= set(result.metrics)
+    _, card = checkpoints.load(str(result.run.path))
+    assert card.restoring_step == pytest.approx(64 / 300), "8 by 8 pixels"
+
+
+def test_restoration_restores(restoring):
+    """Eighty updates of a network that never saw an image: it removes noise, and knows the digits'
+    common look."""
+    result = run(
+        restoring, name="run", updates=80, heldout_examples=200, lr_max=0.01, ema=0.0, anchor=0.0
+    )
+    assert result.metrics["restored"] > result.metrics["restored_before"] + 0.5
+
+
+def test_an_objective_is_more_than_a_label(untrained):
+    with pytest.raises(fr.FuncrobustError, match="these are not the values of objective 'drift'"):
+        PsiTrain(objective="drift", checkpoint=str(untrained))
 
 
 def test_strips_are_left_along_the_way(options):
@@ -74,10 +112,12 @@ def test_strips_are_left_along_the_way(options):
     assert strips == ["step-00005.png", "step-00010.png"]
 
 
-@pytest.mark.parametrize("start", ["own", "made", "learned"])
-def test_resumed_equals_uninterrupted(options, monkeypatch, start):
+@pytest.mark.parametrize("start", ["own", "made", "learned", "degraded"])
+def test_resumed_equals_uninterrupted(options, restoring, monkeypatch, start):
     """Ctrl-C while the seventh batch is drawn; then --resume, with nothing else said."""
     changes = {"learn_starts": 32} if start == "learned" else {"start": start}
+    if start == "degraded":
+        options, changes = restoring, {}
     whole = run(options, updates=10, name="whole", **changes)
     draw = assemble.Batches.__call__
 
@@ -99,8 +139,10 @@ def test_resumed_equals_uninterrupted(options, monkeypatch, start):
     assert whole.run.metrics() == resumed.run.metrics()
 
 
-def test_the_default_compiles(options):
+@pytest.mark.parametrize("objective", ["drift", "restoration"])
+def test_the_defaults_compile(options, restoring, objective):
     """No value decides how long a loop is: the update traces into one graph."""
+    options = options if objective == "drift" else restoring
     update, state, batch = assembled(options)
     torch.compiler.reset()
     eager, _ = update(state, batch)
@@ -111,10 +153,11 @@ def test_the_default_compiles(options):
 
 def assembled(options):
     dataset = data.load("digits")
-    module, card = checkpoints.load(options.checkpoint)
-    options = replace(options, epsilon=card.epsilon, batch_size=8)
+    module, card = checkpoints.load(options["checkpoint"])
+    changes = {"epsilon": card.epsilon, "batch_size": 8, "step_size": 0.5}
+    options = PsiTrain.filled(options | changes)
     model = fr.functionalize(module)
-    ball = fr.l2(options.radius)
+    ball = psi_ball(options)
     update, state = assemble.make_training(options, ball, model, dataset, None)
     return update, state, assemble.make_batches(options, dataset)(0)
 
@@ -122,12 +165,18 @@ def assembled(options):
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"learn_starts": 10**6}, "--learn-starts is 1000000, but there are 1400 training images"),
-        ({"label": "10"}, "--label must be own, random or a class number below 10"),
-        ({"anchor": 0.0, "drift_weight": 0.0}, "are all 0"),
+        (
+            {"drift_weight": 1.0, "learn_starts": 10**6},
+            "--learn-starts is 1000000, but there are 1400 training images",
+        ),
+        (
+            {"drift_weight": 1.0, "label": "10"},
+            "--label must be own, random or a class number below 10",
+        ),
+        ({"anchor": 0.0, "restore": 0.0}, "are all 0"),
     ],
 )
-def test_bad_options_leave_nothing_behind(options, changes, word):
+def test_bad_options_leave_nothing_behind(restoring, changes, word):
     with pytest.raises(fr.FuncrobustError, match=word):
-        run(options, **changes)
-    assert not list(options.out.iterdir())
+        run(restoring, **changes)
+    assert not list(restoring["out"].iterdir())

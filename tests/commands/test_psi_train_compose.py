@@ -1,4 +1,5 @@
-"""psi-train's objective is drift + anchor + entropy, its slope that of finite differences."""
+"""psi-train's objective is restoration + drift + entropy + anchor; its slope is that of finite
+differences."""
 
 from __future__ import annotations
 
@@ -23,14 +24,16 @@ from funcrobust.commands.psi_train.compose import (
 from funcrobust.commands.psi_train.options import PsiTrain
 
 BALL = fr.unconstrained()
-WALK = {"steps": 4, "step_size": 2.0, "constraint": "unconstrained", "start": "own",
-        "drift_fraction": 1.0}  # fmt: skip
+WALK = {
+    "steps": 4, "step_size": 2.0, "start": "own", "psi_loss": "cross-entropy", "restore": 0.0,
+    "drift_weight": 1.0,
+}  # fmt: skip
 
 
-def objective_of(problem, **given):
+def objective_of(problem, ball=BALL, **given):
     options = PsiTrain.filled(given, preset=WALK)
     anchor = make_anchor(options, partial(problem.model.predict, problem.params))
-    return fr.training_objective(problem.model, Composition(options, BALL, anchor))
+    return fr.training_objective(problem.model, Composition(options, ball, anchor))
 
 
 def psi_of(problem):
@@ -58,6 +61,32 @@ def test_it_is_drift_plus_anchor(problem):
     check_slope(objective, problem.params, *rest)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_restoration(problem, steps):
+    """From degraded images toward their own classes, weighed by how far off these are."""
+    degraded = problem.x + torch.tensor([0.001, 0.03, 0.1, 0.5]).reshape(4, 1, 1, 1) * torch.cos(
+        torch.arange(problem.x.numel()).reshape(problem.x.shape)
+    )
+    objective = objective_of(
+        problem, fr.unconstrained(bounds=None), restore=3.0, drift_weight=0.0, anchor=2.0,
+        anchor_loss="clean", steps=steps, psi_loss="logit", drift_fraction=0.75,
+    )  # fmt: skip
+    batch = PsiBatch(problem.x, problem.y, problem.y, degraded=degraded)
+    total, (_, metrics) = objective(problem.params, problem.model.buffers, batch)
+    end = degraded[:3]
+    for _ in range(steps):
+        point = end.detach().requires_grad_()
+        chosen = problem.module(point)[range(3), problem.y[:3]].sum()
+        end = point + 2.0 * torch.autograd.grad(chosen, point)[0]
+    rho = (degraded - problem.x)[:3].square().mean((1, 2, 3)).sqrt().clamp_min(0.01)
+    assert rho[0] == 0.01
+    expected = ((problem.x[:3] - end).square().mean((1, 2, 3)) / rho).mean()
+    assert abs(metrics["restoration"] - expected) <= 1e-12
+    assert set(metrics) == {"restoration", "anchor"}
+    assert abs(total - 3.0 * expected - 2.0 * metrics["anchor"]) <= 1e-12
+    check_slope(objective, problem.params, problem.model.buffers, batch)
+
+
 def test_it_restores_and_sharpens(problem):
     """A start of its own, half of the batch, an L1 distance, and the entropy where ψ ends."""
     label = (problem.y + 1) % 5
@@ -65,7 +94,7 @@ def test_it_restores_and_sharpens(problem):
     objective = objective_of(
         problem, distance="l1", anchor=2.0, anchor_loss="clean", entropy=0.5, drift_fraction=0.5
     )
-    rest = (problem.model.buffers, PsiBatch(problem.x, label, problem.y, start))
+    rest = (problem.model.buffers, PsiBatch(problem.x, label, problem.y, start=start))
     total, (_, metrics) = objective(problem.params, *rest)
     end = psi_of(problem)(problem.params, start[:2], label[:2])
     drift = (problem.x[:2] - end).abs().flatten(1).sum(1).mean()
@@ -101,7 +130,7 @@ def test_images_that_the_network_made(problem):
     """x is s after its own number of steps, constant, and the drift is measured from there."""
     stops, start = torch.tensor([0, 3, 1, 2]), problem.x.flip(0)
     objective = objective_of(problem, start="made", anchor=0.0)
-    batch = PsiBatch(problem.x, problem.y, problem.y, start, stops)
+    batch = PsiBatch(problem.x, problem.y, problem.y, start=start, stops=stops)
     total, _ = objective(problem.params, problem.model.buffers, batch)
     step = fr.gradient_step(problem.loss, BALL, step_size=2.0, targeted=True)
     arrived = torch.cat([
@@ -139,28 +168,35 @@ def kl(a, b):
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("kind", ["keep", "clean", "robust", "both"])
 def test_anchors(problem, kind, steps):
-    """On images, on PGD's of the cross-entropy, or on half of each."""
+    """On images, on PGD's of the cross-entropy, or on a share of each; with the true label."""
     more = {} if kind == "clean" else {"anchor_steps": steps}
+    more |= {"anchor_share": 0.7} if kind in ("keep", "both") else {}
+    more |= {"hard": 0.3} if kind == "keep" else {}
     options = PsiTrain.filled({"anchor_loss": kind, "epsilon": 0.03} | more)
+    draw = fr.generator(0, "test")
+    start = fr.linf(0.03).sample(problem.x, draw) if steps == 1 else problem.x
     before = {k: 1.1 * p for k, p in problem.params.items()}
     teacher = partial(problem.model.predict, before)
-    found = make_anchor(options, teacher)(problem.model.predict)(
+    found = make_anchor(options, teacher)(problem.model.predict, start)(
         problem.params, problem.x, problem.y
     )
-    x_hat, module = problem.x, problem.module
+    x_hat, module = start, problem.module
     for _ in range(steps):
         point = x_hat.clone().requires_grad_()
         loss = F.cross_entropy(module(point), problem.y, reduction="sum")
-        alpha = 0.03 if steps == 1 else 2.5 * 0.03 / steps
+        alpha = 1.25 * 0.03 if steps == 1 else 2.5 * 0.03 / steps
         x_hat = x_hat + alpha * torch.autograd.grad(loss, point)[0].sign()
         x_hat = (problem.x + (x_hat - problem.x).clamp(-0.03, 0.03)).clamp(0, 1)
     clean, robust = (F.cross_entropy(module(x), problem.y, reduction="none")
                      for x in (problem.x, x_hat))  # fmt: skip
-    kept = [kl(teacher(x), module(x)) for x in (problem.x, x_hat)]
+    kept = [
+        kl(teacher(x), module(x)) + 0.3 * hard for x, hard in ((problem.x, clean), (x_hat, robust))
+    ]
     expected = {
-        "clean": clean, "robust": robust, "both": (clean + robust) / 2, "keep": sum(kept) / 2,
+        "clean": clean, "robust": robust, "both": 0.7 * clean + 0.3 * robust,
+        "keep": 0.7 * kept[0] + 0.3 * kept[1],
     }[kind]  # fmt: skip
-    assert (robust > clean).all()
+    assert (robust > clean).sum() >= 3
     assert (found - expected).abs().max() <= 1e-12
 
 
@@ -193,11 +229,11 @@ def test_other_names_are_refused(text):
         derivative_named(text)
 
 
-@pytest.mark.parametrize("loss", ["cross-entropy", "margin", "logit", "entropy"])
+@pytest.mark.parametrize("loss", ["cross-entropy", "log-odds", "margin", "logit", "entropy"])
 @pytest.mark.parametrize("targeted", [True, False])
 def test_what_psi_descends(problem, loss, targeted):
     """Steps down the loss of that name toward the label, or up."""
-    options = PsiTrain.filled({"psi_loss": loss, "targeted": targeted, "steps": 2}, preset={})
+    options = PsiTrain(psi_loss=loss, targeted=targeted, steps=2, step_size=0.5)
     psi = make_psi(options, fr.l2(1.0), problem.model.predict)
     build = getattr(fr, loss.replace("-", "_"))
     expected = fr.psi(

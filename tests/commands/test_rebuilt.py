@@ -6,6 +6,8 @@ processor here, and float32 will do.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -28,6 +30,26 @@ def cure_train(model: fr.Functional, sigma: float) -> fr.TrainingObjective:
 
 
 def psi_train(model: fr.Functional) -> fr.TrainingObjective:
+    """Restoration by one step along ∇z_y, and predictions kept on x and RS-FGSM's x̂."""
+    before = model.params
+
+    def compose(modes: fr.Modes, batch) -> fr.Terms:
+        predict, ball = modes.running, fr.linf(8 / 255)
+        psi = fr.psi(
+            fr.logit(predict), fr.unconstrained(bounds=None), step_size=64 / 300, steps=1,
+            targeted=True,
+        )  # fmt: skip
+        restored = fr.at(fr.restoration(psi, batch.degraded), batch.x, batch.y)
+        keep = fr.distillation(predict, lambda x: model.predict(before, x), hard=0.2)
+        attack = fr.fgsm(fr.log_odds(predict), ball, step_size=1.25 * 8 / 255)
+        robust = fr.adversarial(keep, attack, start=batch.near)
+        anchor = fr.weighted_sum((0.6, keep), (1 - 0.6, robust))
+        return {"restoration": (12.0, restored), "anchor": (8.0, anchor)}
+
+    return fr.training_objective(model, compose)
+
+
+def psi_train_by_drift(model: fr.Functional) -> fr.TrainingObjective:
     """The drift from images that the network has made, and half of each anchor, kept."""
 
     def compose(modes: fr.Modes, batch) -> fr.Terms:
@@ -38,7 +60,8 @@ def psi_train(model: fr.Functional) -> fr.TrainingObjective:
             made = torch.where(t < batch.stops[:n, None, None, None], ahead, made)
         drift = fr.drift(fr.psi(loss, ball, steps=5, **walk))
         keep = fr.distillation(modes.running, lambda x: model.predict(model.params, x))
-        attack = fr.pgd(loss, fr.linf(8 / 255), step_size=2.5 * (8 / 255) / 3, steps=3)
+        odds, step = fr.log_odds(modes.running), 2.5 * (8 / 255) / 3
+        attack = fr.pgd(odds, fr.linf(8 / 255), step_size=step, steps=3)
         anchor = fr.weighted_sum((0.5, keep), (0.5, fr.adversarial(keep, attack)))
         return {"drift": (1.0, fr.at(drift, made.detach(), label)), "anchor": (40.0, anchor)}
 
@@ -100,17 +123,23 @@ def test_cure_train(objectives, digits):
     same_to_the_bit(regularised, rebuilt, training.state, training.batches(0))
 
 
-def test_psi_train(objectives, digits):
+@pytest.mark.parametrize(
+    ("objective", "rebuilt"), [("restoration", psi_train), ("drift", psi_train_by_drift)]
+)
+def test_psi_train(objectives, digits, objective, rebuilt):
     from funcrobust.commands.psi_train.assemble import make_batches, make_training
+    from funcrobust.commands.psi_train.compose import fitting_step, psi_ball
     from funcrobust.commands.psi_train.options import PsiTrain
     from funcrobust.models import build
-    from funcrobust.running.threat import pick_ball
 
-    options = PsiTrain(dataset="digits", batch_size=32, precision="fp32")
+    given = {"objective": objective, "dataset": "digits", "batch_size": 32, "precision": "fp32"}
+    options = PsiTrain.filled(given)
+    if options.step_size is None:
+        options = replace(options, step_size=fitting_step(digits.image_shape))
     network = build("preact-tiny", in_channels=1, mean=digits.mean, std=digits.std)
     model = fr.functionalize(network)
-    ball = pick_ball(options.constraint, options.radius)
+    ball = psi_ball(options)
     _, state = make_training(options, ball, model, digits, None)
     # Away from where it began, where the anchor has no slope.
     state = state._replace(params={k: 1.05 * p for k, p in state.params.items()})
-    same_to_the_bit(objectives[0], psi_train(model), state, make_batches(options, digits)(0))
+    same_to_the_bit(objectives[0], rebuilt(model), state, make_batches(options, digits)(0))

@@ -25,11 +25,12 @@ OPTIONS = [
         "regularisers": {"elle": 1000.0, "gradient-alignment": 0.2}, "data_dir": Path("a b"),
         "out": Path("/elsewhere"), "seed": 2**63 - 1, "model": "my.module:net work",
     }),
-    PsiTrain(learn_starts=9, starts_rate=3.0),
-    PsiTrain(
-        targeted=False, label="3", derivative="truncated:4", start="own",
-        checkpoint="runs/x", epsilon=8 / 255, anchor=0.0, constraint="fourier", compile=True,
-    ),
+    PsiTrain(drift_weight=0.5, learn_starts=9, starts_rate=3.0),
+    PsiTrain.filled({
+        "objective": "drift", "targeted": False, "label": "3", "derivative": "truncated:4",
+        "start": "own", "checkpoint": "runs/x", "epsilon": 8 / 255, "anchor": 0.0,
+        "constraint": "fourier", "compile": True,
+    }),
 ]  # fmt: skip
 
 
@@ -57,7 +58,12 @@ def test_the_command_that_would_do_the_same_again(options):
 def test_a_command_says_what_differs_and_no_more():
     options = CureTrain.filled({"preset": "digits", "epochs": 3, "out": Path("/x"), "h": 3.0})
     assert as_command(options) == "python cli.py cure-train --preset digits --epochs 3"
-    assert as_command(PsiTrain(label="random")) == "python cli.py psi-train --label random"
+    drift = PsiTrain.filled({"objective": "drift", "label": "random"})
+    expected = "python cli.py psi-train --objective drift --label random"
+    assert as_command(drift) == expected
+    restoration = PsiTrain(restore=3.0)
+    expected = "python cli.py psi-train --objective restoration --restore 3"
+    assert as_command(restoration) == expected
 
 
 @pytest.mark.parametrize(

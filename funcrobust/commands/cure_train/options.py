@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -139,6 +139,8 @@ class Regularised(Options):
 class CureTrain(Attacked, Regularised, Run):
     """Training."""
 
+    chosen_by = "preset"
+
     preset: Annotated[str, Choices(PRESETS)] = "cpu"
     """Where the other options begin; left out: digits for --dataset digits, fast on CUDA, else
     cpu."""
@@ -182,18 +184,7 @@ class CureTrain(Attacked, Regularised, Run):
             raise FuncrobustError(
                 "--hat, and --delta fgsm or linf, look toward x̂, which --attack none has not"
             )
-        self._require_the_presets_values()
         if self.trades is not None and self.delta_init == "zero":
             raise FuncrobustError(
                 "--trades needs --delta-init random: its KL has no slope at x itself"
-            )
-
-    def _require_the_presets_values(self) -> None:
-        """Refuse a preset that is a label alone, as in ``CureTrain(preset="fast")``."""
-        plain = {f.name: f.default for f in fields(type(self))}
-        asked = {k: v for k, v in PRESETS[self.preset].items() if v != plain[k]}
-        if asked and all(getattr(self, name) == plain[name] for name in asked):
-            raise FuncrobustError(
-                f"these are not the values of preset {self.preset!r}: build the options with "
-                f"CureTrain.filled({{'preset': {self.preset!r}, ...}})"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -15,10 +15,14 @@ from funcrobust.commands.psi_train.compose import (
     Composition,
     PsiBatch,
     make_anchor,
+    threat_radius,
 )
 from funcrobust.commands.psi_train.options import PsiTrain
 from funcrobust.core.balls.ball import Ball
+from funcrobust.core.balls.linf import linf
+from funcrobust.core.degrading import Degrade, gaussian_noise, in_shares, mixed_with
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.examples import per_example
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.objectives.lift import training_objective
 from funcrobust.core.randomness import generator
@@ -53,63 +57,109 @@ def make_training(
             )
         images = data.as_float(dataset.x_train[: options.learn_starts])
         model = replace(model, params=model.params | {STARTS: images / options.starts_rate})
-    return updates.make_update(objective, optim), updates.initial_state(model, optim)
+    update = updates.make_update(objective, optim, decay=options.ema or None)
+    return update, updates.initial_state(model, optim, averaged=options.ema > 0)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """``step -> PsiBatch``, drawn without replacement."""
+    """``step -> PsiBatch``, drawn without replacement; see `make_batches`."""
 
     dataset: data.Dataset
     options: PsiTrain
-    gaussian: GaussianStarts | None = field(default=None, repr=False)
+    gaussian: GaussianStarts | None
+    degrade: Degrade | None
+    """How the images to restore are made worse."""
+    mix: Degrade | None
+    """How the drift's start is made from x, with --start gaussian or noise."""
 
     def __call__(self, step: int) -> PsiBatch:
         """Draw the batch of one step."""
         options, device = self.options, self.dataset.y_train.device
-        draw = generator(options.seed, "psi/order", step, device)
+        draw = self.drawing("order", step)
         n = len(self.dataset.y_train)
         index = torch.randperm(n, generator=draw, device=device)[: options.batch_size]
-        x = data.as_float(self.dataset.x_train[index]).contiguous(memory_format=torch.channels_last)
-        y = self.dataset.y_train[index]
+        x = data.as_float(self.dataset.x_train[index])
+        if options.restore and self.dataset.mirrored:
+            x = flipped(x, draw)
+        x, y = x.contiguous(memory_format=torch.channels_last), self.dataset.y_train[index]
+        batch = PsiBatch(x, y, y)
+        if self.degrade is not None:
+            worse = self.degrade(x, y, self.drawing("degraded", step))
+            batch = batch._replace(degraded=_like(worse))
+        if options.anchor and options.anchor_steps == 1 and options.anchor_loss != "clean":
+            near = linf(threat_radius(options)).sample(x, self.drawing("near", step))
+            batch = batch._replace(near=_like(near))
+        return self.drifting(batch, draw, step) if options.drifts else batch
+
+    def drifting(self, batch: PsiBatch, draw: torch.Generator, step: int) -> PsiBatch:
+        """Add where the drift's ψ starts, and the label that it goes toward or from."""
+        options, x, y = self.options, batch.x, batch.y
         if options.learn_starts:
-            chosen = torch.randperm(options.learn_starts, generator=draw, device=device)[: len(y)]
-            return PsiBatch(x, self.dataset.y_train[chosen], y, chosen=chosen)
+            chosen = torch.randperm(options.learn_starts, generator=draw, device=y.device)[: len(y)]
+            return batch._replace(label=self.dataset.y_train[chosen], chosen=chosen)
         label = labels_for(y, options.label, self.dataset.num_classes, draw)
-        if options.start == "own":
-            return PsiBatch(x, label, y)
+        batch = batch._replace(label=label)
         if options.start == "made":
             start, stops = self.approached(label, step)
-            return PsiBatch(x, label, y, start, stops)
-        return PsiBatch(x, label, y, self.degraded(x, y, step))
+            return batch._replace(start=start, stops=stops)
+        if self.mix is None:
+            return batch
+        return batch._replace(start=_like(self.mix(x, y, self.drawing("start", step))))
 
     def approached(self, label: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Gaussian starts for the labels, and how many steps each is to walk."""
         assert self.gaussian is not None
-        draw = generator(self.options.seed, "psi/start", step, label.device)
+        draw = self.drawing("start", step)
         low, high = STOPS
         stops = torch.randint(low, high + 1, label.shape, generator=draw, device=label.device)
-        starts = self.gaussian(label, draw)
-        return starts.contiguous(memory_format=torch.channels_last), stops
+        return _like(self.gaussian(label, draw)), stops
 
-    def degraded(self, x: Tensor, y: Tensor, step: int) -> Tensor:
-        """(1 − s)·x + s·n per image, s uniform in [0, start_noise], n noise or a class Gaussian."""
-        draw = generator(self.options.seed, "psi/start", step, x.device)
-        share = self.options.start_noise * torch.rand(
-            (len(x), 1, 1, 1), generator=draw, device=x.device
-        )
-        if self.gaussian is None:
-            other = torch.rand(x.shape, generator=draw, device=x.device)
-        else:
-            other = self.gaussian(y, draw)
-        mixed: Tensor = (1 - share) * x + share * other
-        return mixed.contiguous(memory_format=torch.channels_last)
+    def drawing(self, purpose: str, step: int) -> torch.Generator:
+        """Return the generator of one purpose at one step."""
+        return generator(self.options.seed, f"psi/{purpose}", step, self.dataset.y_train.device)
+
+
+def flipped(x: Tensor, draw: torch.Generator) -> Tensor:
+    """Mirror each image (N, C, H, W) left to right with probability 1/2."""
+    mirror = torch.rand(len(x), generator=draw, device=x.device) < 0.5
+    return torch.where(per_example(mirror, x), x.flip(-1), x)
+
+
+def _like(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def make_batches(options: PsiTrain, dataset: data.Dataset) -> Batches:
     """Build the batches."""
-    drawn = options.begins in ("made", "gaussian")
-    return Batches(dataset, options, gaussian_starts(dataset) if drawn else None)
+    mixes = options.restore > 0 and options.mixed > 0
+    drawn = mixes or (options.drifts and options.begins in ("made", "gaussian"))
+    gaussian = gaussian_starts(dataset) if drawn else None
+    mix: Degrade | None = None
+    if options.drifts and options.begins in ("gaussian", "noise"):
+        other = _white if options.begins == "noise" else _of_class(gaussian)
+        mix = mixed_with(other, options.start_noise)
+    degrade = _degrading(options, gaussian) if options.restore else None
+    return Batches(dataset, options, gaussian, degrade, mix)
+
+
+def _degrading(options: PsiTrain, gaussian: GaussianStarts | None) -> Degrade:
+    """Noise for some, for the others the way to a Gaussian image or to white noise."""
+    noise = gaussian_noise(options.noise_low, options.noise_high)
+    half = options.mixed / 2
+    shares = [(half, mixed_with(_of_class(gaussian))), (half, mixed_with(_white))] if half else []
+    if options.mixed < 1:
+        shares.append((1 - options.mixed, noise))
+    return in_shares(*shares)
+
+
+def _white(x: Tensor, _y: Tensor, draw: torch.Generator) -> Tensor:
+    return torch.rand(x.shape, generator=draw, device=x.device, dtype=x.dtype)
+
+
+def _of_class(gaussian: GaussianStarts | None) -> Degrade:
+    assert gaussian is not None
+    return lambda _, y, draw: gaussian(y, draw)
 
 
 def gaussian_starts(dataset: data.Dataset) -> GaussianStarts:

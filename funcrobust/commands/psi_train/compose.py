@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,10 +15,11 @@ from funcrobust.commands.psi_train.options import PsiTrain
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.examples import per_example
 from funcrobust.core.losses import DISTANCES
+from funcrobust.running.threat import pick_ball
 
 PSI_LOSSES: dict[str, Callable[[fr.Predict], fr.Loss]] = {
-    "cross-entropy": fr.cross_entropy, "margin": fr.margin, "logit": fr.logit,
-    "entropy": fr.entropy,
+    "cross-entropy": fr.cross_entropy, "log-odds": fr.log_odds, "margin": fr.margin,
+    "logit": fr.logit, "entropy": fr.entropy,
 }  # fmt: skip
 STOPS = (4, 16)
 """Steps that images of --start made have walked: early ones are noise, later ones overdrawn."""
@@ -34,8 +36,12 @@ class PsiBatch(NamedTuple):
     """(B,): the class that ψ moves toward, or from."""
     y: Tensor
     """(B,): the true one."""
+    degraded: Tensor | None = None
+    """What ψ is to restore x from."""
+    near: Tensor | None = None
+    """Where the anchor's attack starts; x, unless given."""
     start: Tensor | None = None
-    """Where ψ starts; x, unless given."""
+    """Where the drift's ψ starts; x, unless given."""
     stops: Tensor | None = None
     """(B,): how many steps the network walks from the start before ψ starts (--start made)."""
     chosen: Tensor | None = None
@@ -63,10 +69,26 @@ def derivative_named(text: str) -> fr.Derivative:
     )
 
 
+def psi_ball(options: PsiTrain) -> fr.Ball:
+    """Build ψ's ball. Along the gradient itself there are no bounds, which noise would exceed."""
+    if options.constraint == "unconstrained":
+        return fr.unconstrained(bounds=None)
+    return pick_ball(options.constraint, options.radius)
+
+
+def fitting_step(shape: tuple[int, ...]) -> float:
+    """Return a step along the gradient that fits images (C, H, W): d/300, 10 for CIFAR's.
+
+    An image d times as large has d times the log-density, and a gradient as large a pixel.
+    """
+    return math.prod(shape) / 300
+
+
 def make_psi(
     options: PsiTrain, ball: fr.Ball, predict: fr.Predict, steps: int | None = None
 ) -> fr.Perturbation:
     """Build ψ over a `Predict`."""
+    assert options.step_size is not None, "filled in when the images are known"
     return fr.psi(
         PSI_LOSSES[options.psi_loss](predict), ball, step_size=options.step_size,
         steps=options.steps if steps is None else steps, targeted=options.targeted,
@@ -74,26 +96,34 @@ def make_psi(
     )  # fmt: skip
 
 
-def make_anchor(
-    options: PsiTrain, teacher: Callable[[Tensor], Tensor]
-) -> Callable[[fr.Predict], fr.Loss]:
-    """Build the anchor: the cross-entropy on images ("clean"), on adversarial ones ("robust"), half
-    of each ("both"); or half of each of the divergence from the network before ("keep").
-    """  # fmt: skip
+Anchor = Callable[[fr.Predict, Tensor | None], fr.Loss]
+"""``(predict, start of its attack) -> Loss``."""
+
+
+def make_anchor(options: PsiTrain, teacher: Callable[[Tensor], Tensor]) -> Anchor:
+    """Build the anchor: s·ℓ(x) + (1 − s)·ℓ(x̂), s its share.
+
+    ℓ is the divergence from the network before with some cross-entropy ("keep"), or the
+    cross-entropy alone ("both"); "clean" is s = 1, "robust" s = 0.
+    """
     epsilon, steps = threat_radius(options), options.anchor_steps
-    # One step goes to the surface; several overshoot it 2.5-fold in all, as Madry et al. do.
-    step_size = epsilon if steps == 1 else 2.5 * epsilon / steps
+    # One step from a random start is RS-FGSM (Wong et al. 2020); several from x go 2.5 times as far
+    # in all as the radius, as Madry et al. do.
+    step_size = 1.25 * epsilon if steps == 1 else 2.5 * epsilon / steps
     ball = fr.linf(epsilon)
 
-    def anchor(predict: fr.Predict) -> fr.Loss:
-        hard = fr.cross_entropy(predict)
-        loss = fr.distillation(predict, teacher) if options.anchor_loss == "keep" else hard
+    def anchor(predict: fr.Predict, start: Tensor | None) -> fr.Loss:
+        entropy = fr.cross_entropy(predict)
+        keep = options.anchor_loss == "keep"
+        loss = fr.distillation(predict, teacher, hard=options.hard) if keep else entropy
         if options.anchor_loss == "clean":
             return loss
-        robust = fr.adversarial(loss, fr.pgd(hard, ball, step_size=step_size, steps=steps))
+        attack = fr.pgd(fr.log_odds(predict), ball, step_size=step_size, steps=steps)
+        robust = fr.adversarial(loss, attack, start=start)
         if options.anchor_loss == "robust":
             return robust
-        return fr.weighted_sum((0.5, loss), (0.5, robust))
+        share = options.anchor_share
+        return fr.weighted_sum((share, loss), (1 - share, robust))
 
     return anchor
 
@@ -107,13 +137,15 @@ def threat_radius(options: PsiTrain) -> float:
 class Composition:
     """``compose(modes, batch)``: ψ-training with an anchor.
 
-        L(θ) = δ · mean ‖x − ψ(s; θ)‖² + μ · mean a(θ, x, y) + η · mean H(p(θ, ψ(s; θ)))
+        L(θ) = w · mean ‖x − ψ(s; θ)‖²/(d·ρ)                            restoration
+             + δ · mean ‖z − ψ(z; θ)‖²  +  η · mean H(p(θ, ψ(z; θ)))    drift, entropy
+             + μ · mean a(θ, x, y)                                      anchor
 
-    The ψ document's loss alone is δ = 1 with μ = η = 0; δ = 0 is the control, all else without ψ.
-    ψ moves the start s, which is x unless the batch has another, toward (or from) the label. With s
-    a degraded x it is trained to restore; with s and x an image that the network made itself (the
-    batch's ``stops``), to stay where it has arrived. The first part of the batch carries ψ, whose
-    derivative costs many times the anchor's.
+    s is x degraded, toward x's own class; z the drift's start, toward (or from) the label: x,
+    unless the batch has another. The ψ document's loss alone is δ = 1 with all else 0; w = δ = 0 is
+    the control, all without ψ. With z a mixture, ψ's end is compared with x; with an image that the
+    network made itself (the batch's ``stops``), with z. The first part of the batch carries ψ,
+    whose derivative costs many times the anchor's.
 
     The network is in evaluation mode, so that its statistics cannot move: in the published code
     they alone did.
@@ -121,13 +153,26 @@ class Composition:
 
     options: PsiTrain
     ball: fr.Ball
-    anchor: Callable[[fr.Predict], fr.Loss]
+    anchor: Anchor
 
     def __call__(self, modes: fr.Modes, batch: PsiBatch) -> fr.Terms:
         """Compose the terms of one update."""
         options, predict = self.options, modes.running
         psi = make_psi(options, self.ball, predict)
         n = max(1, round(options.drift_fraction * len(batch.x)))
+        terms = {}
+        if batch.degraded is not None:
+            restored = fr.restoration(psi, batch.degraded[:n])
+            terms["restoration"] = (options.restore, fr.at(restored, batch.x[:n], batch.y[:n]))
+        if options.drifts:
+            terms |= self.drifting(modes, batch, psi, n)
+        return terms | {"anchor": (options.anchor, self.anchor(predict, batch.near))}
+
+    def drifting(
+        self, modes: fr.Modes, batch: PsiBatch, psi: fr.Perturbation, n: int
+    ) -> dict[str, tuple[float, fr.Loss]]:
+        """Compose what ψ does from the drift's own starts."""
+        options = self.options
         start, toward = self.ends(modes, batch, n)
         learned = batch.chosen is not None  # then what ψ moves is what its end is compared with
 
@@ -138,23 +183,23 @@ class Composition:
 
         distance = DISTANCES[options.distance]
         drift = fr.drift(psi, distance=distance, toward=None if learned else toward)
+        entropy = fr.through(psi, fr.entropy(modes.running))
         return {
             "drift": (options.drift_weight, placed(drift)),
-            "entropy": (options.entropy, placed(fr.through(psi, fr.entropy(predict)))),
-            "anchor": (options.anchor, self.anchor(predict)),
+            "entropy": (options.entropy, placed(entropy)),
         }
 
     def ends(self, modes: fr.Modes, batch: PsiBatch, n: int) -> tuple[Tensor, Tensor]:
-        """Return where ψ starts, and what its end is compared with."""
+        """Return where the drift's ψ starts, and what its end is compared with."""
         start = (batch.x if batch.start is None else batch.start)[:n]
         if batch.stops is None:
             return start, batch.x[:n]
-        if self.options.drift_weight + self.options.entropy > 0:
-            step = fr.gradient_step(
-                PSI_LOSSES[self.options.psi_loss](modes.running), self.ball,
-                step_size=self.options.step_size, targeted=self.options.targeted,
-            )  # fmt: skip
-            start = arrived(step, batch.stops[:n], modes.params, start, batch.label[:n])
+        assert self.options.step_size is not None
+        step = fr.gradient_step(
+            PSI_LOSSES[self.options.psi_loss](modes.running), self.ball,
+            step_size=self.options.step_size, targeted=self.options.targeted,
+        )  # fmt: skip
+        start = arrived(step, batch.stops[:n], modes.params, start, batch.label[:n])
         return start, start
 
 

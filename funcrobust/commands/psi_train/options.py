@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, unknown_name
 from funcrobust.running.groups import Radius, Rate, Run
-from funcrobust.running.options import Count, Flag, Options, Spelled, Weight, only_with, unless
+from funcrobust.running.options import (
+    Choices,
+    Count,
+    Flag,
+    Options,
+    Spelled,
+    Weight,
+    only_with,
+    unless,
+)
 
 DERIVATIVES = r"adjoint(:\d+)?|unrolled|truncated:[1-9]\d*|one-step|implicit(:[1-9]\d*)?"
 
@@ -26,92 +36,153 @@ def _require_label(text: str) -> None:
         raise FuncrobustError(f"--label must be own, random or a class number, got {text!r}")
 
 
+DRIFT: dict[str, Any] = {
+    "restore": 0.0, "drift_weight": 1.0, "drift_fraction": 0.25, "steps": 5, "step_size": 0.5,
+    "constraint": "l2", "psi_loss": "cross-entropy", "anchor": 40.0, "anchor_share": 0.5,
+    "hard": 0.0, "anchor_steps": 3, "clip_norm": 1.0, "updates": 140, "aim": 0.28,
+    "batch_size": 128, "opt": "SGD", "lr_max": 0.008, "ema": 0.0,
+}  # fmt: skip
+OBJECTIVES: dict[str, dict[str, Any]] = {"restoration": {}, "drift": DRIFT}
+"""The values in which an objective differs from the class `PsiTrain`, which is restoration."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Walked(Options):
     """ψ."""
 
-    steps: Count = 5
-    """Steps of ψ."""
-    step_size: Weight = 0.5
-    """Of ψ."""
-    constraint: Literal["l2", "unconstrained", "fourier"] = "l2"
-    """ψ's ball."""
+    steps: Count = 1
+    """Steps of ψ in training."""
+    step_size: Weight | None = None
+    """Of ψ, in units of the data; left out: a 300th of the count of an image's numbers."""
+    constraint: Literal["l2", "unconstrained", "fourier"] = "unconstrained"
+    """ψ's ball: unconstrained steps along the gradient itself, l2 along its direction."""
     radius: Annotated[Weight, only_with(constraint="l2")] = 30.0
     """The radius of ψ's ball."""
     targeted: Annotated[bool, Flag(off="--untargeted")] = True
     """Toward the label, or away from it."""
-    label: Annotated[str, Spelled(_require_label), unless(learn_starts=...)] = "own"
-    """own, random, or a class number."""
-    psi_loss: Literal["cross-entropy", "margin", "logit", "entropy"] = "cross-entropy"
-    """What ψ descends (or, untargeted, ascends)."""
+    label: Annotated[
+        str, Spelled(_require_label), only_with(drift_weight=..., entropy=...),
+        unless(learn_starts=...),
+    ] = "own"  # fmt: skip
+    """Of the drift: own, random, or a class number."""
+    psi_loss: Literal["logit", "log-odds", "cross-entropy", "margin", "entropy"] = "logit"
+    """What ψ descends (or, untargeted, ascends); logit is −z_y."""
     derivative: Annotated[str, Spelled(_require_derivative)] = "adjoint"
     """adjoint (adjoint:N keeps each N-th iterate, adjoint:0 each √steps-th), unrolled, truncated:N
     (the last N steps), one-step, or implicit (implicit:N: at most N iterations of the solver)."""
-    start: Annotated[Literal["made", "own", "gaussian", "noise"], unless(learn_starts=...)] = "made"
+    drift_fraction: Annotated[
+        float, Gt(0), Le(1), only_with(restore=..., drift_weight=..., entropy=...)
+    ] = 1.0  # fmt: skip
+    """Share of the batch that ψ runs on; the anchor sees all of it."""
+
+    def check(self) -> None:
+        """Refuse a length that is only right along the gradient itself."""
+        super().check()
+        if self.step_size is None and self.constraint != "unconstrained":
+            raise FuncrobustError(
+                f"--constraint {self.constraint} needs --step-size: a default is for unconstrained"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored(Options):
+    """Restoration."""
+
+    restore: Weight = 12.0
+    """Weight of ‖x − ψ(s; θ)‖²/(d·ρ), s a degraded x of d numbers, ρ = ‖s − x‖/√d."""
+    noise_low: Annotated[float, Gt(0), only_with(restore=...)] = 0.02
+    """Least standard deviation of the Gaussian noise that degrades an image."""
+    noise_high: Annotated[float, Gt(0), only_with(restore=...)] = 0.6
+    """Largest; between them all orders of magnitude are equally frequent."""
+    mixed: Annotated[float, Ge(0), Le(1), only_with(restore=...)] = 0.5
+    """Share of the images that are mixed with a start for drawing in place of noise: half of them
+    with a Gaussian image of their class, half with white noise."""
+
+    def check(self) -> None:
+        """Refuse noise levels that are the wrong way round."""
+        super().check()
+        if self.noise_low > self.noise_high:
+            raise FuncrobustError(
+                f"--noise-low {self.noise_low:g} exceeds --noise-high {self.noise_high:g}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drifting(Options):
+    """Drift."""
+
+    drift_weight: Weight = 0.0
+    """Weight of the ψ document's own ‖s − ψ(s; θ)‖²."""
+    start: Annotated[
+        Literal["made", "own", "gaussian", "noise"],
+        only_with(drift_weight=..., entropy=...), unless(learn_starts=...),
+    ] = "made"  # fmt: skip
     """Where ψ starts: the image itself (own, the document); an image that the network made from a
     Gaussian start of the class in 4 to 16 steps (made): ψ is trained to stay there; or the image
-    mixed with a Gaussian image of its class (gaussian) or with white noise (noise): ψ is trained
-    to restore it."""
+    mixed with a Gaussian image of its class (gaussian) or with white noise (noise)."""
     start_noise: Annotated[float, Ge(0), Le(1), only_with(start=("gaussian", "noise"))] = 0.5
     """The largest share of that mixture."""
-    learn_starts: Annotated[int, Ge(0)] = 0
+    distance: Annotated[Literal["mse", "l1", "ssim"], only_with(drift_weight=...)] = "mse"
+    """Between s and ψ(s)."""
+    entropy: Weight = 0.0
+    """Weight of the entropy of the prediction where ψ ends."""
+    learn_starts: Annotated[int, Ge(0), only_with(drift_weight=..., entropy=...)] = 0
     """Optimise so many start images along with θ; 0: none, starts are data."""
     starts_rate: Annotated[float, Gt(0), only_with(learn_starts=...)] = 30.0
     """A step moves a start image this squared times as far as it would a weight."""
+    aim: Annotated[float, Ge(0), Le(1), only_with(drift_weight=...)] = 1.0
+    """Stop once the held-out drift has fallen by this share; 1 runs all updates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anchored(Options):
-    """Drift and anchor."""
+    """Anchor."""
 
-    distance: Literal["mse", "l1", "ssim"] = "mse"
-    """Between x and ψ(x)."""
-    drift_weight: Weight = 1.0
-    """0 is a control, the anchor alone."""
-    drift_fraction: Annotated[
-        float, Gt(0), Le(1), only_with(drift_weight=..., entropy=...)
-    ] = 0.25  # fmt: skip
-    """Share of the batch that ψ runs on; the anchor sees all of it."""
-    entropy: Weight = 0.0
-    """Weight of the entropy of the prediction where ψ ends."""
-    anchor: Weight = 40.0
-    """The anchor's μ (docs/psi-study.md has what it trades); 0: the drift alone."""
+    anchor: Weight = 8.0
+    """The anchor's μ (docs/psi-study.md has what it trades); 0: none."""
     anchor_loss: Annotated[Literal["keep", "clean", "robust", "both"], only_with(anchor=...)] = (
         "keep"
     )
     """keep: the divergence from the network before, on images and on adversarial ones; or the
     cross-entropy: clean, robust or both.
 
-    The divergence has no slope at the start, so that it takes nothing while the drift is low, where
+    The divergence has no slope at the start, so that it takes nothing while ψ's term is low, where
     cross-entropy on small batches already costs robustness.
     """
+    anchor_share: Annotated[
+        float, Gt(0), Lt(1), only_with(anchor=...), only_with(anchor_loss=("keep", "both"))
+    ] = 0.6  # fmt: skip
+    """Share of the anchor that is on the images themselves; the rest is on adversarial ones."""
+    hard: Annotated[Weight, only_with(anchor=...), only_with(anchor_loss="keep")] = 0.2
+    """Weight of the true label's cross-entropy beside the divergence, as a share of μ."""
     anchor_steps: Annotated[
         Count, only_with(anchor=...), only_with(anchor_loss=("keep", "robust", "both"))
-    ] = 3  # fmt: skip
-    """PGD steps of the robust anchor: 1 is FGSM."""
-    clip_norm: Weight = 1.0
+    ] = 1  # fmt: skip
+    """PGD steps of the robust anchor; 1 is FGSM from a random start."""
+    clip_norm: Weight = 5.0
     """Largest gradient norm; 0: unclipped."""
-
-    def check(self) -> None:
-        """Refuse to train by nothing."""
-        super().check()
-        if not (self.drift_weight or self.entropy or self.anchor):
-            raise FuncrobustError("--drift-weight, --entropy and --anchor are all 0")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PsiTrain(Walked, Anchored, Run):
+class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
     """Transfer."""
 
+    chosen_by = "objective"
+
+    objective: Annotated[str, Choices(OBJECTIVES)] = "restoration"
+    """Where the other options begin: restoration trains ψ to restore degraded images, drift is the
+    ψ document's own."""
     checkpoint: str | None = None
     """File, run folder or shipped name; left out: the shipped classifier."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
-    updates: Count = 140
+    updates: Count = 7500
     """Updates at most."""
-    lr_max: Rate = 0.008
-    aim: Annotated[float, Ge(0), Le(1)] = 0.28
-    """Stop once the held-out drift has fallen by this share; 1 runs all updates."""
+    batch_size: Annotated[int, Ge(2)] = 64
+    opt: Literal["SGD", "Adam", "AdamW"] = "Adam"
+    lr_max: Rate = 5e-4
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.998
+    """Decay of the weight average that is evaluated and kept; 0 keeps none."""
     strips: Annotated[int, Ge(0)] = 5
     """How many before-and-after pictures to leave along the way; 0: none."""
     heldout_examples: Count = 512
@@ -124,7 +195,26 @@ class PsiTrain(Walked, Anchored, Run):
     epsilon: Radius | None = None
     """Radius of the L∞ ball of the robust accuracy and the anchor; left out: the checkpoint's."""
 
+    @classmethod
+    def beneath(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the objective's values."""
+        name = given.get("objective", "restoration")
+        if name not in OBJECTIVES:
+            raise unknown_name("objective", name, OBJECTIVES)
+        return OBJECTIVES[name] | {"objective": name}
+
     @property
     def begins(self) -> str:
-        """Where ψ starts: --start, or "learned"."""
+        """Where the drift's ψ starts: --start, or "learned"."""
         return "learned" if self.learn_starts else self.start
+
+    @property
+    def drifts(self) -> bool:
+        """Whether ψ also runs from starts of the drift's."""
+        return self.drift_weight + self.entropy > 0
+
+    def check(self) -> None:
+        """Refuse to train by nothing."""
+        super().check()
+        if not (self.restore or self.drifts or self.anchor):
+            raise FuncrobustError("--restore, --drift-weight, --entropy and --anchor are all 0")

@@ -8,12 +8,17 @@ import torch
 
 from funcrobust.checkpoints import Card
 from funcrobust.commands.psi_train.assemble import labels_for, make_batches, make_training
-from funcrobust.commands.psi_train.compose import make_psi, threat_radius
+from funcrobust.commands.psi_train.compose import (
+    fitting_step,
+    make_psi,
+    psi_ball,
+    threat_radius,
+)
 from funcrobust.commands.psi_train.options import PsiTrain
 from funcrobust.commands.psi_train.pictures import before_after, draw
 from funcrobust.commands.psi_train.work import Work, network_of
 from funcrobust.core.randomness import generator
-from funcrobust.core.training.updates import State
+from funcrobust.core.training.updates import State, averaged
 from funcrobust.report.console import Reporter
 from funcrobust.report.sinks import open_sink
 from funcrobust.running.classifier import (
@@ -33,7 +38,6 @@ from funcrobust.running.machine import (
     pick_precision,
 )
 from funcrobust.running.state import open_run, say_how_to_resume
-from funcrobust.running.threat import pick_ball
 
 RECORDS = 10
 """How often a run measures itself at most: it is cut into so many parts."""
@@ -45,9 +49,11 @@ def psi_train(options: PsiTrain, reporter: Reporter) -> Result:
     device = pick_device(options.device)
     options = replace(options, precision=pick_precision(options.precision, device))
     dtype = pick_dtype(options.precision, device)
-    ball = pick_ball(options.constraint, options.radius)
-    make_psi(options, ball, lambda _, x: x)  # bad options raise here, not minutes later
+    ball = psi_ball(options)
     _, card, _, model = load_classifier(options.checkpoint, device, model=options.model)
+    if options.step_size is None:
+        options = replace(options, step_size=fitting_step(card.image_shape))
+    make_psi(options, ball, lambda _, x: x)  # bad options raise here, not minutes later
     nothing = torch.zeros(0, dtype=torch.int64)
     labels_for(nothing, options.label, card.num_classes, generator(0, "check"))
     if options.epsilon is None:
@@ -87,11 +93,18 @@ def _headline(options: PsiTrain, card: Card, device: torch.device) -> str:
     begin = {"own": "", "made": " from images it made", "learned": ""}.get(
         options.begins, f" from images mixed with {options.start}"
     )
+    label = f"the {options.label} label{begin}" if options.drifts else "the image's own label"
+    terms = {
+        "restoration": options.restore, "drift": options.drift_weight, "entropy": options.entropy,
+        "anchor": options.anchor,
+    }  # fmt: skip
+    said = ", ".join(f"{name} {weight:g}" for name, weight in terms.items() if weight)
+    assert options.step_size is not None
     return (
         f"ψ of {card.model} ({card.dataset}) on {device}: {options.steps} {options.constraint} "
-        f"steps of {options.step_size:g} {way} the {options.label} label{begin}, "
-        f"{options.derivative}; {options.updates} updates of batch {options.batch_size}, "
-        f"{options.opt} lr {options.lr_max:g}, anchor μ = {options.anchor:g}"
+        f"steps of {options.step_size:.3g} {way} {label}, {options.derivative}; {said}; "
+        f"{options.updates} updates of batch {options.batch_size}, {options.opt} lr "
+        f"{options.lr_max:g}"
     )
 
 
@@ -112,28 +125,32 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float]) -> Result:
     new = replace(
         work.card, command=as_command(options), seed=options.seed,
         notes=f"psi-train from {begun}: {outcome.status} after {int(state.step)} updates",
-        metrics={},
+        metrics={}, restoring_step=options.step_size if options.restore else None,
     )  # fmt: skip
-    network = network_of(state.params)
-    save_checkpoint(run, network, state.buffers, new)
+    params, buffers = averaged(state)
+    network = network_of(params)
+    save_checkpoint(run, network, buffers, new)
     path = run.file(CHECKPOINT_FILE)
     if outcome.status == "interrupted":
         say_how_to_resume(run, "psi-train", reporter)
         return Result(run, outcome.status, {})
-    after = {"drift": work.drift_and_clean(state)["heldout_drift"]}
-    after |= work.accuracies(state, "after")
-    save_checkpoint(run, network, state.buffers, replace(new, metrics=after))
+    after = work.figures(state, "after")
+    save_checkpoint(run, network, buffers, replace(new, metrics=after))
     draw(work, state)
+    restores = ["restored"] if options.restore else []
     reporter.table(
         f"psi-train: {len(work.heldout[0])} held-out images for the drift, "
         f"{len(work.dataset.y_test[: options.evaluate_examples])} for the accuracies, "
         f"linf ε = {threat_radius(options):.4g}",
-        ("", "ψ-drift", "clean", f"PGD-{options.evaluate_steps}"),
+        ("", "ψ-drift", *restores, "clean", f"PGD-{options.evaluate_steps}"),
         [
-            (when, f"{m['drift']:.3f}", f"{m['clean']:.1%}", f"{m['robust']:.1%}")
+            (
+                when, f"{m['drift']:.3f}", *(f"{m[name]:.2f} dB" for name in restores),
+                f"{m['clean']:.1%}", f"{m['robust']:.1%}",
+            )
             for when, m in (("before", before), ("after", after))
         ],
-    )
+    )  # fmt: skip
     change = after["drift"] / before["drift"] - 1 if before["drift"] else 0.0
     reporter.say(f"held-out drift {change:+.1%}; checkpoint {path}")
     reporter.say(f"pictures  {run.file('before_after.png')}  {run.file('curves.png')}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -16,17 +16,23 @@ from funcrobust.commands.psi_train.options import PsiTrain
 from funcrobust.core import evaluation
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.balls.linf import linf
+from funcrobust.core.degrading import gaussian_noise
 from funcrobust.core.losses import DISTANCES, Loss
-from funcrobust.core.network.functional import Functional, Predict
+from funcrobust.core.network.functional import Functional, Params, Predict
 from funcrobust.core.objectives.algebra import drift
+from funcrobust.core.perturbations.projected_gradient import Perturbation
+from funcrobust.core.perturbations.sampling import part_of_the_way
 from funcrobust.core.randomness import generator
-from funcrobust.core.training.updates import State
+from funcrobust.core.tasks import psnr
+from funcrobust.core.training.updates import State, averaged
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.running.dataset import first_of_each_class
 from funcrobust.running.loop import Record
 from funcrobust.running.measuring import evaluating, measure
 
+NOISE = 0.2
+"""Standard deviation of the noise that ψ is to remove from held-out images."""
 FAR = 20
 """Steps that the pictures walk from noise: a few change an image too little to see."""
 
@@ -45,9 +51,10 @@ class Work:
     run: RunFolder
     reporter: Reporter
 
-    def predict(self, state: State) -> Predict:
-        """Predict in evaluation mode, at the run's precision."""
-        return evaluating(self.model, state.buffers, self.dtype)
+    def network(self, state: State) -> tuple[Predict, Params]:
+        """Return what predicts in evaluation mode, at the run's precision: the average if kept."""
+        params, buffers = averaged(state)
+        return evaluating(self.model, buffers, self.dtype), network_of(params)
 
     def drift_of(self, predict: Predict) -> Loss:
         """The drift of the ψ document, from the images themselves."""
@@ -63,38 +70,59 @@ class Work:
         classes = self.dataset.num_classes
         return x, y, labels_for(y, self.options.label, classes, draw)
 
+    @cached_property
+    def degraded(self) -> Tensor:
+        """The held-out images with noise of standard deviation `NOISE`."""
+        x = data.as_float(self.heldout[0])
+        draw = generator(self.options.seed, "psi/degraded", 0, x.device)
+        return gaussian_noise(NOISE, NOISE)(x, self.heldout[1], draw)
+
+    def restored(self, state: State) -> float:
+        """PSNR in dB of the held-out images that ψ makes of the degraded ones."""
+        predict, params = self.network(state)
+        psi, (x, y, _) = make_psi(self.options, self.ball, predict), self.heldout
+        with torch.no_grad():
+            parts = zip(self.degraded.split(128), y.split(128), strict=True)
+            made = torch.cat([psi(params, s, label) for s, label in parts]).clamp(0, 1)
+        return psnr(made, data.as_float(x))
+
     def drift_and_clean(self, state: State) -> Record:
-        """Held-out drift, and clean accuracy on the same images."""
-        predict, (x, y, label) = self.predict(state), self.heldout
-        params = network_of(state.params)
+        """Held-out drift, clean accuracy on the same images, how well ψ restores if it is to."""
+        (predict, params), (x, y, label) = self.network(state), self.heldout
+        restored = {"restored": self.restored(state)} if self.options.restore else {}
         return {
             "heldout_drift": evaluation.mean_of(self.drift_of(predict), params, x, label),
             "clean": float(evaluation.correct(predict, params, x, y).float().mean()),
-        }
+        } | restored
 
     def accuracies(self, state: State, when: str) -> dict[str, float]:
         """Clean and robust accuracy."""
         n, options = self.options.evaluate_examples, self.options
         return measure(
-            self.predict(state), network_of(state.params), self.dataset.x_test[:n],
+            *self.network(state), self.dataset.x_test[:n],
             self.dataset.y_test[:n], self.reporter, ball=linf(threat_radius(options)),
             steps=options.evaluate_steps, seed=options.seed,
             title=f"PGD-{options.evaluate_steps}, {when}",
         )  # fmt: skip
 
+    def figures(self, state: State, when: str) -> dict[str, float]:
+        """Drift, how well ψ restores if it is to, clean and robust accuracy."""
+        found = self.drift_and_clean(state)
+        restored = {"restored": found["restored"]} if "restored" in found else {}
+        return {"drift": found["heldout_drift"]} | restored | self.accuracies(state, when)
+
     def before(self) -> dict[str, float]:
         """Figures of the network given; measured once, and read back by a resumed run."""
-        recorded = [r for r in self.run.metrics() if r["step"] == 0 and "clean_before" in r]
-        if not recorded:
-            measured = self.accuracies(self.initial, "before")
-            first = {f"{name}_before": value for name, value in measured.items()}
-            self.run.log({"epoch": 0, "step": 0, **self.drift_and_clean(self.initial), **first})
-            recorded = [r for r in self.run.metrics() if r["step"] == 0]
-        found = recorded[-1]
-        return {
-            "drift": found["heldout_drift"], "clean": found["clean_before"],
-            "robust": found["robust_before"],
-        }  # fmt: skip
+        suffix = "_before"
+        recorded = [r for r in self.run.metrics() if r["step"] == 0 and f"drift{suffix}" in r]
+        if recorded:
+            first = recorded[-1]
+        else:
+            measured = self.figures(self.initial, "before")
+            first = {f"{name}{suffix}": value for name, value in measured.items()}
+            at_0 = {"heldout_drift": measured["drift"], "clean": measured["clean"]}
+            self.run.log({"epoch": 0, "step": 0, **at_0, **first})
+        return {k.removesuffix(suffix): v for k, v in first.items() if k.endswith(suffix)}
 
     @property
     def initial(self) -> State:
@@ -112,11 +140,17 @@ class Work:
 
     def drawn(self, state: State) -> tuple[Tensor, Tensor]:
         """ψ of the pictured images, and a longer walk from their starts."""
-        (x, y, starts), predict = self.pictured, self.predict(state)
-        params, far = network_of(state.params), max(self.options.steps, FAR)
+        (x, y, starts), (predict, params) = self.pictured, self.network(state)
         with torch.no_grad():
             moved = make_psi(self.options, self.ball, predict)(params, x, y)
-            return moved, make_psi(self.options, self.ball, predict, far)(params, starts, y)
+            return moved.clamp(0, 1), self.drawing(predict)(params, starts, y).clamp(0, 1)
+
+    def drawing(self, predict: Predict) -> Perturbation:
+        """Build the walk that draws from noise: ψ in more steps, and for gradient steps shorter."""
+        options, far = self.options, max(self.options.steps, FAR)
+        if options.constraint == "unconstrained" and options.step_size is not None:
+            options = replace(options, step_size=part_of_the_way(far) * options.step_size)
+        return make_psi(options, self.ball, predict, far)
 
     @cached_property
     def drawn_before(self) -> tuple[Tensor, Tensor]:

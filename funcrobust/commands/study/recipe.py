@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from funcrobust import checkpoints, data, judging
 from funcrobust.checkpoints import Card
-from funcrobust.commands.psi_train.options import PsiTrain
+from funcrobust.commands.psi_train.options import DRIFT, PsiTrain
 from funcrobust.commands.psi_train.recipe import psi_train
 from funcrobust.commands.study.options import Study
 from funcrobust.core import evaluation
@@ -49,17 +49,19 @@ MARKS = (1, 2, 3, 5, 8, 12, 16, 20)
 STEP, RADIUS = 0.5, 30.0
 STARTS = ("gaussian", "noise")
 
-_OWN: dict[str, Any] = {"start": "own", "aim": 1.0}
+_DRIFT: dict[str, Any] = {"objective": "drift"}
+_OWN: dict[str, Any] = _DRIFT | {"start": "own", "aim": 1.0}
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "before": None,
     "published": None,
     "drift alone": _OWN | {"anchor": 0.0},
-    "anchor alone": _OWN | {"drift_weight": 0.0, "anchor_loss": "both", "anchor": 6.0},
+    "anchor alone": _DRIFT | {"drift_weight": 0.0, "anchor_loss": "both", "anchor": 6.0},
     "both 2": _OWN | {"anchor_loss": "both", "anchor": 2.0},
     "both 6": _OWN | {"anchor_loss": "both", "anchor": 6.0},
     "both 20": _OWN | {"anchor_loss": "both", "anchor": 20.0},
     "keep 40": _OWN,
-    "made, both 6": {"anchor_loss": "both", "anchor": 6.0},
+    "made, both 6": _DRIFT | {"anchor_loss": "both", "anchor": 6.0},
+    "drift": _DRIFT,
     "default": {},
 }
 """Options that differ from psi-train's; "before" is no transfer, "published" the document's code:
@@ -162,14 +164,19 @@ def transferred(
     return load_classifier(str(path), pick_device(options.device)).model
 
 
+FILLED_IN = ("epsilon", "step_size")
+
+
 def _require_same(given: PsiTrain, path: Path) -> None:
     """Refuse to take one experiment's network for another's."""
     stored = from_config(PsiTrain, RunFolder.open(path).config, path / CONFIG)
     different = [
         name
         for name, option in options_of(PsiTrain).items()
-        # epsilon is the checkpoint's unless it is given: the run has filled it in.
-        if name != "epsilon" and not option.where and getattr(given, name) != getattr(stored, name)
+        # What the checkpoint decides, unless it is given, the run has filled in.
+        if name not in FILLED_IN
+        and not option.where
+        and getattr(given, name) != getattr(stored, name)
     ]
     if different:
         raise FuncrobustError(
@@ -189,7 +196,7 @@ def published(model: Functional, dataset: data.Dataset, options: Study) -> Funct
     Its settings: untargeted from label 0, 10 L2 steps of 5, radius 200, batches of 50. ψ runs in
     evaluation mode, and what it made goes through the network in training mode.
     """
-    updates = options.updates or PsiTrain().updates
+    updates = options.updates or DRIFT["updates"]
     buffers = model.buffers
     for step in range(updates):
         draw = generator(options.seed, "study/published", step, dataset.y_train.device)

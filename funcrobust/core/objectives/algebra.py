@@ -9,6 +9,7 @@ from torch import Tensor
 from funcrobust.core.attacks import Attack, perturbation_on
 from funcrobust.core.derivatives.iteration import constant
 from funcrobust.core.errors import FuncrobustError, require_finite
+from funcrobust.core.examples import flat
 from funcrobust.core.losses import (
     Distance,
     Loss,
@@ -115,6 +116,29 @@ def drift(
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         return distance(x if toward is None else toward, psi(params, x, y))
+
+    return loss
+
+
+def restoration(psi: Perturbation, start: Tensor, *, power: float = 1.0) -> Loss:
+    """‖x − ψ(s; θ)‖² / (d·ρᵖ) per example, ρ = ‖s − x‖/√d: how well ψ restores x from s.
+
+    The drift of the ψ document with ψ started at a degraded image: ``start`` s has x's shape (see
+    `gaussian_noise`, `mixed_with`), d is the count of an image's numbers. Where the drift at x says
+    only "stay", this says where to go, and the drift is its limit as s nears x. For ψ one step
+    s − a·∇ₓℓ (`unconstrained`) on s = x + σn it is denoising score matching with −ℓ as the
+    logarithm of the density (Vincent 2011), conditional on y; blind, since ψ is not told σ.
+
+    ``power`` p weighs the amounts of degradation: the error itself at p = 0, that relative to
+    the degradation's (the weight of maximum likelihood's bound) at p = 2; 1 lies between.
+    ρ counts as 0.01 at least.
+    """
+    require_finite("power", power)
+
+    def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
+        error = flat(x - psi(params, start, y)).square().mean(1)
+        rho = flat(start - x).square().mean(1).sqrt().clamp_min(0.01)
+        return error / rho**power
 
     return loss
 
