@@ -113,15 +113,24 @@ def margin(predict: Predict) -> Loss:
     return loss
 
 
-def logit(predict: Predict) -> Loss:
-    """Build the negative logit, −z_y, z = predict(θ, x): descend it to raise z_y.
+def logit(predict: Predict, *, guidance: float = 0.0) -> Loss:
+    """Build the negative logit, −z_y − g·log p_y, z = predict(θ, x): descend it to raise z_y.
+
+    ``guidance`` g ≥ 0, 0 unless given, adds the classifier's own log p_y: where z_y is trained as
+    the log-density of class y (see `restoration`), what is drawn is drawn more decidedly of the
+    class (Dhariwal & Nichol 2021, arXiv:2105.05233, equation 10), and past a point exaggerated.
 
     Of a network that ends in features (`funcrobust.models.representation`) z_y is coordinate y of
     the representation: what feature painting raises (Santurkar et al. 2019, arXiv:1906.09453).
     """
+    require_finite("guidance", guidance)
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        return -predict(params, x).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+        logits = predict(params, x)
+        value = -logits.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+        if not guidance:
+            return value
+        return value + guidance * cross_entropy(lambda *_: logits)(params, x, y)
 
     return loss
 

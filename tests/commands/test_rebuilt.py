@@ -44,7 +44,7 @@ def psi_train(model: fr.Functional) -> fr.TrainingObjective:
         attack = fr.fgsm(fr.log_odds(predict), ball, step_size=1.25 * 8 / 255)
         robust = fr.adversarial(keep, attack, start=batch.near)
         anchor = fr.weighted_sum((0.6, keep), (1 - 0.6, robust))
-        return {"restoration": (12.0, restored), "anchor": (8.0, anchor)}
+        return {"restoration": (8.0, restored), "anchor": (8.0, anchor)}
 
     return fr.training_objective(model, compose)
 

@@ -146,6 +146,27 @@ def test_logit_and_entropy(problem):
     assert torch.allclose(found, expected)
 
 
+@pytest.mark.parametrize("guidance", [0.2, 3.0])
+def test_guidance_adds_the_classifiers_own_view(problem, guidance):
+    arguments = (problem.params, problem.x, problem.y)
+    found = fr.logit(problem.model.predict, guidance=guidance)(*arguments)
+    logits = problem.module(problem.x)
+    log_p = logits.log_softmax(1)[range(4), problem.y]
+    assert torch.allclose(found, -logits[range(4), problem.y] - guidance * log_p, atol=1e-12)
+    with pytest.raises(fr.FuncrobustError, match="guidance"):
+        fr.logit(problem.model.predict, guidance=-1.0)
+
+
+def test_distillation_with_the_true_label(problem):
+    other = {k: 1.1 * p for k, p in problem.params.items()}
+    predict = problem.model.predict
+    loss = fr.distillation(predict, lambda x: predict(other, x), hard=0.3)
+    t, z = predict(other, problem.x), problem.module(problem.x)
+    expected = (t.softmax(1) * (t.log_softmax(1) - z.log_softmax(1))).sum(1)
+    expected = expected + 0.3 * F.cross_entropy(z, problem.y, reduction="none")
+    assert (loss(problem.params, problem.x, problem.y) - expected).abs().max() <= 1e-12
+
+
 def test_away_from(problem):
     mask = torch.zeros(8, 8, dtype=torch.bool)
     mask[:4] = True

@@ -88,7 +88,7 @@ class Walked(Options):
 class Restored(Options):
     """Restoration."""
 
-    restore: Weight = 12.0
+    restore: Weight = 8.0
     """Weight of ‖x − ψ(s; θ)‖²/(d·ρ), s a degraded x of d numbers, ρ = ‖s − x‖/√d."""
     noise_low: Annotated[float, Gt(0), only_with(restore=...)] = 0.02
     """Least standard deviation of the Gaussian noise that degrades an image."""
@@ -176,7 +176,7 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
     """File, run folder or shipped name; left out: the shipped classifier."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
-    updates: Count = 7500
+    updates: Count = 6000
     """Updates at most."""
     batch_size: Annotated[int, Ge(2)] = 64
     opt: Literal["SGD", "Adam", "AdamW"] = "Adam"
