@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 import funcrobust as fr
 from funcrobust import checkpoints, data
 from funcrobust.commands.psi_train import PsiTrain
-from funcrobust.commands.study import Study, recipe
+from funcrobust.commands.study import Study, drawing, recipe, scores, sheet
 from funcrobust.report.console import Reporter
 
 
@@ -19,9 +20,19 @@ from funcrobust.report.console import Reporter
 def options(digits_run, tmp_path):
     run = str(digits_run[0])
     return Study(
-        checkpoint=run, judge=run, images=30, examples=40, attack_steps=2, updates=3, out=tmp_path,
-        precision="fp32",
+        checkpoint=run, judges=(run,), images=30, choosing=20, examples=40, attack_steps=2,
+        updates=3, out=tmp_path, precision="fp32",
     )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    """Ways of fewer steps: what is tested is what is made of them."""
+    monkeypatch.setattr(drawing, "MARKS", (1, 6))
+    monkeypatch.setattr(drawing, "WHOLE", (2, 4))
+    ways = {name: (way, 6) for name, (way, _) in drawing.WAYS.items()}
+    monkeypatch.setattr(scores, "WAYS", ways)
+    monkeypatch.setattr(scores, "RESAMPLED", 4)
 
 
 def run(options, *variants):
@@ -32,35 +43,85 @@ def run(options, *variants):
 def test_scores_of_every_variant(options):
     rows = run(options, "published", "drift alone")
     assert list(rows) == ["before", "published", "drift alone"]
-    for row in rows.values():
+    judge = options.judges[0]
+    for (row,) in rows.values():
         assert 0 <= row["robust"] <= row["clean"] <= 1
-        assert [p["steps"] for p in row["gaussian"]] == [0, *recipe.MARKS]
-        assert row["gaussian"][-1]["agreement"] > row["noise"][0]["agreement"]
-        assert all(p["frechet"] > 0 for kind in recipe.STARTS for p in row[kind])
-    starts = [row["gaussian"][0] for row in rows.values()]
+        for kind in scores.KINDS:
+            every, best = row[kind]["points"], row[kind]["best"]
+            assert [(p["way"], p["steps"]) for p in every] == [
+                ("start", 0), ("L2", 1), ("L2", 6), ("gradient", 2), ("gradient", 4),
+            ]  # fmt: skip
+            assert all(p["judges"][judge]["frechet"] > 0 for p in every)
+            assert best in every[1:]
+            assert best["judges"][judge]["spread"] > 0
+            assert row[kind]["stability"] >= 1
+        walked = row["gaussian"]["points"][2]["judges"][judge]
+        assert walked["agreement"] > row["noise"]["points"][0]["judges"][judge]["agreement"]
+    starts = [row["gaussian"]["points"][0] for (row,) in rows.values()]
     assert starts[0] == starts[1] == starts[2], "every variant begins from the same images"
-    assert rows["drift alone"]["drift"] != rows["before"]["drift"]
+    assert rows["drift alone"][0]["drift"] != rows["before"][0]["drift"]
     written = json.loads((options.out / "study.json").read_text())
     assert written["variants"] == json.loads(json.dumps(rows))
-    assert (options.out / "gaussian.png").stat().st_size > 5000
-    assert (options.out / "noise.png").stat().st_size > 5000
+    for kind in scores.KINDS:
+        for way in ("l2", "gradient"):
+            assert (options.out / f"{kind}-{way}.png").stat().st_size > 5000
+
+
+def test_the_best_is_chosen_on_other_images(options, monkeypatch):
+    """What the first judge likes of the choosing images decides, whatever the others look like."""
+    liked = {20: ("L2", 1), 30: ("gradient", 4)}
+    judged = scores.judged
+
+    def rigged(way, steps, made, wanted, bench):
+        point, seen = judged(way, steps, made, wanted, bench)
+        if (way, steps) == liked[len(made)]:
+            point["judges"][options.judges[0]]["frechet"] = 1e-9
+        return point, seen
+
+    monkeypatch.setattr(scores, "judged", rigged)
+    (row,) = run(options, "before")["before"]
+    assert (row["noise"]["best"]["way"], row["noise"]["best"]["steps"]) == ("L2", 1)
+
+
+def test_seeds_and_judges(options):
+    """Trainings of their own, a mean with its spread, and a column a judge."""
+    second = str(options.out.parent / "second")
+    shutil.copytree(options.judges[0], second)
+    options = replace(options, repeats=2, judges=(*options.judges, second))
+    rows = run(options, "control")
+    assert len(rows["before"]) == 1
+    assert len(rows["control"]) == 2
+    assert rows["control"][0]["clean"] != rows["control"][1]["clean"] or (
+        rows["control"][0]["drift"] != rows["control"][1]["drift"]
+    )
+    assert {p.name for p in options.out.iterdir()} >= {"control-0", "control-1"}
+    best = rows["control"][0]["noise"]["best"]["judges"]
+    assert list(best) == list(options.judges)
+    assert best[options.judges[0]] == best[second], "the same network sees the same"
+
+
+def test_what_a_mean_says():
+    assert sheet.said([1.0]) == "1.00"
+    assert sheet.said([1.0], 0.123) == "1.00 ± 0.12"
+    assert sheet.said([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+    assert sheet.said([0.5, 0.6], percent=True) == "55.0% ± 7.1"
 
 
 def test_a_transfer_that_is_there_is_taken_up(options, monkeypatch):
-    first = run(options, "keep 40")
+    first = run(options, "drift, made")
     monkeypatch.setattr(recipe, "psi_train", lambda *_, **__: pytest.fail("trained again"))
-    assert run(options, "keep 40") == first
-    by_path = run(options, str(options.out / "keep-40"))
-    assert by_path[str(options.out / "keep-40")] == first["keep 40"]
+    assert run(options, "drift, made") == first
+    by_path = run(options, str(options.out / "drift-made-0"))
+    assert by_path[str(options.out / "drift-made-0")] == first["drift, made"]
 
 
 def test_another_experiment_is_not_taken_up(options):
-    run(options, "keep 40")
-    with pytest.raises(fr.FuncrobustError, match="another seed"):
-        run(replace(options, seed=1), "keep 40")
-    (options.out / "keep-40" / "checkpoint.json").unlink()
-    (options.out / "keep-40" / "state.safetensors").unlink()  # killed at its very beginning
-    assert run(options, "keep 40")["keep 40"]["drift"] > 0
+    run(options, "drift, made")
+    with pytest.raises(fr.FuncrobustError, match="another updates"):
+        run(replace(options, updates=4), "drift, made")
+    (options.out / "drift-made-0" / "checkpoint.json").unlink()
+    (options.out / "drift-made-0" / "state.safetensors").unlink()  # killed at its very beginning
+    assert run(options, "drift, made")["drift, made"][0]["drift"] > 0
 
 
 def test_the_published_code_moves_statistics_alone(digits_run, options):
@@ -79,7 +140,7 @@ def test_the_published_code_moves_statistics_alone(digits_run, options):
 def test_every_variant_is_made_of_options_that_exist():
     for changes in recipe.VARIANTS.values():
         PsiTrain.filled(changes or {})
-    folders = [name.replace(", ", "-").replace(" ", "-") for name in recipe.VARIANTS]
+    folders = [recipe.folder_of(name) for name in recipe.VARIANTS]
     assert len(set(folders)) == len(folders)
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["Study", "run"]
 
 
-def run(options: Study, reporter: Reporter) -> dict[str, Any]:
+def run(options: Study, reporter: Reporter) -> dict[str, list[Any]]:
     """Transfer, score and compare; leave study.json and two plots in ``options.out``."""
     from funcrobust.commands.study.recipe import study
 

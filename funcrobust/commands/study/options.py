@@ -9,7 +9,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from funcrobust.running.groups import Images, Machine, Precision
-from funcrobust.running.options import Count, Where
+from funcrobust.running.options import Count, Flag, Where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +20,16 @@ class Study(Images, Machine):
     """Variants of docs/psi-study.md, run folders or checkpoints; left out: all variants."""
     checkpoint: str | None = None
     """The classifier to transfer; left out: the shipped one."""
-    judge: str | None = None
-    """The classifier that scores; left out: the shipped one."""
-    images: Annotated[int, Ge(10)] = 1000
+    judges: Annotated[tuple[str, ...], Flag("--judge")] = ()
+    """A classifier that scores; again and again for several; left out: the shipped ones."""
+    repeats: Count = 1
+    """Trainings of each variant, with seeds from --seed on; figures are their mean and spread."""
+    images: Annotated[int, Ge(10)] = 5000
     """How many to make from each kind of start."""
-    examples: Annotated[int, Ge(2)] = 1000
-    """Test images of the accuracies; half as many of the drift."""
+    choosing: Annotated[int, Ge(10)] = 1000
+    """Images, of other starts, by which each network's best way to draw is chosen."""
+    examples: Annotated[int, Ge(2)] | None = None
+    """Test images of the accuracies, at random; left out: all."""
     attack_steps: Count = 20
     """PGD steps of the robust accuracy."""
     updates: Count | None = None

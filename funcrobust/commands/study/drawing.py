@@ -1,0 +1,67 @@
+"""How a network draws: by L2 steps as the ψ document does, or by ψ's gradient steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import funcrobust as fr
+from funcrobust.commands.psi_train.compose import fitting_step
+
+STEP, RADIUS = 0.5, 30.0
+"""Of the L2 steps."""
+MARKS = (1, 2, 3, 5, 8, 12, 16, 20)
+"""Numbers of L2 steps after which images are scored: one walk, looked at on its way."""
+WHOLE = (5, 10, 20, 100)
+"""Numbers of gradient steps: each a walk of its own, of the same length in finer steps."""
+REMAIN, GUIDANCE = 0.05, 0.3
+"""What a walk of gradient steps leaves, and how much of log p_y it adds (`fr.logit`)."""
+PART = 125
+"""Images drawn together."""
+
+Drawn = Iterator[tuple[int, Tensor]]
+"""(steps, images in [0, 1]), in the order of the steps."""
+Advance = Callable[[int], object]
+
+
+class Drawer(NamedTuple):
+    """A network that draws: what predicts in evaluation mode, and its parameters."""
+
+    predict: fr.Predict
+    params: fr.Params
+
+
+def l2_walk(drawer: Drawer, starts: Tensor, wanted: Tensor, advance: Advance) -> Drawn:
+    """L2 steps down the cross-entropy, in the bounds: the published way (Santurkar et al. 2019)."""
+    loss, ball = fr.log_odds(drawer.predict), fr.l2(RADIUS)
+    step = fr.gradient_step(loss, ball, step_size=STEP, targeted=True)
+    x = starts
+    for t in range(1, MARKS[-1] + 1):
+        parts = zip(x.split(PART), wanted.split(PART), starts.split(PART), strict=True)
+        with torch.no_grad():
+            x = torch.cat([step(drawer.params, a, y, c) for a, y, c in parts])
+        advance(len(x))
+        if t in MARKS:
+            yield t, x
+
+
+def gradient_walks(drawer: Drawer, starts: Tensor, wanted: Tensor, advance: Advance) -> Drawn:
+    """ψ's own steps, along the gradient of the logit with some guidance, as restoring ones draw."""
+    loss, ball = fr.logit(drawer.predict, guidance=GUIDANCE), fr.unconstrained(bounds=None)
+    full = fitting_step(tuple(starts.shape[1:]))
+    for steps in WHOLE:
+        h = fr.part_of_the_way(steps, REMAIN)
+        psi = fr.psi(loss, ball, step_size=h * full, steps=steps, targeted=True)
+        made = []
+        for x, y in zip(starts.split(PART), wanted.split(PART), strict=True):
+            with torch.no_grad():
+                made.append(psi(drawer.params, x, y).clamp(0, 1))
+            advance(steps * len(x))
+        yield steps, torch.cat(made)
+
+
+WAYS = {"L2": (l2_walk, MARKS[-1]), "gradient": (gradient_walks, sum(WHOLE))}
+"""By name: the way, and how many steps it takes in all."""

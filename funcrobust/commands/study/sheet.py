@@ -1,0 +1,116 @@
+"""The figures of a study: its JSON, its plots, its tables."""
+
+from __future__ import annotations
+
+import json
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from funcrobust.commands.study.drawing import GUIDANCE, REMAIN, STEP, WAYS
+from funcrobust.commands.study.options import Study
+from funcrobust.commands.study.scores import KINDS, Bench
+from funcrobust.files import atomic_write
+from funcrobust.report import plots
+
+Rows = dict[str, list[Any]]
+"""By variant: what `score` found of each training."""
+
+
+def save(rows: Rows, options: Study, base: str, bench: Bench) -> None:
+    """Write the figures and the plots after every network: a study can be cut short."""
+    plain = {
+        "checkpoint": base, "judges": list(bench.judges), "images": options.images,
+        "choosing": options.choosing, "examples": options.examples or len(bench.dataset.y_test),
+        "attack_steps": options.attack_steps, "step_size": STEP, "remain": REMAIN,
+        "guidance": GUIDANCE, "seed": options.seed, "threads": torch.get_num_threads(),
+        "variants": rows,
+    }  # fmt: skip
+    atomic_write(options.out / "study.json", json.dumps(plain, indent=1) + "\n")
+    for kind in KINDS:
+        for way in WAYS:
+            draw(rows, kind, way, bench)
+    bench.reporter.say(f"figures  {options.out / 'study.json'}")
+
+
+def draw(rows: Rows, kind: str, way: str, bench: Bench) -> None:
+    """Plot each judge's scores against the number of steps, a line a variant (its first seed)."""
+    panels = {}
+    for judge in bench.judges:
+        for label, key in (("Fréchet distance", "frechet"), ("agreement", "agreement")):
+            panels[f"{label}, {judge}" if len(bench.judges) > 1 else label] = {
+                name: [
+                    (p["steps"], p["judges"][judge][key])
+                    for p in found[0][kind]["points"]
+                    if p["way"] in ("start", way)
+                ]
+                for name, found in rows.items()
+            }
+    path = bench.options.out / f"{kind}-{way.lower()}.png"
+    plots.lines(
+        panels, path, x="steps", title=f"Images drawn from {kind} starts by {way} steps"
+    )  # fmt: skip
+
+
+def tables(rows: Rows, bench: Bench) -> None:
+    """Print the accuracies, and for each kind of start each network at its best."""
+    n = bench.options.examples or len(bench.dataset.y_test)
+    robust = f"PGD-{bench.options.attack_steps}"
+    bench.reporter.table(
+        f"on {n} test images",
+        ("", "clean", robust, "drift"),
+        [
+            (
+                name, said([f["clean"] for f in found], percent=True),
+                said([f["robust"] for f in found], percent=True), said([f["drift"] for f in found]),
+            )
+            for name, found in rows.items()
+        ],
+    )  # fmt: skip
+    for kind in KINDS:
+        start = rows["before"][0][kind]["points"][0]
+        bench.reporter.table(
+            f"from {kind} starts, each at its best way and number of steps; {bench.options.images} "
+            "images",
+            ("", "way", *_headings(bench), "stability"),
+            [("start", "", *_scores([start], bench), "")]
+            + [
+                (
+                    name, _way(found[0][kind]["best"]),
+                    *_scores([f[kind]["best"] for f in found], bench),
+                    said([f[kind]["stability"] for f in found]),
+                )
+                for name, found in rows.items()
+            ],
+        )  # fmt: skip
+
+
+def _headings(bench: Bench) -> list[str]:
+    names = list(bench.judges)
+    marks = [f" ({i + 1})" for i in range(len(names))] if len(names) > 1 else [""]
+    return [f"{what}{mark}" for mark in marks for what in ("Fréchet", "agrees")]
+
+
+def _scores(points: list[Any], bench: Bench) -> list[str]:
+    found = []
+    for judge in bench.judges:
+        seen = [p["judges"][judge] for p in points]
+        spread = seen[0].get("spread") if len(seen) == 1 else None
+        found += [
+            said([s["frechet"] for s in seen], spread),
+            said([s["agreement"] for s in seen], percent=True),
+        ]
+    return found
+
+
+def _way(best: Any) -> str:
+    return f"{best['steps']} {best['way']}"
+
+
+def said(values: list[float], spread: float | None = None, *, percent: bool = False) -> str:
+    """Write a mean, with its standard deviation over trainings, or the spread given."""
+    spread = stdev(values) if len(values) > 1 else spread
+    if percent:
+        return f"{mean(values):.1%}" + (f" ± {100 * spread:.1f}" if spread is not None else "")
+    return f"{mean(values):.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
