@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.catalogue import files_in
@@ -133,6 +133,29 @@ class Run(Images, Machine, Optimiser):
             require_resumable(cls, given)
             preset = {}
         return super().filled(given, preset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored(Options):
+    """Restoration."""
+
+    restore: Weight = 0.0
+    """Weight of ‖x − ψ(s; θ)‖²/(d·ρ), s a degraded x of d numbers, ρ = ‖s − x‖/√d."""
+    noise_low: Annotated[float, Gt(0), only_with(restore=...)] = 0.02
+    """Least standard deviation of the Gaussian noise that degrades an image."""
+    noise_high: Annotated[float, Gt(0), only_with(restore=...)] = 0.6
+    """Largest; between them all orders of magnitude are equally frequent."""
+    mixed: Annotated[float, Ge(0), Le(1), only_with(restore=...)] = 0.5
+    """Share of the images that are mixed with a start for drawing in place of noise: half of them
+    with a Gaussian image of their class, half with white noise."""
+
+    def check(self) -> None:
+        """Refuse noise levels that are the wrong way round."""
+        super().check()
+        if self.noise_low > self.noise_high:
+            raise FuncrobustError(
+                f"--noise-low {self.noise_low:g} exceeds --noise-high {self.noise_high:g}"
+            )
 
 
 ANEW = ("device", "data_dir", "log")

@@ -186,6 +186,29 @@ def test_each_term_is_the_public_function_on_a_part_of_the_batch(problem, batch,
     assert largest_difference(own, grad(term)(*arguments)) <= 1e-10
 
 
+@pytest.mark.parametrize("statistics", ["batch", "running"])
+def test_restoration_is_psi_trains_own_term(problem, batch, statistics):
+    """One step along ∇z_y of the images that are not cropped, in the mode of the regularisers."""
+    images = problem.x.flip(-1)
+    batch = batch._replace(restored=(images, images + 0.1 * torch.cos(100 * images)))
+    given = {"delta": "none", "cure_fraction": 0.5, "cure_statistics": statistics}
+    _, _, metrics, slope = evaluated(problem, composition(restore=3.0, **given), batch)
+    assert set(metrics) == {"loss", "restoration", "accuracy"}
+    module = problem.model.module().train(statistics == "batch")
+    s = batch.restored[1][:2].clone().requires_grad_()
+    step = math.prod(problem.x.shape[1:]) / 300
+    chosen = module(s)[range(2), problem.y[:2]].sum()
+    end = s + step * torch.autograd.grad(chosen, s, create_graph=True)[0]
+    rho = (s - images[:2]).square().mean((1, 2, 3)).sqrt().detach()
+    term = ((images[:2] - end).square().mean((1, 2, 3)) / rho).mean()
+    assert abs(metrics["restoration"] - term) <= 1e-10
+    term.backward()
+    without = evaluated(problem, composition(delta="none"), batch)[3]
+    for name, p in module.named_parameters():
+        own = (slope[name] - without[name]) / 3.0
+        assert (own - (0 if p.grad is None else p.grad)).abs().max() <= 1e-9
+
+
 @pytest.mark.parametrize("name", ["rs-fgsm", "n-fgsm", "zerograd", "pgd", "pgd-k", "fgsm"])
 def test_an_attack_is_the_public_function_on_its_options(problem, name):
     given = {
@@ -244,7 +267,7 @@ def trained(chosen, digits, updates=3):
     return training, state, seen
 
 
-ADDED = {"clean_loss": {"kappa": 2.0}} | {
+ADDED = {"clean_loss": {"kappa": 2.0}, "restoration": {"restore": 2.0}} | {
     name: {"regularisers": {name: 2.0}} for name in regularisers()
 }
 

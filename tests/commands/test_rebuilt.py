@@ -128,9 +128,10 @@ def test_cure_train(objectives, digits):
 )
 def test_psi_train(objectives, digits, objective, rebuilt):
     from funcrobust.commands.psi_train.assemble import make_batches, make_training
-    from funcrobust.commands.psi_train.compose import fitting_step, psi_ball
+    from funcrobust.commands.psi_train.compose import psi_ball
     from funcrobust.commands.psi_train.options import PsiTrain
     from funcrobust.models import build
+    from funcrobust.running.restoring import fitting_step
 
     given = {"objective": objective, "dataset": "digits", "batch_size": 32, "precision": "fp32"}
     options = PsiTrain.filled(given)

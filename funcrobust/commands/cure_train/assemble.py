@@ -18,6 +18,7 @@ from funcrobust.commands.cure_train.compose import Composition
 from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.core.attacks import Attack
 from funcrobust.core.balls.ball import Ball
+from funcrobust.core.degrading import Degrade
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation import recalibrated
 from funcrobust.core.losses import cross_entropy
@@ -29,6 +30,7 @@ from funcrobust.core.training.schedules import Schedule, schedule
 from funcrobust.core.training.updates import State, Update
 from funcrobust.running.dataset import rehearse, require_same_images
 from funcrobust.running.machine import pick_dtype, to_device
+from funcrobust.running.restoring import degrading, gaussian_starts
 from funcrobust.running.threat import pick_ball
 
 Prepare = Callable[..., Update]
@@ -159,6 +161,10 @@ class Batches:
         total = self.options.epochs * self.steps_per_epoch
         self._growth = compose.Growth(self.options.h_schedule, total)
         self._points = compose.points_of(self.options)
+        self._degrade: Degrade | None = None
+        if self.options.restore:
+            gaussian = gaussian_starts(self.dataset) if self.options.mixed else None
+            self._degrade = degrading(self.options, gaussian)
 
     def __call__(self, step: int) -> Batch:
         """Draw the batch of one step."""
@@ -182,6 +188,11 @@ class Batches:
             points = torch.stack([self.ball.sample(x, draw) for _ in range(self._points)], 1)
             mix = torch.rand(len(x), generator=draw, device=device)
             batch = batch._replace(points=points, mix=mix)
+        if self._degrade is not None:
+            # Not the crops, which have black borders: those would be drawn too.
+            whole = data.as_float(self.dataset.x_train[index])
+            draw = generator(seed, "degraded", step, device)
+            batch = batch._replace(restored=(whole, self._degrade(whole, y, draw)))
         return batch
 
     def _indices(self, step: int) -> Tensor:

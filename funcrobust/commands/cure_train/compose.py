@@ -16,6 +16,7 @@ from funcrobust.commands.cure_train.options import CureTrain, attacks
 from funcrobust.core.attacks import fixed, from_images
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.catalogue import parameters
+from funcrobust.running.restoring import fitting_step
 
 PAPER_H = (0.1, 0.4, 0.8, 1.8, 3.0)
 """The h of the CURE paper's five stages (section 5), as published."""
@@ -73,6 +74,7 @@ class Composition:
             "curvature": self.curvature(modes, part, x_hat[:n]),
             "clean_loss": (options.kappa, fr.cross_entropy(modes.batch)),
             "helper": (options.hat, self.helper(modes, x_hat[:n])),
+            "restoration": (options.restore, self.restoration(modes, part)),
         }
         for name, weight in options.regularisers.items():
             terms[name] = (weight, self.regulariser(name, modes, part))
@@ -128,6 +130,18 @@ class Composition:
         """HAT's helper examples, as the standard network calls them."""
         labels = self.helper_labels or (lambda x: x.new_zeros(len(x), dtype=torch.int64))
         return fr.helper_examples(fr.cross_entropy(modes.batch), toward=x_hat, labels=labels)
+
+    def restoration(self, modes: fr.Modes, part: fr.Batch) -> fr.Loss:
+        """What ψ of one step, as `psi-train` has it, leaves of the way to the images."""
+        if part.restored is None:
+            return lambda _params, _x, _y: part.x.new_zeros(len(part.x))
+        images, degraded = part.restored
+        predict = getattr(modes, self.options.cure_statistics)
+        psi = fr.psi(
+            fr.logit(predict), fr.unconstrained(bounds=None), targeted=True, steps=1,
+            step_size=fitting_step(tuple(images.shape[1:])),
+        )  # fmt: skip
+        return fr.at(fr.restoration(psi, degraded), images, part.y)
 
     def regulariser(self, name: str, modes: fr.Modes, part: fr.Batch) -> fr.Loss:
         """Build the public function of that name on what it has a parameter for."""

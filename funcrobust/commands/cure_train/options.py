@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from funcrobust.commands.cure_train.presets import PRESETS, fitting
 from funcrobust.core.errors import FuncrobustError, unknown_name
 from funcrobust.running.catalogue import Function, ParameterOf, functions, parameter_of
-from funcrobust.running.groups import DatasetName, Radius, Rate, Run, Schedule
+from funcrobust.running.groups import DatasetName, Radius, Rate, Restored, Run, Schedule
 from funcrobust.running.options import (
     Choices,
     Count,
@@ -130,13 +130,13 @@ class Regularised(Options):
 
     @property
     def regularised(self) -> bool:
-        """A regulariser: --lambda, --regulariser, --kappa or --hat."""
-        others = (*self.regularisers.values(), self.kappa, self.hat)
+        """A regulariser: --lambda, --regulariser, --kappa, --hat or --restore."""
+        others = (*self.regularisers.values(), self.kappa, self.hat, getattr(self, "restore", 0))
         return self.curvature or any(weight > 0 for weight in others)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CureTrain(Attacked, Regularised, Run):
+class CureTrain(Attacked, Regularised, Restored, Run):
     """Training."""
 
     chosen_by = "preset"

@@ -23,6 +23,7 @@ from funcrobust.running.dataset import load_data
 from funcrobust.running.loop import Outcome, Plan, Record, Result, drive
 from funcrobust.running.machine import maybe_compile, pick_device, pick_precision
 from funcrobust.running.measuring import evaluating, measure
+from funcrobust.running.restoring import fitting_step
 from funcrobust.running.state import open_run, say_how_to_resume
 from funcrobust.running.threat import pick_ball
 
@@ -144,4 +145,5 @@ class Work:
             mean=dataset.mean, std=dataset.std, dataset=dataset.name,
             class_names=dataset.class_names, constraint=options.constraint,
             epsilon=options.epsilon, command=as_command(options), seed=options.seed, notes=notes,
+            restoring_step=fitting_step(dataset.image_shape) if options.restore else None,
         )  # fmt: skip

@@ -20,7 +20,7 @@ from funcrobust.commands.psi_train.compose import (
 from funcrobust.commands.psi_train.options import PsiTrain
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.balls.linf import linf
-from funcrobust.core.degrading import Degrade, gaussian_noise, in_shares, mixed_with
+from funcrobust.core.degrading import Degrade, mixed_with
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.examples import per_example
 from funcrobust.core.network.functional import Functional
@@ -31,6 +31,7 @@ from funcrobust.core.training import updates
 from funcrobust.core.training.schedules import schedule
 from funcrobust.core.training.updates import State, Update
 from funcrobust.running.measuring import evaluating
+from funcrobust.running.restoring import degrading, gaussian_starts, of_class, white
 
 
 def make_training(
@@ -137,34 +138,10 @@ def make_batches(options: PsiTrain, dataset: data.Dataset) -> Batches:
     gaussian = gaussian_starts(dataset) if drawn else None
     mix: Degrade | None = None
     if options.drifts and options.begins in ("gaussian", "noise"):
-        other = _white if options.begins == "noise" else _of_class(gaussian)
+        other = white if options.begins == "noise" else of_class(gaussian)
         mix = mixed_with(other, options.start_noise)
-    degrade = _degrading(options, gaussian) if options.restore else None
+    degrade = degrading(options, gaussian) if options.restore else None
     return Batches(dataset, options, gaussian, degrade, mix)
-
-
-def _degrading(options: PsiTrain, gaussian: GaussianStarts | None) -> Degrade:
-    """Noise for some, for the others the way to a Gaussian image or to white noise."""
-    noise = gaussian_noise(options.noise_low, options.noise_high)
-    half = options.mixed / 2
-    shares = [(half, mixed_with(_of_class(gaussian))), (half, mixed_with(_white))] if half else []
-    if options.mixed < 1:
-        shares.append((1 - options.mixed, noise))
-    return in_shares(*shares)
-
-
-def _white(x: Tensor, _y: Tensor, draw: torch.Generator) -> Tensor:
-    return torch.rand(x.shape, generator=draw, device=x.device, dtype=x.dtype)
-
-
-def _of_class(gaussian: GaussianStarts | None) -> Degrade:
-    assert gaussian is not None
-    return lambda _, y, draw: gaussian(y, draw)
-
-
-def gaussian_starts(dataset: data.Dataset) -> GaussianStarts:
-    """Take a sixth of CIFAR-10: plenty for a class's mean and covariance."""
-    return GaussianStarts(data.as_float(dataset.x_train[:8000]), dataset.y_train[:8000])
 
 
 def labels_for(y: Tensor, label: str, num_classes: int, draw: torch.Generator) -> Tensor:

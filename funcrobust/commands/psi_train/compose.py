@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -74,14 +73,6 @@ def psi_ball(options: PsiTrain) -> fr.Ball:
     if options.constraint == "unconstrained":
         return fr.unconstrained(bounds=None)
     return pick_ball(options.constraint, options.radius)
-
-
-def fitting_step(shape: tuple[int, ...]) -> float:
-    """Return a step along the gradient that fits images (C, H, W): d/300, 10 for CIFAR's.
-
-    An image d times as large has d times the log-density, and a gradient as large a pixel.
-    """
-    return math.prod(shape) / 300
 
 
 def make_psi(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError, unknown_name
-from funcrobust.running.groups import Radius, Rate, Run
+from funcrobust.running.groups import Radius, Rate, Restored, Run
 from funcrobust.running.options import (
     Choices,
     Count,
@@ -85,29 +85,6 @@ class Walked(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restored(Options):
-    """Restoration."""
-
-    restore: Weight = 8.0
-    """Weight of ‖x − ψ(s; θ)‖²/(d·ρ), s a degraded x of d numbers, ρ = ‖s − x‖/√d."""
-    noise_low: Annotated[float, Gt(0), only_with(restore=...)] = 0.02
-    """Least standard deviation of the Gaussian noise that degrades an image."""
-    noise_high: Annotated[float, Gt(0), only_with(restore=...)] = 0.6
-    """Largest; between them all orders of magnitude are equally frequent."""
-    mixed: Annotated[float, Ge(0), Le(1), only_with(restore=...)] = 0.5
-    """Share of the images that are mixed with a start for drawing in place of noise: half of them
-    with a Gaussian image of their class, half with white noise."""
-
-    def check(self) -> None:
-        """Refuse noise levels that are the wrong way round."""
-        super().check()
-        if self.noise_low > self.noise_high:
-            raise FuncrobustError(
-                f"--noise-low {self.noise_low:g} exceeds --noise-high {self.noise_high:g}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Drifting(Options):
     """Drift."""
 
@@ -176,6 +153,7 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
     """File, run folder or shipped name; left out: the shipped classifier."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
+    restore: Weight = 8.0
     updates: Count = 6000
     """Updates at most."""
     batch_size: Annotated[int, Ge(2)] = 64

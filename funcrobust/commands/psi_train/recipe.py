@@ -9,7 +9,6 @@ import torch
 from funcrobust.checkpoints import Card
 from funcrobust.commands.psi_train.assemble import labels_for, make_batches, make_training
 from funcrobust.commands.psi_train.compose import (
-    fitting_step,
     make_psi,
     psi_ball,
     threat_radius,
@@ -37,6 +36,7 @@ from funcrobust.running.machine import (
     pick_dtype,
     pick_precision,
 )
+from funcrobust.running.restoring import fitting_step
 from funcrobust.running.state import open_run, say_how_to_resume
 
 RECORDS = 10

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from funcrobust import data
 from funcrobust.checkpoints import Card
-from funcrobust.commands.psi_train.assemble import gaussian_starts, labels_for
+from funcrobust.commands.psi_train.assemble import labels_for
 from funcrobust.commands.psi_train.compose import STARTS, make_psi, threat_radius
 from funcrobust.commands.psi_train.options import PsiTrain
 from funcrobust.core import evaluation
@@ -30,6 +30,7 @@ from funcrobust.report.runs import RunFolder
 from funcrobust.running.dataset import first_of_each_class
 from funcrobust.running.loop import Record
 from funcrobust.running.measuring import evaluating, measure
+from funcrobust.running.restoring import gaussian_starts
 
 NOISE = 0.2
 """Standard deviation of the noise that ψ is to remove from held-out images."""

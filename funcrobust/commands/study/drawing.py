@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import funcrobust as fr
-from funcrobust.commands.psi_train.compose import fitting_step
+from funcrobust.running.restoring import fitting_step
 
 STEP, RADIUS = 0.5, 30.0
 """Of the L2 steps."""

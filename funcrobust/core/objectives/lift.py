@@ -56,6 +56,8 @@ class Batch(NamedTuple):
     """(B,), uniform in [0, 1]."""
     growth: Tensor | float = 1.0
     """The share of its full strength that a schedule has reached."""
+    restored: tuple[Tensor, Tensor] | None = None
+    """Images and what ψ is to restore them from, x's shape each: of the same classes as x."""
     key: Tensor | None = None
     """What the masks of dropout and drop-path are drawn from: ``fr.key(seed, "dropout", step)``."""
 

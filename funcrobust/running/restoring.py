@@ -1,0 +1,50 @@
+"""What training a ψ to restore takes from the data: degraded images, and a step that fits them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from funcrobust import data
+from funcrobust.core.degrading import Degrade, gaussian_noise, in_shares, mixed_with
+from funcrobust.core.starts import GaussianStarts
+from funcrobust.running.groups import Restored
+
+
+def fitting_step(shape: tuple[int, ...]) -> float:
+    """Return a step along the gradient that fits images (C, H, W): d/300, 10 for CIFAR's.
+
+    An image d times as large has d times the log-density, and a gradient as large a pixel.
+    """
+    return math.prod(shape) / 300
+
+
+def gaussian_starts(dataset: data.Dataset) -> GaussianStarts:
+    """Take a sixth of CIFAR-10: plenty for a class's mean and covariance."""
+    return GaussianStarts(data.as_float(dataset.x_train[:8000]), dataset.y_train[:8000])
+
+
+def degrading(options: Restored, gaussian: GaussianStarts | None) -> Degrade:
+    """Noise for some, for the others the way to a Gaussian image or to white noise.
+
+    ``gaussian`` is needed with ``options.mixed`` alone.
+    """
+    noise = gaussian_noise(options.noise_low, options.noise_high)
+    half = options.mixed / 2
+    shares = [(half, mixed_with(of_class(gaussian))), (half, mixed_with(white))] if half else []
+    if options.mixed < 1:
+        shares.append((1 - options.mixed, noise))
+    return in_shares(*shares)
+
+
+def white(x: Tensor, _y: Tensor, draw: torch.Generator) -> Tensor:
+    """Draw white noise in [0, 1]."""
+    return torch.rand(x.shape, generator=draw, device=x.device, dtype=x.dtype)
+
+
+def of_class(gaussian: GaussianStarts | None) -> Degrade:
+    """Draw a Gaussian image of the class."""
+    assert gaussian is not None
+    return lambda _, y, draw: gaussian(y, draw)
