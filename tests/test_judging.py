@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -41,6 +43,14 @@ def test_frechet_distance_by_hand():
     assert judging.frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_frechet_distance_is_that_of_torch_fidelity():
+    fid = pytest.importorskip("torch_fidelity.metric_fid")
+    seen = cloud(90, 0.0, 1.0, d=12), cloud(70, 0.3, 1.4, d=12, seed=1)
+    theirs = [fid.fid_features_to_statistics(s.features.double()) for s in seen]
+    expected = fid.fid_statistics_to_metric(*theirs, verbose=False)[fid.KEY_METRIC_FID]
+    assert judging.frechet_distance(*seen) == pytest.approx(expected, rel=1e-9)
+
+
 def test_precision_and_recall():
     """Half of the real modes are made (recall ½), and all that is made is real (precision 1)."""
     near, far = cloud(200, 0.0, 1.0), cloud(200, 100.0, 1.0, seed=1)
@@ -60,13 +70,101 @@ def test_look_is_the_classifier():
     assert seen.features.shape == (7, 128)
     with torch.no_grad():
         labels = torch.cat([network(batch).argmax(-1) for batch in x.split(3)])
+        logits = torch.cat([network(batch) for batch in x.split(3)])
     assert torch.equal(seen.labels, labels), "the same batches, so the same to the bit"
+    assert torch.equal(seen.logits, logits)
+    network.train()
+    assert torch.equal(judging.look(network, x, batch_size=3).logits, logits), "evaluation mode"
+    assert all(part.training for part in network.modules()), "the network itself is left alone"
     assert judging.agreement(seen, seen.labels) == 1.0
 
 
 def test_too_few():
     with pytest.raises(fr.FuncrobustError, match="at least 4"):
         judging.precision_recall(cloud(3, 0.0, 1.0), cloud(9, 0.0, 1.0))
+
+
+class Means(judging.Judge):
+    """A judge of one's own: mean colours, and logits of classes that are not the data's."""
+
+    batch_size = 2
+
+    def __init__(self, logits=True):
+        super().__init__()
+        self.logits, self.batches = logits, []
+
+    def forward(self, x):
+        self.batches.append((len(x), x.dtype, self.training, torch.is_grad_enabled()))
+        features = x.double().flatten(1).mean(1, keepdim=True)
+        return features, features.expand(-1, 5) if self.logits else None
+
+
+def test_a_judge_of_ones_own():
+    x = torch.arange(5 * 3 * 2 * 2, dtype=torch.uint8).view(5, 3, 2, 2)
+    judge, told = Means(), []
+    seen = judging.look(judge, x, advance=told.append)
+    assert judge.batches == [(n, torch.uint8, False, False) for n in (2, 2, 1)]
+    assert told == [2, 2, 1]
+    assert seen.features.dtype == torch.float32
+    assert torch.equal(seen.features[:, 0], x.float().flatten(1).mean(1))
+    assert seen.logits.shape == (5, 5)
+    assert judging.look(Means(logits=False), x).logits is None
+    judging.look(judge, x, batch_size=4)
+    assert [n for n, *_ in judge.batches[3:]] == [4, 1]
+    assert judging.as_judge(judge) is judge
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_no_opinion_is_not_an_agreement(n):
+    seen = judging.look(Means(), torch.rand(n, 3, 2, 2))
+    with pytest.raises(fr.FuncrobustError, match="ask a classifier"):
+        judging.agreement(seen, torch.zeros(n, dtype=torch.int64))
+
+
+def scored(logits):
+    return Seen(torch.zeros(len(logits), 1), torch.zeros(0, dtype=torch.int64), logits)
+
+
+def test_inception_score_closed_forms():
+    """1 where p(y|x) does not depend on x; 10 where ten classes are certain, and as many of each.
+
+    Between them p = (¾, ¼) or (¼, ¾), as many of each: exp KL(p ‖ ½) by hand.
+    """
+    assert judging.inception_score(scored(torch.randn(1, 7).expand(20, 7))) == pytest.approx((1, 0))
+    certain = scored(1e4 * torch.eye(10, 11).repeat(30, 1))  # an 11th class that nobody shows
+    assert judging.inception_score(certain, splits=1) == pytest.approx((10, 0))
+    p = torch.tensor([[0.75, 0.25], [0.25, 0.75]]).repeat(8, 1)
+    expected = math.exp(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert judging.inception_score(scored(p.log()), splits=1)[0] == pytest.approx(expected, 1e-6)
+
+
+@pytest.mark.parametrize("splits", [1, 3, 10])
+def test_inception_score_is_that_of_torch_fidelity(splits):
+    isc = pytest.importorskip("torch_fidelity.metric_isc")
+    logits = 3 * torch.randn(47, 11, generator=torch.Generator().manual_seed(5))
+    theirs = isc.isc_features_to_metric(logits, splits=splits)
+    ours = judging.inception_score(scored(logits), splits=splits)
+    assert ours == pytest.approx(tuple(theirs.values()), rel=1e-12)
+
+
+def test_inception_score_needs_classes_and_images():
+    with pytest.raises(fr.FuncrobustError, match="no class probabilities"):
+        judging.inception_score(cloud(20, 0.0, 1.0))
+    with pytest.raises(fr.FuncrobustError, match="10 splits cannot be had of 9"):
+        judging.inception_score(scored(torch.zeros(9, 3)))
+
+
+@pytest.mark.parametrize(
+    ("real", "made", "d", "said"),
+    [
+        (2000, 2000, 4, None), (2000, 1999, 4, 1999), (1500, 3000, 4, 1500),
+        (2047, 3000, 2048, 2047), (2048, 2048, 2048, None),
+    ],
+)  # fmt: skip
+def test_the_caveat_of_small_samples(real, made, d, said):
+    seen = [Seen(torch.empty(n, d), torch.empty(n)) for n in (real, made)]
+    line = f"Fréchet distance of {said} images: biased upwards; compare at equal N only"
+    assert judging.caveat(*seen) == (said and line)
 
 
 def test_representation_leaves_the_network_alone():
