@@ -11,7 +11,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -195,6 +195,75 @@ def caveat(real: Seen, made: Seen) -> str | None:
         return None
     score = "" if made.logits is None else ", the Inception score downwards"
     return f"Fréchet distance of {n} images: biased upwards{score}; compare at equal N only"
+
+
+class Nearest(NamedTuple):
+    """Each of N images' distance to its nearest other, ``distances`` (N,), and ``indices`` (N,)."""
+
+    distances: Tensor
+    indices: Tensor
+
+
+class Copying(NamedTuple):
+    """How near the made images come to training images, and how near unseen real ones come.
+
+    A network that copies makes images nearer to the training set than ``held_out`` is: compare
+    the two as distributions, in their low quantiles above all.
+    """
+
+    made: Nearest
+    held_out: Nearest
+
+
+def nearest(train: Tensor, x: Tensor, *, chunk: int = 4096) -> Nearest:
+    """Find the nearest (L2) of ``train`` (M, ...) to each of ``x`` (N, ...).
+
+    Features, or images: uint8 counts as value / 255. In memory are ``chunk`` of each, and
+    chunk × chunk distances. Which one is nearest is decided in the tensors' own precision, by
+    matrix products, so that near ties may fall either way; how far it is, is measured directly: a
+    copy is at 0.
+
+    Raises `FuncrobustError` for shapes that differ and for an empty ``train``.
+    """
+    if len(train) == 0 or train.shape[1:] != x.shape[1:]:
+        raise FuncrobustError(
+            f"nearest needs training images, and both of one shape: got {tuple(train.shape)} and "
+            f"{tuple(x.shape)}"
+        )
+    parts = [_nearest(train, as_float(part).flatten(1), chunk) for part in x.split(chunk)]
+    return Nearest(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _nearest(train: Tensor, x: Tensor, chunk: int) -> Nearest:
+    # Around the mean lengths are shorter, and so are the products' roundings.
+    center = as_float(train[:chunk]).flatten(1).mean(0)
+    best = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+    index = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    for first in range(0, len(train), chunk):
+        part = as_float(train[first : first + chunk]).flatten(1)
+        found, where = torch.cdist(x - center, part - center).min(1)
+        nearer = found < best
+        best, index = torch.where(nearer, found, best), torch.where(nearer, where + first, index)
+    return Nearest((x - as_float(train[index]).flatten(1)).norm(dim=1), index)
+
+
+def copying(
+    judge: nn.Module, train: Tensor, made: Tensor, held_out: Tensor, *, chunk: int = 4096
+) -> dict[str, Copying]:
+    """Check made images for copies of training images: in the judge's ``features``, in ``pixels``.
+
+    All are images (N, C, H, W), uint8 or float in [0, 1], each kind any number of them; distances
+    are L2, of pixels in units of [0, 1]. ``held_out`` are real images that no training saw, of the
+    same distribution as ``train``: test images.
+
+    Raises `FuncrobustError` as `nearest` does.
+    """
+    features = [look(judge, x).features for x in (train, made, held_out)]
+    spaces = {"features": features, "pixels": [train, made, held_out]}
+    return {
+        space: Copying(nearest(known, new, chunk=chunk), nearest(known, unseen, chunk=chunk))
+        for space, (known, new, unseen) in spaces.items()
+    }
 
 
 class _AsIs(nn.Module):

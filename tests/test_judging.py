@@ -167,6 +167,57 @@ def test_the_caveat_of_small_samples(real, made, d, said):
     assert judging.caveat(*seen) == (said and line)
 
 
+def brute_force(train, x):
+    flat = [t.double().flatten(1) / (255 if t.dtype == torch.uint8 else 1) for t in (train, x)]
+    return (flat[1][:, None] - flat[0][None]).square().sum(-1).sqrt().min(1)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 4096])
+@pytest.mark.parametrize("kind", ["features", "bytes"])
+def test_nearest_is_that_of_brute_force(chunk, kind):
+    train, x = torch.randn(53, 2, 3) + 5, torch.randn(31, 2, 3) + 5
+    if kind == "bytes":
+        train, x = ((20 * t).to(torch.uint8) for t in (train, x))
+    expected = brute_force(train, x)
+    found = judging.nearest(train, x, chunk=chunk)
+    assert torch.allclose(found.distances.double(), expected.values, rtol=1e-5)
+    if kind == "features":  # bytes tie
+        assert torch.equal(found.indices, expected.indices)
+
+
+def test_a_copy_is_at_zero():
+    """By matrix products alone, float32 puts a copy of a bright image at 1e-2 and more."""
+    train = 0.9 + 0.1 * torch.rand(300, 3, 32, 32)
+    copied = torch.randperm(300)[:40]
+    plain = torch.cdist(train[copied].flatten(1), train.flatten(1)).min(1).values
+    assert plain.max() > 1e-3, "there would be nothing to test"
+    found = judging.nearest(train, train[copied], chunk=64)
+    assert torch.equal(found.indices, copied)
+    assert torch.equal(found.distances, torch.zeros(40))
+
+
+def test_nearest_refuses():
+    with pytest.raises(fr.FuncrobustError, match="one shape"):
+        judging.nearest(torch.zeros(4, 3), torch.zeros(4, 2))
+    with pytest.raises(fr.FuncrobustError, match="needs training images"):
+        judging.nearest(torch.zeros(0, 3), torch.zeros(4, 3))
+
+
+def test_copying_in_features_and_in_pixels():
+    train, held_out = torch.rand(60, 3, 2, 2), torch.rand(20, 3, 2, 2)
+    made = train[10:25] + 1e-4  # copies, hardly altered
+    found = judging.copying(Means(), train, made, held_out)
+    seen = [judging.look(Means(), x).features for x in (train, made, held_out)]
+    spaces = {"features": seen, "pixels": [train, made, held_out]}
+    for space, (known, new, unseen) in spaces.items():
+        for kind, x in {"made": new, "held_out": unseen}.items():
+            distances = getattr(found[space], kind).distances
+            assert torch.allclose(distances.double(), brute_force(known, x).values, atol=1e-6)
+    pixels = found["pixels"]
+    assert torch.equal(pixels.made.indices, torch.arange(10, 25))
+    assert pixels.made.distances.max() < pixels.held_out.distances.min()
+
+
 def test_representation_leaves_the_network_alone():
     network = build("robustness-resnet18").double().eval()
     x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
