@@ -37,6 +37,12 @@ class Seen:
     labels: Tensor
     logits: Tensor | None = None
 
+    def part(self, index: Tensor | slice) -> Seen:
+        """Return what was seen in some of the images: a slice, or indices that may repeat."""
+        labels = self.labels[index] if len(self.labels) else self.labels
+        logits = None if self.logits is None else self.logits[index]
+        return Seen(self.features[index], labels, logits)
+
 
 class Judge(nn.Module, ABC):
     """What looks at images, its weights included: a subclass says how.

@@ -114,6 +114,17 @@ def test_a_judge_of_ones_own():
     assert judging.as_judge(judge) is judge
 
 
+@pytest.mark.parametrize("index", [slice(2), torch.tensor([3, 0, 3])])
+def test_a_part_of_what_was_seen(index):
+    x = torch.rand(4, 3, 8, 8)
+    for judge in (build("preact-tiny").eval(), Means(), Means(logits=False)):
+        seen, few = judging.look(judge, x).part(index), judging.look(judge, x[index])
+        assert torch.allclose(seen.features, few.features, atol=1e-5)
+        assert torch.equal(seen.labels, few.labels)
+        assert (seen.logits is None) == (few.logits is None)
+        assert seen.logits is None or torch.allclose(seen.logits, few.logits, atol=1e-5)
+
+
 @pytest.mark.parametrize("n", [1, 5])
 def test_no_opinion_is_not_an_agreement(n):
     seen = judging.look(Means(), torch.rand(n, 3, 2, 2))
