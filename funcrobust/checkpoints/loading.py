@@ -41,7 +41,7 @@ def load(path_or_name: str | Path, *, model: str | None = None) -> tuple[nn.Modu
             f"{path} needs the code {card.model!r}: if you trust it, say so with "
             f"--model {card.model} (in Python: model={card.model!r})"
         )
-    return _fill(_build(card), tensors, card.model, path), card
+    return fill(_build(card), tensors, card.model, path), card
 
 
 def _build(card: Card) -> nn.Module:
@@ -78,7 +78,7 @@ def _load_foreign(path: Path, model: str | None) -> tuple[nn.Module, Card]:
         tensors |= {"mean": network.mean, "std": network.std}
     # Files from before torch 0.4.1 do not hold these, and no logit depends on them.
     counters = {n: t for n, t in network.state_dict().items() if n.endswith("num_batches_tracked")}
-    network = _fill(network, {**counters, **tensors}, model, path)
+    network = fill(network, {**counters, **tensors}, model, path)
     return network, _foreign_card(path, model, network, (channels, classes), mean is not None)
 
 
@@ -107,8 +107,11 @@ def _foreign_card(
     )
 
 
-def _fill(network: nn.Module, tensors: dict[str, Tensor], model: str, path: Path) -> nn.Module:
-    """Load strictly, or say in one line how the tensors differ from the network's."""
+def fill(network: nn.Module, tensors: dict[str, Tensor], model: str, path: Path) -> nn.Module:
+    """Load strictly, or say in one line how the tensors differ from the network's.
+
+    Returns the network itself, in evaluation mode.
+    """
     expected = network.state_dict()
     misshaped = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"

@@ -11,7 +11,9 @@ from funcrobust import checkpoints
 from funcrobust.checkpoints import Card, save
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Buffers, Functional, Params, functionalize
+from funcrobust.judging import Judge, as_judge
 from funcrobust.report.runs import RunFolder
+from funcrobust.running.judge_names import read_judge_name
 from funcrobust.running.machine import to_device
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -59,14 +61,57 @@ def save_checkpoint(
     save(run.file(name), {**params, **buffers}, card)
 
 
-def pick_judge(name: str | None, drawer: str, card: Card, device: torch.device) -> nn.Module | None:
-    """Load the independent classifier; the shipped one where it knows the same images."""
+def pick_judge(name: str | None, drawer: str, card: Card, device: torch.device) -> Judge | None:
+    """Load a judge of the images that ``card`` describes, which the classifier ``drawer`` makes.
+
+    ``name`` is a checkpoint (an independent classifier), ``inception``, ``inception:FILE``,
+    ``timm:NAME``, ``timm:NAME=FILE``, or ``none``; None is the shipped classifier, where it knows
+    the same images.
+
+    Raises `FuncrobustError` for a judge that is not to be had, or knows other images.
+    """
     if name == "none" or (name is None and JUDGE not in checkpoints.shipped()):
         return None
-    judge, its_card = checkpoints.load(name or JUDGE)
+    kind, network, file = read_judge_name(name or JUDGE)
+    if kind == "checkpoint":
+        return _pick_classifier(name, drawer, card, device)
+    from funcrobust.running import extractors
+
+    if card.image_shape[0] not in extractors.CHANNELS:
+        raise FuncrobustError(f"the judge {name} takes images of 1 or 3 channels, unlike {drawer}")
+    judge = (
+        extractors.inception(file)
+        if kind == "inception"
+        else extractors.timm_features(network, file)
+    )
+    return judge.to(device)
+
+
+def pick_judges(
+    names: tuple[str, ...], drawer: str, card: Card, device: torch.device
+) -> dict[str, Judge]:
+    """Load several judges, by the names that `pick_judge` takes; no name is as None there.
+
+    Empty where that gives none.
+    """
+    if not names:
+        shipped = pick_judge(None, drawer, card, device)
+        return {} if shipped is None else {JUDGE: shipped}
+    found = {name: pick_judge(name, drawer, card, device) for name in dict.fromkeys(names)}
+    return {name: judge for name, judge in found.items() if judge is not None}
+
+
+def _pick_classifier(
+    name: str | None, drawer: str, card: Card, device: torch.device
+) -> Judge | None:
+    try:
+        path = checkpoints.resolve(name or JUDGE)
+    except FuncrobustError as error:
+        raise FuncrobustError(f"{error}; or a judge by name: inception, timm:NAME") from error
+    judge, its_card = checkpoints.load(path)
     same = (its_card.image_shape, its_card.num_classes) == (card.image_shape, card.num_classes)
     if name is None and not (same and its_card.dataset == card.dataset != "unknown"):
         return None
     if not same:
         raise FuncrobustError(f"the judge {name} knows other images or classes than {drawer}")
-    return judge.to(device)
+    return as_judge(judge).to(device)

@@ -103,6 +103,8 @@ def test_from_the_command_line(digits_run, tmp_path):
         ("painting", {"feature": 999}, "below"),
         ("sketch", {"judge": "nobody"}, "nobody"),
         ("sketch", {"judge": "cifar10-standard-small"}, "other images"),
+        ("sketch", {"judge": "inception"}, "does not know the data's own classes"),
+        ("generation", {"judge": "inception:nowhere.pth"}, "cannot read nowhere.pth"),
     ],
 )
 def test_what_does_not_fit_the_classifier_or_the_task(
@@ -124,11 +126,41 @@ def test_what_does_not_fit_the_classifier_or_the_task(
         ("sketch", {"hole": 0.3}, "--hole does nothing here: it goes with TASK inpainting"),
         ("painting", {"scale": 2}, "--scale does nothing here"),
         ("sketch", {"image": (Path("a"),), "examples": 3}, "--examples does nothing here"),
+        ("sketch", {"judge": "timm:"}, "timm:NAME=FILE"),
     ],
 )  # fmt: skip
 def test_options_that_make_no_sense(task, changes, word):
     with pytest.raises(fr.FuncrobustError, match=word):
         apply.Apply(task=task, **changes)
+
+
+def test_what_few_images_say_comes_with_a_warning(digits_run, tmp_path):
+    run = str(digits_run[0])
+    said = run_cli("apply", "generation", run, "--examples", "20", "--judge", run, cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    (warning,) = [line for line in said.stdout.splitlines() if line.startswith("warning")]
+    assert warning == (
+        "warning: Fréchet distance of 20 images: biased upwards, the Inception score downwards; "
+        "compare at equal N only"
+    )
+    assert "Inception score" in said.stdout
+    said = run_cli("apply", "sketch", run, "--examples", "20", "--judge", run, cwd=tmp_path)
+    assert "warning" not in said.stdout, "no Fréchet distance"
+
+
+def test_features_of_timm_alone(digits_run, tmp_path):
+    """No opinion on the classes, so no agreement; no classes at all, so no Inception score."""
+    timm = pytest.importorskip("timm")
+    weights = tmp_path / "vit.pth"
+    torch.save(timm.create_model("test_vit").state_dict(), weights)
+    options = apply.Apply(
+        task="generation", checkpoint=str(digits_run[0]), judge=f"timm:test_vit={weights}",
+        examples=20, png=tmp_path / "drawn.png",
+    )  # fmt: skip
+    with Reporter.silent() as reporter:
+        found = apply.run(options, reporter)
+    assert [list(scores) for scores in found.values()] == [["Fréchet distance"]] * 2
+    assert all(scores["Fréchet distance"] > 0 for scores in found.values())
 
 
 def test_the_whole_image_is_never_a_hole(digits_run, tmp_path):

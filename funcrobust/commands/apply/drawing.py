@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from funcrobust import judging
 from funcrobust.core.tasks import BATCH, Plan, Scores
+from funcrobust.judging import Judge, Seen
 from funcrobust.report.console import Reporter
 
 Figures = dict[str, Scores]
 """Scores by what they are of: the baselines, ψ."""
+
+SPLITS = 10
+"""Of the Inception score, as published."""
 
 
 def draw(plan: Plan, reporter: Reporter) -> Tensor:
@@ -26,24 +30,39 @@ def draw(plan: Plan, reporter: Reporter) -> Tensor:
     return torch.cat(ends)
 
 
-def figures(plan: Plan, made: Tensor, judge: nn.Module | None, real: Tensor | None) -> Figures:
+def figures(
+    plan: Plan, made: Tensor, judge: Judge | None, real: Tensor | None, reporter: Reporter
+) -> Figures:
     """Score the baselines and what was made, each by itself and, if there is a judge, by its eyes.
 
     With ``real`` images the judge also says how near the others come to them as a whole.
     """
-    seen_real = None if judge is None or real is None else judging.look(judge, real)
-
-    def scores(x: Tensor) -> Scores:
-        found = plan.score(x)
-        if judge is None or plan.wanted is None:
-            return found
-        seen = judging.look(judge, x)
-        found = found | {"judge agrees": judging.agreement(seen, plan.wanted)}
-        if seen_real is not None and len(x) > 1:
-            found["Fréchet distance"] = judging.frechet_distance(seen_real, seen)
+    shown = {**plan.baselines, "ψ": made}
+    found = {name: plan.score(x) for name, x in shown.items()}
+    if judge is None or plan.wanted is None:
         return found
+    total = sum(map(len, shown.values())) + (0 if real is None else len(real))
+    with reporter.track("judging", total=total, unit="img") as bar:
+        seen_real = None if real is None else judging.look(judge, real, advance=bar.advance)
+        seen = {name: judging.look(judge, x, advance=bar.advance) for name, x in shown.items()}
+    for name, by_judge in seen.items():
+        if judge.classifies:
+            found[name] = found[name] | {"judge agrees": judging.agreement(by_judge, plan.wanted)}
+        if seen_real is not None:
+            found[name] = found[name] | _as_a_whole(seen_real, by_judge)
+    if seen_real is not None and (caveat := judging.caveat(seen_real, seen["ψ"])):
+        reporter.warn(caveat)
+    return found
 
-    return {name: scores(x) for name, x in {**plan.baselines, "ψ": made}.items()}
+
+def _as_a_whole(real: Seen, made: Seen) -> Scores:
+    """Return what is said of all the images together, as far as there are enough to say it."""
+    found = {}
+    if min(len(real.features), len(made.features)) > 1:
+        found["Fréchet distance"] = judging.frechet_distance(real, made)
+    if made.logits is not None and len(made.logits) >= SPLITS:
+        found["Inception score"] = judging.inception_score(made, splits=SPLITS)[0]
+    return found
 
 
 def show(task: str, figures: Figures, reporter: Reporter) -> None:

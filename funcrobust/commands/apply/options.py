@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Lt
 from funcrobust.core import applications
 from funcrobust.running.catalogue import Function, ParameterOf, function, parameter_of
 from funcrobust.running.groups import Images, Machine, Picture
+from funcrobust.running.judge_names import JudgeOption
 from funcrobust.running.options import Choices, Count, Flag, Weight, unless
 
 
@@ -36,8 +37,12 @@ class Apply(Images, Machine):
     """The classifier that draws: file, run folder or shipped name; left out: the shipped one."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
-    judge: str | None = None
-    """The independent classifier that scores, or none; left out: the shipped one where it fits."""
+    judge: JudgeOption | None = None
+    """A classifier, inception[:FILE], timm:NAME[=FILE] or none; left out: the shipped classifier.
+
+    That one only where it knows the same images. A FILE holds weights; without one they are
+    fetched.
+    """
     image: tuple[Path, ...] = ()
     """Your own image, in place of the test set's; again and again."""
     to: str | None = None
