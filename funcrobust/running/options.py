@@ -404,7 +404,8 @@ def _of(cls: Any) -> dict[str, Option]:
             kind, several, names = str, None, get_args(kind)
             marks += (Choices(names),)
         elif several is not None:
-            kind = get_args(kind)[-1 if several is dict else 0]
+            kind, more = _unwrapped(get_args(kind)[-1 if several is dict else 0])
+            marks += more
         factory = field.default_factory
         default = field.default if factory is MISSING else factory()
         found[field.name] = Option(

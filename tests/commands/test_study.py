@@ -55,6 +55,7 @@ def test_scores_of_every_variant(options):
             assert best in every[1:]
             assert best["judges"][judge]["spread"] > 0
             assert row[kind]["stability"] >= 1
+            assert row[kind]["copies"].keys() >= {"features, median", "pixels, nearest"}
         walked = row["gaussian"]["points"][2]["judges"][judge]
         assert walked["agreement"] > row["noise"]["points"][0]["judges"][judge]["agreement"]
     starts = [row["gaussian"]["points"][0] for (row,) in rows.values()]
@@ -73,10 +74,10 @@ def test_the_best_is_chosen_on_other_images(options, monkeypatch):
     judged = scores.judged
 
     def rigged(way, steps, made, wanted, bench):
-        point, seen = judged(way, steps, made, wanted, bench)
+        look = judged(way, steps, made, wanted, bench)
         if (way, steps) == liked[len(made)]:
-            point["judges"][options.judges[0]]["frechet"] = 1e-9
-        return point, seen
+            look.point["judges"][options.judges[0]]["frechet"] = 1e-9
+        return look
 
     monkeypatch.setattr(scores, "judged", rigged)
     (row,) = run(options, "before")["before"]

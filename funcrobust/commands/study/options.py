@@ -9,6 +9,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from funcrobust.running.groups import Images, Machine, Precision
+from funcrobust.running.judge_names import JudgeOption
 from funcrobust.running.options import Count, Flag, Where
 
 
@@ -20,8 +21,9 @@ class Study(Images, Machine):
     """Variants of docs/psi-study.md, run folders or checkpoints; left out: all variants."""
     checkpoint: str | None = None
     """The classifier to transfer; left out: the shipped one."""
-    judges: Annotated[tuple[str, ...], Flag("--judge")] = ()
-    """A classifier that scores; again and again for several; left out: the shipped ones."""
+    judges: Annotated[tuple[JudgeOption, ...], Flag("--judge")] = ()
+    """What scores: a classifier, inception or timm:NAME; again and again for several; left out: the
+    shipped one."""
     repeats: Count = 1
     """Trainings of each variant, with seeds from --seed on; figures are their mean and spread."""
     images: Annotated[int, Ge(10)] = 5000

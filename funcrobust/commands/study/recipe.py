@@ -29,7 +29,7 @@ from funcrobust.core.perturbations.projected_gradient import psi
 from funcrobust.core.randomness import generator, key
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import CONFIG, RunFolder
-from funcrobust.running.classifier import JUDGE, load_classifier, pick_judge
+from funcrobust.running.classifier import load_classifier, pick_judges
 from funcrobust.running.config import from_config
 from funcrobust.running.dataset import load_known
 from funcrobust.running.machine import pick_device, pick_dtype, pick_precision
@@ -60,12 +60,9 @@ def study(options: Study, reporter: Reporter) -> Rows:
     found = {name: _find(name) for name in names if name not in VARIANTS}
     base, card, _, network = load_classifier(options.checkpoint, device)
     dataset = load_known(options, card, reporter).to(device)
-    judges = {}
-    for name in options.judges or (None,):
-        judge = pick_judge(name, base, card, device)
-        if judge is None:
-            raise FuncrobustError(f"the shipped judge does not know {dataset.name}: use --judge")
-        judges[name or JUDGE] = judge
+    judges = pick_judges(options.judges, base, card, device)
+    if not judges:
+        raise FuncrobustError(f"the shipped judge does not know {dataset.name}: use --judge")
     bench = make_bench(options, judges, dataset, pick_dtype(options.precision, device), reporter)
     rows: Rows = {}
     for name in names:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from funcrobust import data, judging
 from funcrobust.commands.study.drawing import RADIUS, STEP, WAYS, Drawer
@@ -29,6 +30,8 @@ KINDS = ("gaussian", "noise")
 """Of starts."""
 RESAMPLED = 40
 """Draws of the bootstrap behind a distance's spread."""
+COPIED = 500
+"""Images that are compared with all training images."""
 COMPARED = 2000
 """Images of either side that precision and recall take at most: every pair is compared."""
 
@@ -47,8 +50,11 @@ class Starts:
 class Judge:
     """A classifier that made none of the images, and what it sees in the real ones."""
 
-    network: nn.Module
+    network: judging.Judge
     real: judging.Seen
+    """All test images."""
+    known: judging.Seen | None = None
+    """All training images, as the first judge sees them."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +78,21 @@ class Bench:
 
 
 def make_bench(
-    options: Study, judges: dict[str, nn.Module], dataset: data.Dataset,
+    options: Study, judges: Mapping[str, judging.Judge], dataset: data.Dataset,
     dtype: torch.dtype | None, reporter: Reporter,
 ) -> Bench:  # fmt: skip
     """Draw the starts, and show the judges the real images: all test images."""
-    seen = {}
-    for name, judge in judges.items():
-        title = f"{name} judges real images"
-        with reporter.track(title, total=len(dataset.x_test), unit="img") as bar:
-            seen[name] = Judge(judge, judging.look(judge, dataset.x_test, advance=bar.advance))
+
+    def looked(name: str, x: Tensor) -> judging.Seen:
+        with reporter.track(f"{name} judges real images", total=len(x), unit="img") as bar:
+            return judging.look(judges[name], x, advance=bar.advance)
+
+    seen = {
+        name: Judge(
+            judge, looked(name, dataset.x_test), None if i else looked(name, dataset.x_train)
+        )
+        for i, (name, judge) in enumerate(judges.items())
+    }
     gaussian = GaussianStarts(data.as_float(dataset.x_train), dataset.y_train)
     starts, choosing = (
         draw_starts(options, dataset, gaussian, count, number)
@@ -115,16 +127,17 @@ def score(model: Functional, bench: Bench) -> dict[str, Any]:
     drawer = Drawer(evaluating(model, model.buffers, bench.dtype), model.params)
     found = accuracies(drawer, bench)
     for kind in KINDS:
-        choices = [p for p, _ in points(drawer, bench, bench.choosing, kind)[1:]]
+        choices = [look.point for look in looks(drawer, bench, bench.choosing, kind)[1:]]
         chosen = min(choices, key=bench.distance)
-        every = points(drawer, bench, bench.starts, kind)
-        place = [(p["way"], p["steps"]) for p, _ in every].index((chosen["way"], chosen["steps"]))
-        best, seen = every[place]
+        every = looks(drawer, bench, bench.starts, kind)
+        best = next(look for look in every if look.is_at(chosen))
         for name, judge in bench.judges.items():
-            best["judges"][name]["spread"] = spread(judge.real, seen[name])
-        whole = [bench.distance(p) for p, _ in every if p["way"] == "gradient"]
-        stability = max(whole) / min(whole)
-        found[kind] = {"points": [p for p, _ in every], "best": best, "stability": stability}
+            best.point["judges"][name]["spread"] = spread(judge.real, best.seen[name])
+        whole = [bench.distance(p) for p, *_ in every if p["way"] == "gradient"]
+        found[kind] = {
+            "points": [look.point for look in every], "best": best.point,
+            "stability": max(whole) / min(whole), "copies": copies(best.some, bench),
+        }  # fmt: skip
     return found
 
 
@@ -145,9 +158,20 @@ def accuracies(drawer: Drawer, bench: Bench) -> dict[str, Any]:
     return found
 
 
-def points(
-    drawer: Drawer, bench: Bench, starts: Starts, kind: str
-) -> list[tuple[Point, dict[str, judging.Seen]]]:
+class Look(NamedTuple):
+    """What judges see of a way to draw after a number of steps."""
+
+    point: Point
+    seen: dict[str, judging.Seen]
+    some: Tensor
+    """The first `COPIED` images."""
+
+    def is_at(self, point: Point) -> bool:
+        """Whether a point is of the same way and number of steps."""
+        return all(self.point[key] == point[key] for key in ("way", "steps"))
+
+
+def looks(drawer: Drawer, bench: Bench, starts: Starts, kind: str) -> list[Look]:
     """Score the starts themselves, and what is drawn from them, way by way."""
     x, wanted = starts.images[kind], starts.wanted
     found = [judged("start", 0, x, wanted, bench)]
@@ -161,21 +185,43 @@ def points(
     return found
 
 
-def judged(
-    way: str, steps: int, made: Tensor, wanted: Tensor, bench: Bench
-) -> tuple[Point, dict[str, judging.Seen]]:
+def judged(way: str, steps: int, made: Tensor, wanted: Tensor, bench: Bench) -> Look:
     """Fréchet distance to all test images; precision and recall against as many as were made."""
     views = {name: judging.look(judge.network, made) for name, judge in bench.judges.items()}
     figures = {}
     for name, seen in views.items():
         real, n = bench.judges[name].real, min(len(made), COMPARED)
-        few, some = (judging.Seen(s.features[:n], s.labels[:n]) for s in (real, seen))
+        few, some = (s.part(slice(n)) for s in (real, seen))
         precision, recall = judging.precision_recall(few, some)
         figures[name] = {
             "frechet": judging.frechet_distance(real, seen), "precision": precision,
-            "recall": recall, "agreement": judging.agreement(seen, wanted),
+            "recall": recall,
         }  # fmt: skip
-    return {"way": way, "steps": steps, "judges": figures}, views
+        if bench.judges[name].network.classifies:
+            figures[name]["agreement"] = judging.agreement(seen, wanted)
+    return Look({"way": way, "steps": steps, "judges": figures}, views, made[:COPIED])
+
+
+def copies(made: Tensor, bench: Bench) -> dict[str, float]:
+    """Compare how near images lie to their nearest training image with how near test images do.
+
+    In the first judge's features and in pixels: the median distance of what was made over that of
+    as many test images (a copier's is near 0), and the share of what was made that is nearer than
+    all but a hundredth of the test images (0.01 where nothing is copied).
+    """
+    judge, dataset = next(iter(bench.judges.values())), bench.dataset
+    n, found = len(made), {}
+    assert judge.known is not None
+    unseen = judge.real.part(slice(n)).features
+    new = judging.look(judge.network, made).features
+    for space, (known, ours, theirs) in {
+        "features": (judge.known.features, new, unseen),
+        "pixels": (dataset.x_train, made, dataset.x_test[:n]),
+    }.items():
+        near, usual = (judging.nearest(known, x).distances for x in (ours, theirs))
+        found[f"{space}, median"] = float(near.median() / usual.median())
+        found[f"{space}, nearest"] = float((near < usual.quantile(0.01)).double().mean())
+    return found
 
 
 def spread(real: judging.Seen, seen: judging.Seen) -> float:
@@ -184,6 +230,5 @@ def spread(real: judging.Seen, seen: judging.Seen) -> float:
     distances = []
     for _ in range(RESAMPLED):
         index = torch.randint(n, (n,), generator=draw).to(seen.features.device)
-        again = judging.Seen(seen.features[index], seen.labels[index])
-        distances.append(judging.frechet_distance(real, again))
+        distances.append(judging.frechet_distance(real, seen.part(index)))
     return float(torch.tensor(distances).std())

@@ -39,6 +39,8 @@ def draw(rows: Rows, kind: str, way: str, bench: Bench) -> None:
     panels = {}
     for judge in bench.judges:
         for label, key in (("Fréchet distance", "frechet"), ("agreement", "agreement")):
+            if key == "agreement" and not bench.judges[judge].network.classifies:
+                continue
             panels[f"{label}, {judge}" if len(bench.judges) > 1 else label] = {
                 name: [
                     (p["steps"], p["judges"][judge][key])
@@ -73,13 +75,14 @@ def tables(rows: Rows, bench: Bench) -> None:
         bench.reporter.table(
             f"from {kind} starts, each at its best way and number of steps; {bench.options.images} "
             "images",
-            ("", "way", *_headings(bench), "stability"),
-            [("start", "", *_scores([start], bench), "")]
+            ("", "way", *_headings(bench), "stability", "nearest"),
+            [("start", "", *_scores([start], bench), "", "")]
             + [
                 (
                     name, _way(found[0][kind]["best"]),
                     *_scores([f[kind]["best"] for f in found], bench),
                     said([f[kind]["stability"] for f in found]),
+                    said([f[kind]["copies"]["features, median"] for f in found]),
                 )
                 for name, found in rows.items()
             ],
@@ -99,7 +102,7 @@ def _scores(points: list[Any], bench: Bench) -> list[str]:
         spread = seen[0].get("spread") if len(seen) == 1 else None
         found += [
             said([s["frechet"] for s in seen], spread),
-            said([s["agreement"] for s in seen], percent=True),
+            said([s["agreement"] for s in seen], percent=True) if "agreement" in seen[0] else "",
         ]
     return found
 
