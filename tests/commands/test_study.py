@@ -111,7 +111,12 @@ def test_what_a_mean_says():
 def test_a_transfer_that_is_there_is_taken_up(options, monkeypatch):
     first = run(options, "drift, made")
     monkeypatch.setattr(recipe, "psi_train", lambda *_, **__: pytest.fail("trained again"))
-    assert run(options, "drift, made") == first
+    score, scored = recipe.score, []
+    monkeypatch.setattr(recipe, "score", lambda *a: scored.append(1) or score(*a))
+    assert json.dumps(run(options, "drift, made")) == json.dumps(first)
+    assert len(scored) == 1, "before is known, the transfer may have changed"
+    run(replace(options, images=40), "before")
+    assert len(scored) == 2, "of other settings nothing is known"
     by_path = run(options, str(options.out / "drift-made-0"))
     assert by_path[str(options.out / "drift-made-0")] == first["drift, made"]
 

@@ -20,7 +20,7 @@ from funcrobust.commands.psi_train.options import DRIFT, PsiTrain
 from funcrobust.commands.psi_train.recipe import psi_train
 from funcrobust.commands.study.options import Study
 from funcrobust.commands.study.scores import make_bench, score
-from funcrobust.commands.study.sheet import Rows, save, tables
+from funcrobust.commands.study.sheet import Rows, known_before, save, tables
 from funcrobust.core.balls.l2 import l2
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.losses import cross_entropy
@@ -64,8 +64,10 @@ def study(options: Study, reporter: Reporter) -> Rows:
     if not judges:
         raise FuncrobustError(f"the shipped judge does not know {dataset.name}: use --judge")
     bench = make_bench(options, judges, dataset, pick_dtype(options.precision, device), reporter)
-    rows: Rows = {}
+    rows: Rows = {"before": known_before(options, base, bench)}
     for name in names:
+        if name == "before" and rows["before"]:
+            continue
         trained = name in VARIANTS and VARIANTS[name] is not None
         for seed in range(options.seed, options.seed + (options.repeats if trained else 1)):
             reporter.say(f"{name}, seed {seed}:" if trained else f"{name}:")

@@ -20,18 +20,36 @@ Rows = dict[str, list[Any]]
 
 def save(rows: Rows, options: Study, base: str, bench: Bench) -> None:
     """Write the figures and the plots after every network: a study can be cut short."""
-    plain = {
-        "checkpoint": base, "judges": list(bench.judges), "images": options.images,
-        "choosing": options.choosing, "examples": options.examples or len(bench.dataset.y_test),
-        "attack_steps": options.attack_steps, "step_size": STEP, "remain": REMAIN,
-        "guidance": GUIDANCE, "seed": options.seed, "threads": torch.get_num_threads(),
-        "variants": rows,
-    }  # fmt: skip
+    plain = settings(options, base, bench) | {"variants": rows}
     atomic_write(options.out / "study.json", json.dumps(plain, indent=1) + "\n")
     for kind in KINDS:
         for way in WAYS:
             draw(rows, kind, way, bench)
     bench.reporter.say(f"figures  {options.out / 'study.json'}")
+
+
+def settings(options: Study, base: str, bench: Bench) -> dict[str, Any]:
+    """Return all that the figures depend on, besides the network they are of."""
+    return {
+        "checkpoint": base, "judges": list(bench.judges), "images": options.images,
+        "choosing": options.choosing, "examples": options.examples or len(bench.dataset.y_test),
+        "attack_steps": options.attack_steps, "step_size": STEP, "remain": REMAIN,
+        "guidance": GUIDANCE, "seed": options.seed, "precision": options.precision,
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def known_before(options: Study, base: str, bench: Bench) -> list[Any]:
+    """Return what an earlier study in the same folder, of the same settings, found of "before"."""
+    path = options.out / "study.json"
+    if not path.exists():
+        return []
+    try:
+        found = json.loads(path.read_text())
+        rows: Any = found.pop("variants")["before"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []  # it is written anew
+    return rows if found == settings(options, base, bench) and isinstance(rows, list) else []
 
 
 def draw(rows: Rows, kind: str, way: str, bench: Bench) -> None:
