@@ -28,9 +28,9 @@ def test_a_new_family_is_one_file(tmp_path, monkeypatch):
 
 
 def test_no_two_families_have_a_network_of_one_name():
-    from funcrobust.models import madry, preact_resnet, wide_resnet
+    from funcrobust.models import madry, preact_resnet, resnet, wide_resnet
 
-    tables = [family.NETWORKS for family in (madry, preact_resnet, wide_resnet)]
+    tables = [family.NETWORKS for family in (madry, preact_resnet, resnet, wide_resnet)]
     assert sorted(name for table in tables for name in table) == list(models.names())
 
 
