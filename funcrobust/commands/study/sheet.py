@@ -20,7 +20,8 @@ Rows = dict[str, list[Any]]
 
 def save(rows: Rows, options: Study, base: str, bench: Bench) -> None:
     """Write the figures and the plots after every network: a study can be cut short."""
-    plain = settings(options, base, bench) | {"variants": rows}
+    threads = {"threads": torch.get_num_threads()}  # which decide roundings alone
+    plain = settings(options, base, bench) | threads | {"variants": rows}
     atomic_write(options.out / "study.json", json.dumps(plain, indent=1) + "\n")
     for kind in KINDS:
         for way in WAYS:
@@ -35,7 +36,6 @@ def settings(options: Study, base: str, bench: Bench) -> dict[str, Any]:
         "choosing": options.choosing, "examples": options.examples or len(bench.dataset.y_test),
         "attack_steps": options.attack_steps, "step_size": STEP, "remain": REMAIN,
         "guidance": GUIDANCE, "seed": options.seed, "precision": options.precision,
-        "threads": torch.get_num_threads(),
     }  # fmt: skip
 
 
@@ -47,6 +47,7 @@ def known_before(options: Study, base: str, bench: Bench) -> list[Any]:
     try:
         found = json.loads(path.read_text())
         rows: Any = found.pop("variants")["before"]
+        del found["threads"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return []  # it is written anew
     return rows if found == settings(options, base, bench) and isinstance(rows, list) else []
