@@ -14,6 +14,7 @@ from funcrobust.commands.psi_train.compose import (
     STOPS,
     Composition,
     PsiBatch,
+    carried,
     make_anchor,
     threat_radius,
 )
@@ -86,7 +87,8 @@ class Batches:
         x, y = x.contiguous(memory_format=torch.channels_last), self.dataset.y_train[index]
         batch = PsiBatch(x, y, y)
         if self.degrade is not None:
-            worse = self.degrade(x, y, self.drawing("degraded", step))
+            n = carried(options, len(x))
+            worse = self.degrade(x[:n], y[:n], self.drawing("degraded", step))
             batch = batch._replace(degraded=_like(worse))
         if options.anchor and options.anchor_steps == 1 and options.anchor_loss != "clean":
             near = linf(threat_radius(options)).sample(x, self.drawing("near", step))

@@ -36,7 +36,7 @@ class PsiBatch(NamedTuple):
     y: Tensor
     """(B,): the true one."""
     degraded: Tensor | None = None
-    """What ψ is to restore x from."""
+    """What ψ is to restore x from; of those images alone that ψ runs on."""
     near: Tensor | None = None
     """Where the anchor's attack starts; x, unless given."""
     start: Tensor | None = None
@@ -150,7 +150,7 @@ class Composition:
         """Compose the terms of one update."""
         options, predict = self.options, modes.running
         psi = make_psi(options, self.ball, predict)
-        n = max(1, round(options.drift_fraction * len(batch.x)))
+        n = carried(options, len(batch.x))
         terms = {}
         if batch.degraded is not None:
             restored = fr.restoration(psi, batch.degraded[:n])
@@ -192,6 +192,11 @@ class Composition:
         )  # fmt: skip
         start = arrived(step, batch.stops[:n], modes.params, start, batch.label[:n])
         return start, start
+
+
+def carried(options: PsiTrain, count: int) -> int:
+    """Return how many of a batch's images ψ runs on: the first ones."""
+    return max(1, round(options.drift_fraction * count))
 
 
 def arrived(
