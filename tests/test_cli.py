@@ -263,7 +263,7 @@ BAD = [
     ("cure-train --trades 1 --delta-init zero", "--trades needs --delta-init random"),
     ("psi-train --start-noise 0.3", "--start-noise does nothing here: it needs --start gaussian"),
     ("psi-train --starts-rate 3", "--starts-rate does nothing here: it needs --learn-starts"),
-    ("psi-train --objective drift --learn-starts 4 --start own", "--start does nothing here: --lea"),
+    ("psi-train --objective drift --learn-starts 4 --start own", "--start does nothing here: --"),
     ("psi-train --anchor 0 --anchor-steps 2", "--anchor-steps does nothing here"),
     ("psi-train --anchor-loss clean --anchor-steps 2", "--anchor-steps does nothing here"),
     ("psi-train --constraint fourier --radius 2", "--radius does nothing here"),

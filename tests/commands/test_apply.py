@@ -22,7 +22,7 @@ def figures(digits_run, folder, task, **options):
     run = str(digits_run[0])
     wanted = {} if "image" in options else {"examples": 20}
     given = apply.Apply(
-        task=task, checkpoint=run, judge=run, png=folder / "drawn.png", **wanted, **options
+        task=task, checkpoints=(run,), judge=run, png=folder / "drawn.png", **wanted, **options
     )
     with Reporter.silent() as reporter:
         found = apply.run(given, reporter)
@@ -109,7 +109,7 @@ def test_what_does_not_fit_the_classifier_or_the_task(
     digits_run, tmp_path, monkeypatch, task, changes, word
 ):
     monkeypatch.chdir(tmp_path)
-    options = apply.Apply(task=task, checkpoint=str(digits_run[0]), **changes)
+    options = apply.Apply(task=task, checkpoints=(str(digits_run[0]),), **changes)
     with Reporter.silent() as reporter, pytest.raises(fr.FuncrobustError, match=word):
         apply.run(options, reporter)
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,8 @@ from funcrobust.core import applications
 from funcrobust.core.applications import sketch
 from funcrobust.core.applications.inpainting import mean_filled
 from funcrobust.core.applications.super_resolution import bicubic
-from funcrobust.core.tasks import Walk, centred_square
+from funcrobust.core.tasks import centred_square
+from funcrobust.core.walks import Restoring, Walk
 
 WALK = Walk(2.0, 0.1, 4)
 
@@ -38,6 +39,24 @@ def test_generation_goes_toward_its_class(problem):
     made = fr.generation(problem.loss, WALK)(problem.params, problem.x, y)
     before, after = (problem.loss(problem.params, x, y) for x in (problem.x, made))
     assert (after < before).all()
+
+
+def test_restoring_steps_go_a_share_of_the_way(problem):
+    """One whole step is D; several leave their share of a straight way, as of a linear logit's."""
+    flat = fr.functionalize(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).double())
+    y = (problem.y + 1) % 5
+    slope = flat.params["1.weight"][y].reshape(problem.x.shape)
+    for steps in (1, 3):
+        made = fr.generation(fr.logit(flat.predict), Restoring(steps, 0.0, 0.5))(
+            flat.params, problem.x, y
+        )
+        assert torch.allclose(made, (problem.x + steps * 0.5 * slope).clamp(0, 1), atol=1e-12)
+    share = 1 - 0.2 ** (1 / 3)
+    made = fr.generation(fr.logit(flat.predict), Restoring(3, 0.2, 0.5))(flat.params, problem.x, y)
+    assert torch.allclose(made, (problem.x + 3 * share * 0.5 * slope).clamp(0, 1), atol=1e-12)
+    assert torch.equal(
+        fr.generation(problem.loss, Restoring(0, 0.2))(problem.params, problem.x, y), problem.x
+    )
 
 
 def test_inpainting_keeps_what_is_known(problem):

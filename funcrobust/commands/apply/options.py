@@ -10,8 +10,8 @@ from annotated_types import Ge, Gt, Lt
 
 from funcrobust.core import applications
 from funcrobust.running.catalogue import Function, ParameterOf, function, parameter_of
-from funcrobust.running.groups import Images, Machine, Picture
-from funcrobust.running.options import Choices, Count, Flag, Weight, unless
+from funcrobust.running.groups import Drawing, Images, Machine, Picture
+from funcrobust.running.options import Choices, Count, Flag, unless
 
 
 def tasks() -> dict[str, Function]:
@@ -27,13 +27,13 @@ def _tasks(parameter: str) -> ParameterOf:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apply(Images, Machine):
+class Apply(Images, Drawing, Machine):
     """Application."""
 
     task: Annotated[str, Choices(applications.names)] = field(kw_only=False)
     """What to draw."""
-    checkpoint: str | None = field(default=None, kw_only=False)
-    """The classifier that draws: file, run folder or shipped name; left out: the shipped one."""
+    checkpoints: tuple[str, ...] = field(default=(), kw_only=False)
+    """Classifiers that draw, side by side: files, run folders, shipped names; left out: shipped."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     judge: str | None = None
@@ -44,12 +44,6 @@ class Apply(Images, Machine):
     """The class to go toward, by name or number."""
     examples: Annotated[Count, unless(image=...)] = 100
     """How many images."""
-    steps: Annotated[int, Ge(0)] | None = None
-    """Steps of ψ; left out: by task and size."""
-    step_size: Weight | None = None
-    """Of ψ; left out: by task and size."""
-    radius: Weight | None = None
-    """L2 radius; left out: by task and size."""
     hole: Annotated[float, Gt(0), Lt(1), _tasks("hole")] = 0.5
     """Side of inpainting's hole and painting's patch, as a share of the image's."""
     scale: Annotated[Count, _tasks("scale")] = 4

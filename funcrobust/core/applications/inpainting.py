@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.balls.composed import masked
-from funcrobust.core.balls.l2 import l2
 from funcrobust.core.losses import Loss
 from funcrobust.core.perturbations.projected_gradient import Perturbation
-from funcrobust.core.tasks import Plan, Scene, Task, Walk, Walks, centred_square, psnr, toward
+from funcrobust.core.tasks import Plan, Scene, Task, centred_square, psnr
+from funcrobust.core.walks import AnyWalk, Walk, Walks
 
 
-def inpainting(loss: Loss, hole: Tensor, walk: Walk) -> Perturbation:
+def inpainting(loss: Loss, hole: Tensor, walk: AnyWalk) -> Perturbation:
     """Build inpainting: toward the class y within the ``hole``, whatever is known held exactly.
 
     ``hole`` is boolean, true where pixels are unknown, and broadcasts against (B, C, H, W); the
     start should be `mean_filled` there. The paper adds λ·‖(1 − hole) ⊙ (x − x₀)‖₂ (`fr.away_from`)
     to the loss instead, which lets known pixels move.
     """
-    return toward(loss, masked(l2(walk.radius), hole), walk)
+    return walk.toward(loss, masked(walk.ball, hole))
 
 
 def mean_filled(x: Tensor, hole: Tensor) -> Tensor:

@@ -6,22 +6,22 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.balls.composed import masked
-from funcrobust.core.balls.l2 import l2
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.losses import logit
 from funcrobust.core.network.functional import Predict
 from funcrobust.core.perturbations.projected_gradient import Perturbation
-from funcrobust.core.tasks import Plan, Scene, Scores, Task, Walk, Walks, centred_square, toward
+from funcrobust.core.tasks import Plan, Scene, Scores, Task, centred_square
+from funcrobust.core.walks import AnyWalk, Walk, Walks
 
 
-def painting(features: Predict, where: Tensor, walk: Walk) -> Perturbation:
+def painting(features: Predict, where: Tensor, walk: AnyWalk) -> Perturbation:
     """Build feature painting: raise coordinate y of the representation, within ``where`` alone.
 
     ``features`` is ``(params, x) -> (B, d)``, such as the `Predict` of
     `funcrobust.models.representation`; y (B,) holds coordinates below d; ``where`` is boolean and
     broadcasts against (B, C, H, W). Pixels outside stay as they are, to the bit.
     """
-    return toward(logit(features), masked(l2(walk.radius), where), walk)
+    return walk.toward(logit(features), masked(walk.ball, where))
 
 
 def plan(scene: Scene, *, hole: float, feature: int | None) -> Plan:

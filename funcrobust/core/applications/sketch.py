@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcrobust.core.applications.generation import generation
-from funcrobust.core.tasks import Plan, Scene, Task, Walk, Walks
+from funcrobust.core.tasks import Plan, Scene, Task
+from funcrobust.core.walks import Walk, Walks
 
 
 def plan(scene: Scene) -> Plan:

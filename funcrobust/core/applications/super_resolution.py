@@ -7,24 +7,24 @@ from torch import Tensor
 
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.balls.composed import with_block_means
-from funcrobust.core.balls.l2 import l2
 from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.losses import Loss
 from funcrobust.core.perturbations.projected_gradient import Perturbation
-from funcrobust.core.tasks import Plan, Scene, Task, Walk, Walks, psnr, toward
+from funcrobust.core.tasks import Plan, Scene, Task, psnr
+from funcrobust.core.walks import AnyWalk, Walk, Walks
 
 
-def super_resolution(loss: Loss, low: Tensor, scale: int, walk: Walk) -> Perturbation:
+def super_resolution(loss: Loss, low: Tensor, scale: int, walk: AnyWalk) -> Perturbation:
     """Build super-resolution: toward y among the images whose scale×scale means are ``low``.
 
     ``low`` is (B, C, h, w); the start (B, C, scale·h, scale·w) should be its `bicubic`. The
     published form only keeps to an L2 ball around the start, and may contradict its input.
     """
-    return toward(loss, _ball(low, scale, walk), walk)
+    return walk.toward(loss, _ball(low, scale, walk))
 
 
-def _ball(low: Tensor, scale: int, walk: Walk) -> Ball:
-    return with_block_means(l2(walk.radius), scale, low)
+def _ball(low: Tensor, scale: int, walk: AnyWalk) -> Ball:
+    return with_block_means(walk.ball, scale, low)
 
 
 def bicubic(low: Tensor, scale: int) -> Tensor:
