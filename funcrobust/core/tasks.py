@@ -34,7 +34,8 @@ class Scene:
     ``model`` draws; ``features()`` is its representation. ``x`` (N, C, H, W) in [0, 1] are test
     images with their classes ``y`` (N,), or a user's ``own`` with the classes that the model sees
     in them; ``count`` images are wanted where none are given. ``target`` is the class asked for, if
-    any; ``train`` are all training images, of uint8 or float, and their classes.
+    any; ``train`` are all training images, of uint8 or float, and their classes; ``mirrored`` says
+    whether an image's mirror image is one of the set.
     """
 
     model: Functional
@@ -46,6 +47,7 @@ class Scene:
     target: int | None
     class_names: tuple[str, ...]
     train: tuple[Tensor, Tensor]
+    mirrored: bool
     walk: AnyWalk
     seed: int
 

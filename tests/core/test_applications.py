@@ -11,7 +11,7 @@ from torch import nn
 import funcrobust as fr
 from funcrobust.core import applications
 from funcrobust.core.applications import sketch
-from funcrobust.core.applications.inpainting import mean_filled
+from funcrobust.core.applications.inpainting import mean_filled, smooth_filled
 from funcrobust.core.applications.super_resolution import bicubic
 from funcrobust.core.tasks import centred_square
 from funcrobust.core.walks import Restoring, Walk
@@ -24,11 +24,13 @@ def test_presets_by_size():
     walks = applications.find("generation").walks
     assert walks.of((3, 32, 32)).radius == 30.0
     assert walks.of((1, 8, 8)).radius < 10.0
+    assert walks.of((1, 8, 8), 0.2) == walks.restoring._replace(step_size=0.2)
 
 
 def test_every_file_of_the_folder_is_an_application():
     assert applications.names() == (
-        "generation", "inpainting", "painting", "sketch", "super-resolution", "translation",
+        "denoising", "generation", "inpainting", "painting", "sketch", "super-resolution",
+        "translation",
     )  # fmt: skip
     with pytest.raises(fr.FuncrobustError, match=r"did you mean 'sketch'.*translation"):
         applications.find("sketching")
@@ -59,23 +61,46 @@ def test_restoring_steps_go_a_share_of_the_way(problem):
     )
 
 
-def test_inpainting_keeps_what_is_known(problem):
+WAYS = {"l2": WALK, "restoring": Restoring(3, 0.1, 2.0)}
+
+
+@pytest.mark.parametrize("walk", WAYS.values(), ids=WAYS)
+def test_inpainting_keeps_what_is_known(problem, walk):
     hole = centred_square(problem.x, 0.5)
     assert int(hole.sum()) == 16
     filled = mean_filled(problem.x, hole)
     known = problem.x[..., ~hole]
     assert torch.equal(filled[..., ~hole], known)
     assert torch.allclose(filled[0, :, 4, 4], known[0].mean(-1))
-    made = fr.inpainting(problem.loss, hole, WALK)(problem.params, filled, problem.y)
+    made = fr.inpainting(problem.loss, hole, walk)(problem.params, filled, problem.y)
     assert torch.equal(made[..., ~hole], known)
     assert (made - filled)[..., hole].abs().max() > 0.05
 
 
-def test_super_resolution_agrees_with_its_input(problem):
+@pytest.mark.parametrize("hole", [0.5, 0.8])
+def test_smooth_filled_continues_a_ramp(hole):
+    """What is linear is harmonic: nothing smoother agrees with the rest."""
+    side = torch.linspace(0, 1, 12, dtype=torch.float64)
+    rows, columns = torch.meshgrid(side, side, indexing="ij")
+    ramps = torch.stack([rows, columns, 0.2 + 0.5 * rows - 0.1 * columns]).unsqueeze(0)
+    missing = centred_square(ramps, hole)
+    filled = smooth_filled(torch.where(missing, 0.9, ramps), missing)
+    assert (filled - ramps).abs().max() <= 1e-12
+    assert torch.equal(filled[..., ~missing], ramps[..., ~missing])
+
+
+def test_smooth_filled_of_one_colour_is_that_colour():
+    plain = torch.full((2, 3, 9, 7), 0.3)
+    missing = centred_square(plain, 0.5)
+    assert torch.allclose(smooth_filled(torch.where(missing, 0.0, plain), missing), plain)
+
+
+@pytest.mark.parametrize("walk", WAYS.values(), ids=WAYS)
+def test_super_resolution_agrees_with_its_input(problem, walk):
     low = F.avg_pool2d(problem.x, 4)
     start = bicubic(low, 4)
     assert (F.avg_pool2d(start, 4) - low).abs().max() > 1e-4
-    made = fr.super_resolution(problem.loss, low, 4, WALK)(problem.params, start, problem.y)
+    made = fr.super_resolution(problem.loss, low, 4, walk)(problem.params, start, problem.y)
     assert (F.avg_pool2d(made, 4) - low).abs().max() <= 1e-10
 
 
@@ -90,12 +115,13 @@ def test_painting_leaks_nothing_and_raises_its_feature(problem):
     assert (after[rows, y] > before[rows, y]).all()
 
 
-def test_applications_are_differentiable(problem):
+@pytest.mark.parametrize("walk", WAYS.values(), ids=WAYS)
+def test_applications_are_differentiable(problem, walk):
     """Each is a ψ: a number of what it drew has an exact slope in θ."""
     hole = centred_square(problem.x, 0.5)
 
     def total(params):
-        made = fr.inpainting(problem.loss, hole, WALK)(params, problem.x, problem.y)
+        made = fr.inpainting(problem.loss, hole, walk)(params, problem.x, problem.y)
         return (made * problem.x.flip(0)).sum()
 
     direction = random_direction(problem.params)

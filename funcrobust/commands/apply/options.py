@@ -43,17 +43,24 @@ class Apply(Images, Drawing, Machine):
     to: str | None = None
     """The class to go toward, by name or number."""
     examples: Annotated[Count, unless(image=...)] = 100
-    """How many images."""
-    hole: Annotated[float, Gt(0), Lt(1), _tasks("hole")] = 0.5
-    """Side of inpainting's hole and painting's patch, as a share of the image's."""
+    """How many images, of the test set's at random."""
+    hole: Annotated[float, Gt(0), Lt(1), _tasks("hole")] | None = None
+    """Side of inpainting's hole or painting's patch, of an image's side 1; left out: by task."""
+    noise: Annotated[float, Gt(0), _tasks("noise"), unless(image=...)] = 25.0
+    """Gray levels of 255 that denoising adds: the noise's standard deviation."""
     scale: Annotated[Count, _tasks("scale")] = 4
     """How many times super-resolution enlarges."""
     feature: Annotated[int, Ge(0), _tasks("feature")] | None = None
-    """The coordinate that painting raises; left out: the one that speaks most for the class."""
+    """What painting raises, by L2 steps; left out: the class, where the checkpoint restores."""
     png: Picture | None = None
     """The picture to write; left out: TASK.png."""
     json_file: Annotated[Path | None, Flag("--json")] = None
     """Write the figures there; - prints them alone."""
+
+    @property
+    def plain(self) -> bool:
+        """A step size, radius or feature."""
+        return super().plain or self.feature is not None
 
     @property
     def quiet(self) -> bool:

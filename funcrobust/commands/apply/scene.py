@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from funcrobust import data
@@ -12,6 +13,7 @@ from funcrobust.commands.apply.options import Apply
 from funcrobust.commands.apply.pictures import read_images
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import functionalize
+from funcrobust.core.randomness import generator
 from funcrobust.core.tasks import Features, Scene
 from funcrobust.core.walks import AnyWalk, Walks
 from funcrobust.models import head, representation
@@ -23,12 +25,15 @@ def make_scene(
     walks: Walks, classifier: Classifier, dataset: data.Dataset, options: Apply
 ) -> Scene:
     """Put together what every task needs; a user's own images in place of the test set's."""
-    n = options.examples
+    # Not the first: they may be easier or harder than most.
+    draw = generator(options.seed, "apply/images", 0, dataset.y_test.device)
+    chosen = torch.randperm(len(dataset.y_test), generator=draw, device=draw.device)
+    chosen = chosen[: options.examples]
     shape = dataset.image_shape
     scene = scene_of(
-        classifier.module, dataset, dataset.x_test[:n], dataset.y_test[:n], count=n,
+        classifier.module, dataset, dataset.x_test[chosen], dataset.y_test[chosen],
+        count=options.examples, target=wanted_class(options.to, dataset.class_names),
         walk=options.walk(walks, shape, classifier.card.restoring_step), seed=options.seed,
-        target=wanted_class(options.to, dataset.class_names),
     )  # fmt: skip
     if not options.image:
         return scene
@@ -57,7 +62,7 @@ def scene_of(
     return Scene(
         model=to_device(functionalize(module), device), features=features, x=data.as_float(x), y=y,
         own=False, count=count, target=target, class_names=dataset.class_names,
-        train=(dataset.x_train, dataset.y_train), walk=walk, seed=seed,
+        train=(dataset.x_train, dataset.y_train), mirrored=dataset.mirrored, walk=walk, seed=seed,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from funcrobust.core.perturbations.projected_gradient import Perturbation
 from funcrobust.core.randomness import generator
 from funcrobust.core.starts import class_conditional_gaussian
 from funcrobust.core.tasks import Plan, Scene, Task
-from funcrobust.core.walks import AnyWalk, Walk, Walks
+from funcrobust.core.walks import AnyWalk, Restoring, Walk, Walks
 
 
 def generation(loss: Loss, walk: AnyWalk, *, ball: Ball | None = None) -> Perturbation:
@@ -45,5 +45,8 @@ def plan(scene: Scene, *, ball: Ball | None = None) -> Plan:
 
 
 # The published 60 steps overdraw on our small networks: see docs/psi-study.md.
-WALKS = Walks(imagenet=Walk(40.0, 1.0, 60), cifar=Walk(30.0, 0.5, 20), digits=Walk(6.0, 0.1, 40))
+WALKS = Walks(
+    imagenet=Walk(40.0, 1.0, 60), cifar=Walk(30.0, 0.5, 20), digits=Walk(6.0, 0.1, 40),
+    restoring=Restoring(5, 0.03),
+)  # fmt: skip
 TASK = Task(WALKS, plan, images=False, of_its_own=True)

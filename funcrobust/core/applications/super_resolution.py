@@ -11,7 +11,7 @@ from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.losses import Loss
 from funcrobust.core.perturbations.projected_gradient import Perturbation
 from funcrobust.core.tasks import Plan, Scene, Task, psnr
-from funcrobust.core.walks import AnyWalk, Walk, Walks
+from funcrobust.core.walks import AnyWalk, Restoring, Walk, Walks
 
 
 def super_resolution(loss: Loss, low: Tensor, scale: int, walk: AnyWalk) -> Perturbation:
@@ -41,19 +41,18 @@ def plan(scene: Scene, *, scale: int) -> Plan:
         )
     low = F.avg_pool2d(scene.x, scale)
     smooth = bicubic(low, scale)
+    consistent = _ball(low, scale, scene.walk).project(smooth, smooth).clamp(0, 1)
+    start = smooth if scene.restoring is None else consistent
     aim = scene.aim("the class that the classifier sees in the bicubic image")
     return Plan(
         psi=lambda part: super_resolution(scene.loss, low[part], scale, scene.walk),
         params=scene.model.params,
-        start=smooth,
-        y=scene.asked(scene.sees(smooth)),
-        baselines={
-            "bicubic": smooth,
-            "bicubic, consistent": _ball(low, scale, scene.walk).project(smooth, smooth),
-        },
+        start=start,
+        y=scene.asked(scene.sees(start)),
+        baselines={"bicubic": smooth, "bicubic, consistent": consistent},
         wanted=scene.asked(scene.y),
         score=lambda x: {"PSNR": psnr(x, scene.x)},
-        titles=scene.y,
+        titles=scene.asked(scene.y),
         above={
             "input": low.repeat_interleave(scale, -1).repeat_interleave(scale, -2),
             "bicubic": smooth,
@@ -64,5 +63,8 @@ def plan(scene: Scene, *, scale: int) -> Plan:
     )
 
 
-WALKS = Walks(imagenet=Walk(8.0, 1.0, 40), cifar=Walk(6.0, 0.1, 10), digits=Walk(2.0, 0.05, 5))
+WALKS = Walks(
+    imagenet=Walk(8.0, 1.0, 40), cifar=Walk(6.0, 0.1, 10), digits=Walk(2.0, 0.05, 5),
+    restoring=Restoring(3, 0.3),
+)  # fmt: skip
 TASK = Task(WALKS, plan)
