@@ -73,7 +73,7 @@ class Restoring(NamedTuple):
         """Say it."""
         return (
             f"{self.steps} restoring steps along {self.step_size:g} times the logit's gradient, "
-            f"{self.remain:.0%} of the way left"
+            f"{self.remain:.2g} of the way left"
         )
 
 
@@ -98,7 +98,7 @@ class Walks(NamedTuple):
     imagenet: Walk
     cifar: Walk
     digits: Walk
-    restoring: Restoring = Restoring(10, 0.1)
+    restoring: Restoring = Restoring(10, 0.03)
 
     def of(self, image_shape: tuple[int, ...], restoring: float | None = None) -> AnyWalk:
         """Return the preset of the nearest size for images (C, H, W), or of a ψ that restores.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torch import nn
 
 import funcrobust as fr
 from funcrobust.core import applications
-from funcrobust.core.applications import sketch
+from funcrobust.core.applications import denoising, sketch
 from funcrobust.core.applications.inpainting import mean_filled, smooth_filled
 from funcrobust.core.applications.super_resolution import bicubic
 from funcrobust.core.tasks import centred_square
@@ -129,6 +131,33 @@ def test_applications_are_differentiable(problem, walk):
     numeric = directional_difference(total, problem.params, direction)
     assert abs(exact) > 1e-3
     assert abs(exact - numeric) <= 1e-6 * abs(exact)
+
+
+@pytest.mark.parametrize("walk", WAYS.values(), ids=WAYS)
+def test_denoising_both_ways_sees_no_difference_between_an_image_and_its_mirror(problem, walk):
+    psi = denoising.both_ways(fr.generation(problem.loss, walk))
+    made, mirrored = (psi(problem.params, x, problem.y) for x in (problem.x, problem.x.flip(-1)))
+    assert torch.allclose(made, mirrored.flip(-1), atol=1e-12)
+
+
+def test_the_class_seen_behind_is_that_of_the_nearest_mean():
+    """For Gaussian classes of one width ψ toward c is the shrunk way to c's mean; the right c wins.
+
+    z_c = ⟨μ_c, x⟩/s − ‖μ_c‖²/2s is the log-density of N(μ_c, s) but for what all classes share; so
+    whatever c is assumed, log p_c of what ψ_c makes of x is largest for the class nearest to x.
+    """
+    means = torch.eye(4, dtype=torch.float64).reshape(4, 1, 2, 2)
+
+    def predict(_params, x):
+        return -(x.unsqueeze(1) - means).square().flatten(2).sum(-1)
+
+    x = 0.2 + 0.3 * means.roll(1, 0)
+    y = torch.arange(4)
+    scene = SimpleNamespace(model=SimpleNamespace(predict=predict, params={}))
+    psi = fr.generation(fr.logit(predict), Restoring(1, 0.0, 0.1))
+    seen = denoising.seen_behind(scene, psi, x)
+    assert torch.equal(seen, y.roll(1))
+    assert torch.equal(denoising.seen_behind(scene, psi, x, most=1), predict({}, x).argmax(-1))
 
 
 def test_flattened_has_few_colours(problem):

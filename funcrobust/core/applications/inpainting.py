@@ -64,10 +64,9 @@ def plan(scene: Scene, *, hole: float | None) -> Plan:
     class is not known where something is missing.
     """
     missing = centred_square(scene.x, 0.5 if hole is None else hole)
-    fills = {"mean fill": mean_filled(scene.x, missing)}
-    if scene.restoring is not None:
-        fills["smooth fill"] = smooth_filled(scene.x, missing)
-    *_, filled = fills.values()
+    mean, smooth = mean_filled(scene.x, missing), smooth_filled(scene.x, missing)
+    fills = {"mean fill": mean, "smooth fill": smooth}
+    filled = mean if scene.restoring is None else smooth
     aim = scene.aim("the class that the classifier sees in the filled image")
     return Plan(
         psi=lambda _: inpainting(scene.loss, missing, scene.walk),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from funcrobust.core.applications.generation import generation
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.tasks import Plan, Scene, Task
-from funcrobust.core.walks import Walk, Walks
+from funcrobust.core.walks import Restoring, Walk, Walks
 
 
 def plan(scene: Scene) -> Plan:
@@ -36,5 +36,8 @@ def _others(scene: Scene, target: int) -> Scene:
     return replace(scene, x=scene.x[others], y=scene.y[others])
 
 
-WALKS = Walks(imagenet=Walk(80.0, 0.5, 200), cifar=Walk(30.0, 0.25, 40), digits=Walk(6.0, 0.1, 40))
+WALKS = Walks(
+    imagenet=Walk(80.0, 0.5, 200), cifar=Walk(30.0, 0.25, 40), digits=Walk(6.0, 0.1, 40),
+    restoring=Restoring(20, 0.01),
+)  # fmt: skip
 TASK = Task(WALKS, plan)
