@@ -71,10 +71,9 @@ class Restoring(NamedTuple):
 
     def __str__(self) -> str:
         """Say it."""
-        return (
-            f"{self.steps} restoring steps along {self.step_size:g} times the logit's gradient, "
-            f"{self.remain:.2g} of the way left"
-        )
+        many = "step" if self.steps == 1 else "steps"
+        left = f", {self.remain:.2g} of the way left" if self.remain else ""
+        return f"{self.steps} restoring {many} of {self.step_size:g} times the logit's slope{left}"
 
 
 def clamped(perturbation: Perturbation) -> Perturbation:

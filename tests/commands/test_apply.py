@@ -94,7 +94,7 @@ def test_how_a_network_that_restores_draws(restoring, tmp_path):
     }  # fmt: skip
     assert all(done.returncode == 0 for done in said.values())
     draws = {words: " ".join(done.stdout.split()) for words, done in said.items()}
-    assert "restoring steps along 0.2 times the logit's gradient" in draws["sketch"]
+    assert "restoring steps of 0.2 times the logit's slope" in draws["sketch"]
     assert "3 restoring steps" in draws["sketch --steps 3 --remain 0.5"]
     assert "0.5 of the way left" in draws["sketch --steps 3 --remain 0.5"]
     assert "L2 steps of 0.1" in draws["sketch --step-size 0.1"]

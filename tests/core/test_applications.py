@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -131,6 +132,27 @@ def test_applications_are_differentiable(problem, walk):
     numeric = directional_difference(total, problem.params, direction)
     assert abs(exact) > 1e-3
     assert abs(exact - numeric) <= 1e-6 * abs(exact)
+
+
+def test_without_scikit_image_there_is_a_line_that_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.restoration", None)
+    with pytest.raises(fr.FuncrobustError, match=r"pip install funcrobust\[denoising\]"):
+        denoising.non_local_means(torch.rand(1, 1, 8, 8), 0.1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_non_local_means_is_the_librarys(channels):
+    restoration = pytest.importorskip("skimage.restoration")
+    x = torch.rand(2, channels, 12, 12, dtype=torch.float64)
+    ours = denoising.non_local_means(x, 0.1)
+    settings = {"patch_size": 5, "patch_distance": 6, "h": 0.06, "sigma": 0.1, "fast_mode": False}
+    if channels == 1:  # as a plain gray image
+        theirs = restoration.denoise_nl_means(x[1, 0].numpy(), **settings)[None]
+    else:
+        image = x[1].permute(1, 2, 0).numpy()
+        theirs = restoration.denoise_nl_means(image, channel_axis=-1, **settings)
+        theirs = theirs.transpose(2, 0, 1)
+    assert torch.equal(ours[1], torch.from_numpy(theirs.copy()).clamp(0, 1))
 
 
 @pytest.mark.parametrize("walk", WAYS.values(), ids=WAYS)

@@ -90,7 +90,11 @@ def picture(
     plan = next(iter(plans.values()))
     drawn = [(_row(label, plans), images) for label, images in made.items()]
     rows = [*plan.above.items(), *drawn, *plan.below.items()]
-    pictures.by_class(rows, png, task, plan.caption, dataset.class_names, plan.titles)
+    said = [each.caption for each in plans.values()]
+    if len(set(said)) > 1:
+        said = [f"{label}: {each.caption}" for label, each in plans.items()]
+    caption = " ".join(dict.fromkeys(said))
+    pictures.by_class(rows, png, task, caption, dataset.class_names, plan.titles)
 
 
 def _row(label: str, plans: dict[str, Plan]) -> str:

@@ -104,16 +104,16 @@ def non_local_means(x: Tensor, sigma: float) -> Tensor:
         raise FuncrobustError(
             "denoising's baseline needs scikit-image: pip install funcrobust[denoising]"
         ) from None
+    channels_last = x.permute(0, 2, 3, 1)  # channels first it mistakes a single one (0.26)
     cleaned = [
         denoise_nl_means(
             image, patch_size=5, patch_distance=6, h=0.6 * sigma, sigma=sigma, fast_mode=False,
-            channel_axis=0,
+            channel_axis=-1,
         )
-        for image in x.cpu().numpy()
+        for image in channels_last.cpu().numpy()
     ]  # fmt: skip
-    # Of gray images it drops the channel.
-    stacked = [torch.from_numpy(image).reshape(x.shape[1:]) for image in cleaned]
-    return torch.stack(stacked).to(x).clamp(0, 1)
+    stacked = [torch.from_numpy(image).reshape(channels_last.shape[1:]) for image in cleaned]
+    return torch.stack(stacked).permute(0, 3, 1, 2).to(x).clamp(0, 1)
 
 
 WALKS = Walks(

@@ -65,6 +65,6 @@ def plan(scene: Scene, *, scale: int) -> Plan:
 
 WALKS = Walks(
     imagenet=Walk(8.0, 1.0, 40), cifar=Walk(6.0, 0.1, 10), digits=Walk(2.0, 0.05, 5),
-    restoring=Restoring(3, 0.3),
+    restoring=Restoring(3, 0.5),
 )  # fmt: skip
 TASK = Task(WALKS, plan)
