@@ -72,7 +72,6 @@ from .core.regularisers.linearity import (
     local_linearity,
 )
 from .core.starts import GaussianStarts, class_conditional_gaussian
-from .core.tasks import Walk
 from .core.training.compiling import compile_checked
 from .core.training.schedules import Schedule, schedule
 from .core.training.updates import (
@@ -86,6 +85,7 @@ from .core.training.updates import (
     matrices,
     optimizer,
 )
+from .core.walks import Restoring, Walk
 
 __version__: str
 
@@ -108,6 +108,7 @@ __all__ = [
     "Params",
     "Perturbation",
     "Predict",
+    "Restoring",
     "Schedule",
     "State",
     "Step",

@@ -13,36 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.core.losses import Loss, cross_entropy
+from funcrobust.core.losses import Loss, cross_entropy, logit
 from funcrobust.core.network.functional import Functional, Params
-from funcrobust.core.perturbations.projected_gradient import Perturbation, psi
-
-
-class Walk(NamedTuple):
-    """ψ's L2 radius, step size and steps; lengths over the whole image, in units of the data."""
-
-    radius: float
-    step_size: float
-    steps: int
-
-
-class Walks(NamedTuple):
-    """A task's presets: for images of about 224, 32 and 8 pixels a side.
-
-    Those for ImageNet are the radii, step sizes and steps of the notebooks published with
-    Santurkar et al. 2019 (arXiv:1906.09453); the others were measured here.
-    """
-
-    imagenet: Walk
-    cifar: Walk
-    digits: Walk
-
-    def of(self, image_shape: tuple[int, ...]) -> Walk:
-        """Return the preset of the nearest size for images (C, H, W)."""
-        height = image_shape[-2]
-        return self.imagenet if height > 84 else self.cifar if height > 16 else self.digits
+from funcrobust.core.perturbations.projected_gradient import Perturbation
+from funcrobust.core.walks import AnyWalk, Restoring, Walks
 
 
 class Features(NamedTuple):
@@ -59,7 +34,8 @@ class Scene:
     ``model`` draws; ``features()`` is its representation. ``x`` (N, C, H, W) in [0, 1] are test
     images with their classes ``y`` (N,), or a user's ``own`` with the classes that the model sees
     in them; ``count`` images are wanted where none are given. ``target`` is the class asked for, if
-    any; ``train`` are all training images, of uint8 or float, and their classes.
+    any; ``train`` are all training images, of uint8 or float, and their classes; ``mirrored`` says
+    whether an image's mirror image is one of the set.
     """
 
     model: Functional
@@ -71,13 +47,19 @@ class Scene:
     target: int | None
     class_names: tuple[str, ...]
     train: tuple[Tensor, Tensor]
-    walk: Walk
+    mirrored: bool
+    walk: AnyWalk
     seed: int
 
     @property
+    def restoring(self) -> float | None:
+        """The step a that ψ was trained to restore with; None where it draws otherwise."""
+        return self.walk.step_size if isinstance(self.walk, Restoring) else None
+
+    @property
     def loss(self) -> Loss:
-        """What ψ descends: the cross-entropy."""
-        return cross_entropy(self.model.predict)
+        """What ψ descends: the cross-entropy, or a restoring ψ's own loss."""
+        return (cross_entropy if self.restoring is None else logit)(self.model.predict)
 
     def sees(self, x: Tensor) -> Tensor:
         """Classify x (B, C, H, W) with the model that draws: (B,)."""
@@ -141,11 +123,6 @@ def classified(model: Functional, x: Tensor) -> Tensor:
     with torch.no_grad():
         parts = [model.predict(model.params, part).argmax(-1) for part in x.split(BATCH)]
     return torch.cat(parts)
-
-
-def toward(loss: Loss, ball: Ball, walk: Walk) -> Perturbation:
-    """Build ψ toward a label: the walk's steps, in a ball that need not be the walk's own."""
-    return psi(loss, ball, step_size=walk.step_size, steps=walk.steps, targeted=True)
 
 
 def centred_square(x: Tensor, share: float) -> Tensor:

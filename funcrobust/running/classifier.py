@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -44,6 +46,25 @@ class Classifier(NamedTuple):
     """On the CPU."""
     model: Functional
 
+    @property
+    def label(self) -> str:
+        """What to call it in a picture: a run folder's or file's own name."""
+        path = Path(self.name)
+        if path.name in (CHECKPOINT_FILE, ""):
+            path = path.parent
+        return path.stem or self.card.model
+
+
+def labels(classifiers: Sequence[Classifier]) -> list[str]:
+    """Return a label each, none twice: the whole names where the short ones would not do."""
+    short = [classifier.label for classifier in classifiers]
+    names = [classifier.name for classifier in classifiers]
+    if len(set(short)) == len(short):
+        return short
+    if len(set(names)) < len(names):
+        raise FuncrobustError(f"the same checkpoint twice: {', '.join(names)}")
+    return names
+
 
 def load_classifier(
     name: str | None, device: torch.device, *, model: str | None = None
@@ -52,6 +73,13 @@ def load_classifier(
     name = name or default_checkpoint(STRONGEST)
     module, card = checkpoints.load(name, model=model)
     return Classifier(name, card, module, to_device(functionalize(module), device))
+
+
+def load_all(
+    names: Sequence[str], device: torch.device, *, model: str | None = None
+) -> list[Classifier]:
+    """Load several checkpoints, or the shipped one if none is named."""
+    return [load_classifier(name, device, model=model) for name in names or (None,)]
 
 
 def save_checkpoint(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -28,6 +28,9 @@ from funcrobust.running.options import (
     options_of,
     unless,
 )
+
+if TYPE_CHECKING:
+    from funcrobust.core.walks import AnyWalk, Walks
 
 Precision = Literal["fp32", "bf16", "auto"]
 DatasetName = Annotated[str, Choices(partial(files_in, "data/sets"), all_there_is=False)]
@@ -70,6 +73,47 @@ class Machine(Options):
     """auto, cpu, cuda or cuda:N."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Every random number follows from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing(Options):
+    """How ψ draws."""
+
+    steps: Annotated[int, Ge(0)] | None = None
+    """Steps of ψ; left out: by task and size."""
+    step_size: Weight | None = None
+    """An L2 step; left out: by task and size, or none where the checkpoint restores."""
+    radius: Weight | None = None
+    """Of the L2 steps; left out: by task and size, or none where the checkpoint restores."""
+    remain: Annotated[float, Ge(0), Lt(1), unless(plain=True)] | None = None
+    """The share of the way that restoring steps leave in all; left out: by task."""
+
+    @property
+    def plain(self) -> bool:
+        """A step size or radius."""
+        return self.step_size is not None or self.radius is not None
+
+    def walk(self, walks: Walks, shape: tuple[int, ...], restoring: float | None) -> AnyWalk:
+        """Return the preset for images (C, H, W), with what was given in its place.
+
+        A network that restores (``restoring`` is its step) draws so, unless what belongs to other
+        steps is given.
+        """
+        chosen = walks.of(shape, None if self.plain else restoring)
+        given: dict[str, Any] = {
+            "steps": self.steps, "step_size": self.step_size, "radius": self.radius,
+            "remain": self.remain,
+        }  # fmt: skip
+        fit = {k: v for k, v in given.items() if v is not None and k in chosen._fields}
+        return chosen._replace(**fit)
+
+
+def require_heard(options: Drawing, walks: Iterable[AnyWalk]) -> None:
+    """Raise for an option of restoring steps where none of the networks draws by them."""
+    if options.remain is not None and not any(hasattr(walk, "remain") for walk in walks):
+        raise FuncrobustError(
+            "--remain does nothing here: it needs a checkpoint that psi-train taught to restore"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

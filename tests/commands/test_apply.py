@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from problems import run_cli
 
 import funcrobust as fr
+from funcrobust import checkpoints
 from funcrobust.commands import apply
 from funcrobust.commands.apply import pictures
 from funcrobust.core import applications
@@ -18,22 +20,51 @@ from funcrobust.core.tasks import centred_square
 from funcrobust.report.console import Reporter
 
 
-def figures(digits_run, folder, task, **options):
+def figures(digits_run, folder, task, *others, **options):
     run = str(digits_run[0])
     wanted = {} if "image" in options else {"examples": 20}
     given = apply.Apply(
-        task=task, checkpoint=run, judge=run, png=folder / "drawn.png", **wanted, **options
-    )
+        task=task, checkpoints=(run, *others), judge=run, png=folder / "drawn.png", **wanted,
+        **options,
+    )  # fmt: skip
     with Reporter.silent() as reporter:
         found = apply.run(given, reporter)
     assert (folder / "drawn.png").stat().st_size > 2000
     return found
 
 
+@pytest.fixture(scope="module")
+def restoring(digits_run, tmp_path_factory):
+    """The same network with a card that says it restores: what is tested is how it is drawn with.
+
+    It was not trained to, so nothing is said of what it draws.
+    """
+    network, card = checkpoints.load(str(digits_run[0]))
+    path = tmp_path_factory.mktemp("restoring") / "restoring.safetensors"
+    checkpoints.save(path, network.state_dict(), replace(card, restoring_step=0.2))
+    return str(path)
+
+
+def options_for(task):
+    if task == "denoising":
+        pytest.importorskip("skimage")
+    return {"scale": 2} if task == "super-resolution" else {}
+
+
+@pytest.mark.parametrize("task", applications.names())
+def test_every_task_before_and_after(digits_run, restoring, tmp_path, task):
+    """Two networks begin from the same images: a row of figures each, beside the same baselines."""
+    found = figures(digits_run, tmp_path, task, restoring, **options_for(task))
+    *baselines, before, after = found
+    assert (before, after) == ("ψ, cure", "ψ, restoring")
+    assert baselines
+    if task == "painting":
+        assert found[before]["change outside"] == found[after]["change outside"] == 0
+
+
 @pytest.mark.parametrize("task", applications.names())
 def test_every_task_on_the_digits(digits_run, tmp_path, task):
-    options = {"scale": 2} if task == "super-resolution" else {}
-    found = figures(digits_run, tmp_path, task, **options)
+    found = figures(digits_run, tmp_path, task, **options_for(task))
     baseline, *_, ours = found.values()
     if task in ("generation", "translation", "sketch"):
         assert ours["judge agrees"] >= max(0.8, baseline["judge agrees"])
@@ -47,6 +78,35 @@ def test_every_task_on_the_digits(digits_run, tmp_path, task):
         assert found["bicubic, consistent"]["PSNR"] > baseline["PSNR"]
     if task == "inpainting":
         assert ours["PSNR in the hole"] > 5
+    if task == "denoising":
+        assert found["non-local means"]["PSNR"] > baseline["PSNR"] + 1
+
+
+def test_how_a_network_that_restores_draws(restoring, tmp_path):
+    """By its own steps, unless what belongs to others is asked for."""
+    common = ("--examples", "4", "--judge", "none")
+    said = {
+        words: run_cli("apply", *words.split(), restoring, *common, cwd=tmp_path)
+        for words in (
+            "sketch", "sketch --steps 3 --remain 0.5", "sketch --step-size 0.1",
+            "sketch --radius 1", "painting --feature 1",
+        )
+    }  # fmt: skip
+    assert all(done.returncode == 0 for done in said.values())
+    draws = {words: " ".join(done.stdout.split()) for words, done in said.items()}
+    assert "restoring steps of 0.2 times the logit's slope" in draws["sketch"]
+    assert "3 restoring steps" in draws["sketch --steps 3 --remain 0.5"]
+    assert "0.5 of the way left" in draws["sketch --steps 3 --remain 0.5"]
+    assert "L2 steps of 0.1" in draws["sketch --step-size 0.1"]
+    assert "radius 1" in draws["sketch --radius 1"]
+    assert "L2 steps" in draws["painting --feature 1"]
+
+
+def test_what_is_noisy_already_is_not_made_noisier(digits_run, tmp_path):
+    path = tmp_path / "mine.png"
+    Image.new("L", (8, 8), 90).save(path)
+    found = figures(digits_run, tmp_path, "denoising", image=(path,))
+    assert list(found) == ["noisy", "ψ"]
 
 
 def test_a_new_application_is_one_file(digits_run, tmp_path, monkeypatch):
@@ -105,13 +165,14 @@ def test_from_the_command_line(digits_run, tmp_path):
         ("sketch", {"judge": "cifar10-standard-small"}, "other images"),
         ("sketch", {"judge": "inception"}, "does not know the data's own classes"),
         ("generation", {"judge": "inception:nowhere.pth"}, "cannot read nowhere.pth"),
+        ("sketch", {"remain": 0.1}, "--remain does nothing here: it needs a checkpoint"),
     ],
 )
 def test_what_does_not_fit_the_classifier_or_the_task(
     digits_run, tmp_path, monkeypatch, task, changes, word
 ):
     monkeypatch.chdir(tmp_path)
-    options = apply.Apply(task=task, checkpoint=str(digits_run[0]), **changes)
+    options = apply.Apply(task=task, checkpoints=(str(digits_run[0]),), **changes)
     with Reporter.silent() as reporter, pytest.raises(fr.FuncrobustError, match=word):
         apply.run(options, reporter)
     assert not list(tmp_path.iterdir())
@@ -127,6 +188,10 @@ def test_what_does_not_fit_the_classifier_or_the_task(
         ("painting", {"scale": 2}, "--scale does nothing here"),
         ("sketch", {"image": (Path("a"),), "examples": 3}, "--examples does nothing here"),
         ("sketch", {"judge": "timm:"}, "timm:NAME=FILE"),
+        ("denoising", {"image": (Path("a"),), "noise": 30.0}, "--noise does nothing here"),
+        ("sketch", {"noise": 30.0}, "--noise does nothing here: it goes with TASK denoising"),
+        ("sketch", {"remain": 0.1, "radius": 1.0}, "--remain does nothing here"),
+        ("painting", {"remain": 0.1, "feature": 1}, "a step size, radius or feature"),
     ],
 )  # fmt: skip
 def test_options_that_make_no_sense(task, changes, word):
@@ -154,7 +219,7 @@ def test_features_of_timm_alone(digits_run, tmp_path):
     weights = tmp_path / "vit.pth"
     torch.save(timm.create_model("test_vit").state_dict(), weights)
     options = apply.Apply(
-        task="generation", checkpoint=str(digits_run[0]), judge=f"timm:test_vit={weights}",
+        task="generation", checkpoints=(str(digits_run[0]),), judge=f"timm:test_vit={weights}",
         examples=20, png=tmp_path / "drawn.png",
     )  # fmt: skip
     with Reporter.silent() as reporter:

@@ -1,4 +1,4 @@
-"""Draw with a robust classifier: six applications of ψ, each with a picture and a number."""
+"""Draw with a robust classifier: applications of ψ, each with a picture and a number."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from annotated_types import Ge, Gt, Lt
 
 from funcrobust.core import applications
 from funcrobust.running.catalogue import Function, ParameterOf, function, parameter_of
-from funcrobust.running.groups import Images, Machine, Picture
+from funcrobust.running.groups import Drawing, Images, Machine, Picture
 from funcrobust.running.judge_names import JudgeOption
-from funcrobust.running.options import Choices, Count, Flag, Weight, unless
+from funcrobust.running.options import Choices, Count, Flag, unless
 
 
 def tasks() -> dict[str, Function]:
@@ -28,13 +28,13 @@ def _tasks(parameter: str) -> ParameterOf:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apply(Images, Machine):
+class Apply(Images, Drawing, Machine):
     """Application."""
 
     task: Annotated[str, Choices(applications.names)] = field(kw_only=False)
     """What to draw."""
-    checkpoint: str | None = field(default=None, kw_only=False)
-    """The classifier that draws: file, run folder or shipped name; left out: the shipped one."""
+    checkpoints: tuple[str, ...] = field(default=(), kw_only=False)
+    """Classifiers that draw, side by side: files, run folders, shipped names; left out: shipped."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     judge: JudgeOption | None = None
@@ -48,23 +48,24 @@ class Apply(Images, Machine):
     to: str | None = None
     """The class to go toward, by name or number."""
     examples: Annotated[Count, unless(image=...)] = 100
-    """How many images."""
-    steps: Annotated[int, Ge(0)] | None = None
-    """Steps of ψ; left out: by task and size."""
-    step_size: Weight | None = None
-    """Of ψ; left out: by task and size."""
-    radius: Weight | None = None
-    """L2 radius; left out: by task and size."""
-    hole: Annotated[float, Gt(0), Lt(1), _tasks("hole")] = 0.5
-    """Side of inpainting's hole and painting's patch, as a share of the image's."""
+    """How many images, of the test set's at random."""
+    hole: Annotated[float, Gt(0), Lt(1), _tasks("hole")] | None = None
+    """Side of inpainting's hole or painting's patch, of an image's side 1; left out: by task."""
+    noise: Annotated[float, Gt(0), _tasks("noise"), unless(image=...)] = 25.0
+    """Gray levels of 255 that denoising adds: the noise's standard deviation."""
     scale: Annotated[Count, _tasks("scale")] = 4
     """How many times super-resolution enlarges."""
     feature: Annotated[int, Ge(0), _tasks("feature")] | None = None
-    """The coordinate that painting raises; left out: the one that speaks most for the class."""
+    """What painting raises, by L2 steps; left out: the class, where the checkpoint restores."""
     png: Picture | None = None
     """The picture to write; left out: TASK.png."""
     json_file: Annotated[Path | None, Flag("--json")] = None
     """Write the figures there; - prints them alone."""
+
+    @property
+    def plain(self) -> bool:
+        """A step size, radius or feature."""
+        return super().plain or self.feature is not None
 
     @property
     def quiet(self) -> bool:

@@ -1,27 +1,32 @@
-"""``apply``: what one robust classifier can draw, each with a picture and a number.
+"""``apply``: what a robust classifier can draw, each with a picture and a number.
 
 What is peculiar to an application is in its file of `funcrobust.core.applications`; here are the
 data, the judge, the picture. An independent network judges. Labels are never those of the test
-set where a user would not have them: inpainting and super-resolution go toward the class that the
-classifier itself sees.
+set where a user would not have them: inpainting, super-resolution and denoising go toward the class
+that the classifier itself sees. Several classifiers begin from the same images, so that their rows
+can be compared.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from funcrobust import judging
+from torch import Tensor
+
+from funcrobust import data, judging
 from funcrobust.commands.apply import pictures
 from funcrobust.commands.apply.drawing import Figures, draw, figures, show
 from funcrobust.commands.apply.options import Apply
 from funcrobust.commands.apply.scene import make_scene
 from funcrobust.core import applications
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.tasks import Plan, Scene
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import write_json
 from funcrobust.running.catalogue import parameters
-from funcrobust.running.classifier import load_classifier, pick_judge
-from funcrobust.running.dataset import load_known
+from funcrobust.running.classifier import labels, load_all, pick_judge
+from funcrobust.running.dataset import load_known, require_same_images
+from funcrobust.running.groups import require_heard
 from funcrobust.running.judge_names import read_judge_name
 from funcrobust.running.machine import pick_device
 
@@ -31,25 +36,28 @@ def apply(options: Apply, reporter: Reporter) -> Figures:
     task, chosen = options.task, applications.find(options.task)
     if options.image and not chosen.images:
         raise FuncrobustError(f"{task} starts from noise: leave --image out, or take sketch")
-    png = options.png or Path(f"{task}.png")
     device = pick_device(options.device)
-    name, card, module, _ = load_classifier(options.checkpoint, device, model=options.model)
-    dataset = load_known(options, card, reporter).to(device)
+    loaded = load_all(options.checkpoints, device, model=options.model)
+    first = loaded[0]
+    dataset = load_known(options, first.card, reporter).to(device)
+    for other in loaded[1:]:
+        require_same_images(other.card, dataset)
     if not chosen.of_its_own:
         _require_opinion(options)
-    judge = pick_judge(options.judge, name, card, device)
-    scene = make_scene(chosen.walks, module, dataset, options, reporter)
-    plan = chosen.plan(scene, **parameters(options))
-    walk = scene.walk
-    reporter.say(
-        f"{task}: {len(plan.start)} images, {walk.steps} L2 steps of {walk.step_size:g}, radius "
-        f"{walk.radius:g}"
-    )
-    made = draw(plan, reporter)
-    real = dataset.x_test[: max(judging.FEW, len(made))] if chosen.of_its_own else None
-    found = figures(plan, made, judge, real, reporter)
-    rows = [*plan.above.items(), ("ψ", made), *plan.below.items()]
-    pictures.by_class(rows, png, task, plan.caption, dataset.class_names, plan.titles)
+    judge = pick_judge(options.judge, first.name, first.card, device)
+    scenes = [make_scene(chosen.walks, each, dataset, options) for each in loaded]
+    require_heard(options, [scene.walk for scene in scenes])
+    plans = {
+        label: chosen.plan(scene, **parameters(options))
+        for label, scene in zip(labels(loaded), scenes, strict=True)
+    }
+    announce(plans, scenes, options, reporter)
+    made = {label: draw(plan, reporter) for label, plan in plans.items()}
+    most = max(judging.FEW, *map(len, made.values()))
+    real = dataset.x_test[:most] if chosen.of_its_own else None
+    found = compared(plans, made, judge, real, reporter)
+    png = options.png or Path(f"{task}.png")
+    picture(task, png, plans, made, dataset)
     show(task, found, reporter)
     if options.json_file is not None:
         write_json(options.json_file, found)
@@ -64,3 +72,45 @@ def _require_opinion(options: Apply) -> None:
             f"the judge {options.judge} does not know the data's own classes, and {options.task} "
             "is scored by them alone: name a classifier"
         )
+
+
+def announce(
+    plans: dict[str, Plan], scenes: list[Scene], options: Apply, reporter: Reporter
+) -> None:
+    """Say how many images are drawn, and how."""
+    if options.image:
+        height, width = scenes[0].x.shape[-2:]
+        reporter.say(f"your images are cut and resized to {width}x{height}; the class over each is")
+        reporter.say("the one that the classifier sees in it")
+    for (label, plan), scene in zip(plans.items(), scenes, strict=True):
+        reporter.say(f"{options.task}, {label}: {len(plan.start)} images, {scene.walk}")
+
+
+def compared(
+    plans: dict[str, Plan], made: dict[str, Tensor], judge: judging.Judge | None,
+    real: Tensor | None, reporter: Reporter,
+) -> Figures:  # fmt: skip
+    """Score the baselines, which are the same for all, and then what each classifier made."""
+    found: Figures = {}
+    for label, plan in plans.items():
+        *baselines, (_, ours) = figures(plan, made[label], judge, real, reporter).items()
+        found = dict(baselines) | found | {_row(label, plans): ours}
+    return found
+
+
+def picture(
+    task: str, png: Path, plans: dict[str, Plan], made: dict[str, Tensor], dataset: data.Dataset
+) -> None:
+    """Write what each classifier made, a row each, between what is above and below all of them."""
+    plan = next(iter(plans.values()))
+    drawn = [(_row(label, plans), images) for label, images in made.items()]
+    rows = [*plan.above.items(), *drawn, *plan.below.items()]
+    said = [each.caption for each in plans.values()]
+    if len(set(said)) > 1:
+        said = [f"{label}: {each.caption}" for label, each in plans.items()]
+    caption = " ".join(dict.fromkeys(said))
+    pictures.by_class(rows, png, task, caption, dataset.class_names, plan.titles)
+
+
+def _row(label: str, plans: dict[str, Plan]) -> str:
+    return "ψ" if len(plans) == 1 else f"ψ, {label}"

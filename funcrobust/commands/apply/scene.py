@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from funcrobust import data
@@ -13,32 +13,31 @@ from funcrobust.commands.apply.options import Apply
 from funcrobust.commands.apply.pictures import read_images
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import functionalize
-from funcrobust.core.tasks import Features, Scene, Walk, Walks
+from funcrobust.core.randomness import generator
+from funcrobust.core.tasks import Features, Scene
+from funcrobust.core.walks import AnyWalk, Walks
 from funcrobust.models import head, representation
-from funcrobust.report.console import Reporter
+from funcrobust.running.classifier import Classifier
 from funcrobust.running.machine import to_device
 
 
 def make_scene(
-    walks: Walks,
-    module: nn.Module,
-    dataset: data.Dataset,
-    options: Apply,
-    reporter: Reporter,
+    walks: Walks, classifier: Classifier, dataset: data.Dataset, options: Apply
 ) -> Scene:
     """Put together what every task needs; a user's own images in place of the test set's."""
-    n = options.examples
+    # Not the first: they may be easier or harder than most.
+    draw = generator(options.seed, "apply/images", 0, dataset.y_test.device)
+    chosen = torch.randperm(len(dataset.y_test), generator=draw, device=draw.device)
+    chosen = chosen[: options.examples]
+    shape = dataset.image_shape
     scene = scene_of(
-        module, dataset, dataset.x_test[:n], dataset.y_test[:n], count=n, seed=options.seed,
-        walk=chosen_walk(walks.of(dataset.image_shape), options),
-        target=wanted_class(options.to, dataset.class_names),
+        classifier.module, dataset, dataset.x_test[chosen], dataset.y_test[chosen],
+        count=options.examples, target=wanted_class(options.to, dataset.class_names),
+        walk=options.walk(walks, shape, classifier.card.restoring_step), seed=options.seed,
     )  # fmt: skip
     if not options.image:
         return scene
-    x = read_images(options.image, dataset.image_shape).to(scene.x.device)
-    height, width = x.shape[-2:]
-    reporter.say(f"your images are cut and resized to {width}x{height}; the class over each is")
-    reporter.say("the one that the classifier sees in it")
+    x = read_images(options.image, shape).to(scene.x.device)
     return replace(scene, x=x, y=scene.sees(x), own=True)
 
 
@@ -49,7 +48,7 @@ def scene_of(
     y: Tensor,
     *,
     count: int,
-    walk: Walk,
+    walk: AnyWalk,
     target: int | None = None,
     seed: int = 0,
 ) -> Scene:
@@ -63,16 +62,8 @@ def scene_of(
     return Scene(
         model=to_device(functionalize(module), device), features=features, x=data.as_float(x), y=y,
         own=False, count=count, target=target, class_names=dataset.class_names,
-        train=(dataset.x_train, dataset.y_train), walk=walk, seed=seed,
+        train=(dataset.x_train, dataset.y_train), mirrored=dataset.mirrored, walk=walk, seed=seed,
     )  # fmt: skip
-
-
-def chosen_walk(preset: Walk, options: Apply) -> Walk:
-    """Return the preset, with what was given in its place."""
-    given: dict[str, Any] = {
-        "radius": options.radius, "step_size": options.step_size, "steps": options.steps,
-    }  # fmt: skip
-    return preset._replace(**{name: value for name, value in given.items() if value is not None})
 
 
 def wanted_class(to: str | None, names: Sequence[str]) -> int | None:

@@ -2,7 +2,8 @@ r"""Vision with one robust classifier: each application is ψ with another start
 
 An application is a file of this folder: its operator gives a `Perturbation`, ``(params, start, y,
 *, center=None) -> x``, to be run, and to be differentiated in θ, as any other ψ; its ``TASK`` says
-how it is shown and scored. Santurkar et al. 2019 (arXiv:1906.09453) is the source of all six.
+how it is shown and scored. Santurkar et al. 2019 (arXiv:1906.09453) is the source of all but
+denoising; drawing with a ψ that restores follows Kadkhodaie & Simoncelli 2021 (arXiv:2007.13640).
 """
 
 from __future__ import annotations

@@ -5,23 +5,23 @@ from __future__ import annotations
 import torch
 
 from funcrobust.core.balls.ball import Ball
-from funcrobust.core.balls.l2 import l2
 from funcrobust.core.images import as_float
 from funcrobust.core.losses import Loss
 from funcrobust.core.perturbations.projected_gradient import Perturbation
 from funcrobust.core.randomness import generator
 from funcrobust.core.starts import class_conditional_gaussian
-from funcrobust.core.tasks import Plan, Scene, Task, Walk, Walks, toward
+from funcrobust.core.tasks import Plan, Scene, Task
+from funcrobust.core.walks import AnyWalk, Restoring, Walk, Walks
 
 
-def generation(loss: Loss, walk: Walk, *, ball: Ball | None = None) -> Perturbation:
+def generation(loss: Loss, walk: AnyWalk, *, ball: Ball | None = None) -> Perturbation:
     """Build generation: from a start of the class's statistics, toward the class y.
 
-    Starts are `fr.class_conditional_gaussian` samples; ``ball`` is another than the walk's L2 ball.
+    Starts are `fr.class_conditional_gaussian` samples; ``ball`` is another than the walk's own.
     Image-to-image translation is the same from images of another class, and sketch-to-image from
-    flat drawings.
+    flat drawings. With a ψ that restores: ``generation(fr.logit(predict), fr.Restoring(10, 0.1))``.
     """
-    return toward(loss, l2(walk.radius) if ball is None else ball, walk)
+    return walk.toward(loss, walk.ball if ball is None else ball)
 
 
 def plan(scene: Scene, *, ball: Ball | None = None) -> Plan:
@@ -45,5 +45,8 @@ def plan(scene: Scene, *, ball: Ball | None = None) -> Plan:
 
 
 # The published 60 steps overdraw on our small networks: see docs/psi-study.md.
-WALKS = Walks(imagenet=Walk(40.0, 1.0, 60), cifar=Walk(30.0, 0.5, 20), digits=Walk(6.0, 0.1, 40))
+WALKS = Walks(
+    imagenet=Walk(40.0, 1.0, 60), cifar=Walk(30.0, 0.5, 20), digits=Walk(6.0, 0.1, 40),
+    restoring=Restoring(5, 0.03),
+)  # fmt: skip
 TASK = Task(WALKS, plan, images=False, of_its_own=True)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from funcrobust.core.applications.generation import generation
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.core.tasks import Plan, Scene, Task, Walk, Walks
+from funcrobust.core.tasks import Plan, Scene, Task
+from funcrobust.core.walks import Restoring, Walk, Walks
 
 
 def plan(scene: Scene) -> Plan:
@@ -14,7 +15,6 @@ def plan(scene: Scene) -> Plan:
     if scene.target is not None and not scene.own:
         scene = _others(scene, scene.target)
     wanted = scene.asked((scene.y + 1) % len(scene.class_names))
-    in_order = ", in the order above" if scene.target is None else ""
     return Plan(
         psi=lambda _: generation(scene.loss, scene.walk),
         params=scene.model.params,
@@ -22,9 +22,9 @@ def plan(scene: Scene) -> Plan:
         y=wanted,
         baselines={"before": scene.x},
         wanted=wanted,
-        titles=scene.y,
+        titles=wanted,
         above={"image": scene.x},
-        caption=f"Toward {scene.aim('the next class')}{in_order}.",
+        caption=f"From images of other classes toward {scene.aim('the class above')}.",
     )
 
 
@@ -36,5 +36,8 @@ def _others(scene: Scene, target: int) -> Scene:
     return replace(scene, x=scene.x[others], y=scene.y[others])
 
 
-WALKS = Walks(imagenet=Walk(80.0, 0.5, 200), cifar=Walk(30.0, 0.25, 40), digits=Walk(6.0, 0.1, 40))
+WALKS = Walks(
+    imagenet=Walk(80.0, 0.5, 200), cifar=Walk(30.0, 0.25, 40), digits=Walk(6.0, 0.1, 40),
+    restoring=Restoring(20, 0.01),
+)  # fmt: skip
 TASK = Task(WALKS, plan)
