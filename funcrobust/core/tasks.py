@@ -59,7 +59,9 @@ class Scene:
     @property
     def loss(self) -> Loss:
         """What ψ descends: the cross-entropy, or a restoring ψ's own loss."""
-        return (cross_entropy if self.restoring is None else logit)(self.model.predict)
+        if isinstance(self.walk, Restoring):
+            return logit(self.model.predict, guidance=self.walk.guidance)
+        return cross_entropy(self.model.predict)
 
     def sees(self, x: Tensor) -> Tensor:
         """Classify x (B, C, H, W) with the model that draws: (B,)."""

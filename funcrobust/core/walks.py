@@ -49,13 +49,15 @@ class Restoring(NamedTuple):
 
     D(x) = x + a·∇z_y(x), a the ``step_size`` of its training, is an estimate of the image behind x.
     A step goes the share h of the way there, (1 − h)^steps = ``remain``: see `part_of_the_way`. One
-    step with ``remain`` 0 is D itself. The loss is ψ's own in training, such as `logit`. There are
-    no bounds on the way, as there were none in training; the end is clamped to [0, 1].
+    step with ``remain`` 0 is D itself. The loss is ψ's own in training, such as `logit`, which may
+    have a ``guidance`` beside it. There are no bounds on the way, as there were none in training;
+    the end is clamped to [0, 1].
     """
 
     steps: int
     remain: float
     step_size: float = 10.0
+    guidance: float = 0.0
 
     @property
     def ball(self) -> Ball:
@@ -73,7 +75,9 @@ class Restoring(NamedTuple):
         """Say it."""
         many = "step" if self.steps == 1 else "steps"
         left = f", {self.remain:.2g} of the way left" if self.remain else ""
-        return f"{self.steps} restoring {many} of {self.step_size:g} times the logit's slope{left}"
+        guided = f", guidance {self.guidance:g}" if self.guidance else ""
+        size = f"{self.step_size:.3g} times the logit's slope"
+        return f"{self.steps} restoring {many} of {size}{left}{guided}"
 
 
 def clamped(perturbation: Perturbation) -> Perturbation:
@@ -97,7 +101,7 @@ class Walks(NamedTuple):
     imagenet: Walk
     cifar: Walk
     digits: Walk
-    restoring: Restoring = Restoring(10, 0.03)
+    restoring: Restoring = Restoring(10, 0.05, guidance=0.3)
 
     def of(self, image_shape: tuple[int, ...], restoring: float | None = None) -> AnyWalk:
         """Return the preset of the nearest size for images (C, H, W), or of a ψ that restores.

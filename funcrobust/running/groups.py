@@ -87,6 +87,8 @@ class Drawing(Options):
     """Of the L2 steps; left out: by task and size, or none where the checkpoint restores."""
     remain: Annotated[float, Ge(0), Lt(1), unless(plain=True)] | None = None
     """The share of the way that restoring steps leave in all; left out: by task."""
+    guidance: Annotated[Weight, unless(plain=True)] | None = None
+    """How much of log p_y restoring steps add to the logit; left out: by task."""
 
     @property
     def plain(self) -> bool:
@@ -102,7 +104,7 @@ class Drawing(Options):
         chosen = walks.of(shape, None if self.plain else restoring)
         given: dict[str, Any] = {
             "steps": self.steps, "step_size": self.step_size, "radius": self.radius,
-            "remain": self.remain,
+            "remain": self.remain, "guidance": self.guidance,
         }  # fmt: skip
         fit = {k: v for k, v in given.items() if v is not None and k in chosen._fields}
         return chosen._replace(**fit)
@@ -110,10 +112,13 @@ class Drawing(Options):
 
 def require_heard(options: Drawing, walks: Iterable[AnyWalk]) -> None:
     """Raise for an option of restoring steps where none of the networks draws by them."""
-    if options.remain is not None and not any(hasattr(walk, "remain") for walk in walks):
-        raise FuncrobustError(
-            "--remain does nothing here: it needs a checkpoint that psi-train taught to restore"
-        )
+    if any(hasattr(walk, "remain") for walk in walks):
+        return
+    for name in ("remain", "guidance"):
+        if getattr(options, name) is not None:
+            raise FuncrobustError(
+                f"--{name} does nothing here: it needs a checkpoint that was trained to restore"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,6 +166,7 @@ def test_from_the_command_line(digits_run, tmp_path):
         ("sketch", {"judge": "inception"}, "does not know the data's own classes"),
         ("generation", {"judge": "inception:nowhere.pth"}, "cannot read nowhere.pth"),
         ("sketch", {"remain": 0.1}, "--remain does nothing here: it needs a checkpoint"),
+        ("sketch", {"guidance": 0.1}, "--guidance does nothing here: it needs a checkpoint"),
     ],
 )
 def test_what_does_not_fit_the_classifier_or_the_task(
@@ -191,6 +192,7 @@ def test_what_does_not_fit_the_classifier_or_the_task(
         ("denoising", {"image": (Path("a"),), "noise": 30.0}, "--noise does nothing here"),
         ("sketch", {"noise": 30.0}, "--noise does nothing here: it goes with TASK denoising"),
         ("sketch", {"remain": 0.1, "radius": 1.0}, "--remain does nothing here"),
+        ("sketch", {"guidance": 0.1, "radius": 1.0}, "--guidance does nothing here"),
         ("painting", {"remain": 0.1, "feature": 1}, "a step size, radius or feature"),
     ],
 )  # fmt: skip

@@ -50,15 +50,14 @@ def l2_walk(drawer: Drawer, starts: Tensor, wanted: Tensor, advance: Advance) ->
 
 def gradient_walks(drawer: Drawer, starts: Tensor, wanted: Tensor, advance: Advance) -> Drawn:
     """ψ's own steps, along the gradient of the logit with some guidance, as restoring ones draw."""
-    loss, ball = fr.logit(drawer.predict, guidance=GUIDANCE), fr.unconstrained(bounds=None)
+    loss = fr.logit(drawer.predict, guidance=GUIDANCE)
     full = fitting_step(tuple(starts.shape[1:]))
     for steps in WHOLE:
-        h = fr.part_of_the_way(steps, REMAIN)
-        psi = fr.psi(loss, ball, step_size=h * full, steps=steps, targeted=True)
+        psi = fr.generation(loss, fr.Restoring(steps, REMAIN, full))
         made = []
         for x, y in zip(starts.split(PART), wanted.split(PART), strict=True):
             with torch.no_grad():
-                made.append(psi(drawer.params, x, y).clamp(0, 1))
+                made.append(psi(drawer.params, x, y))
             advance(steps * len(x))
         yield steps, torch.cat(made)
 

@@ -19,7 +19,8 @@ def generation(loss: Loss, walk: AnyWalk, *, ball: Ball | None = None) -> Pertur
 
     Starts are `fr.class_conditional_gaussian` samples; ``ball`` is another than the walk's own.
     Image-to-image translation is the same from images of another class, and sketch-to-image from
-    flat drawings. With a ψ that restores: ``generation(fr.logit(predict), fr.Restoring(10, 0.1))``.
+    flat drawings. With a ψ that restores: ``generation(fr.logit(predict), fr.Restoring(10,
+    0.05))``.
     """
     return walk.toward(loss, walk.ball if ball is None else ball)
 
@@ -47,6 +48,6 @@ def plan(scene: Scene, *, ball: Ball | None = None) -> Plan:
 # The published 60 steps overdraw on our small networks: see docs/psi-study.md.
 WALKS = Walks(
     imagenet=Walk(40.0, 1.0, 60), cifar=Walk(30.0, 0.5, 20), digits=Walk(6.0, 0.1, 40),
-    restoring=Restoring(5, 0.03),
+    restoring=Restoring(20, 0.05, guidance=0.3),
 )  # fmt: skip
 TASK = Task(WALKS, plan, images=False, of_its_own=True)

@@ -90,6 +90,6 @@ def change_outside(made: Tensor, x: Tensor, where: Tensor) -> float:
 
 WALKS = Walks(
     imagenet=Walk(70.0, 1.0, 140), cifar=Walk(10.0, 0.25, 40), digits=Walk(3.0, 0.1, 20),
-    restoring=Restoring(20, 0.01),
+    restoring=Restoring(20, 0.01, guidance=0.3),
 )  # fmt: skip
 TASK = Task(WALKS, plan)

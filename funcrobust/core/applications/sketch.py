@@ -60,6 +60,6 @@ NOISE = 0.2
 
 WALKS = Walks(
     imagenet=Walk(40.0, 1.0, 60), cifar=Walk(30.0, 0.25, 40), digits=Walk(6.0, 0.1, 40),
-    restoring=Restoring(20, 0.003),
+    restoring=Restoring(20, 0.003, guidance=0.3),
 )  # fmt: skip
 TASK = Task(WALKS, plan)

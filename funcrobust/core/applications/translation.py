@@ -38,6 +38,6 @@ def _others(scene: Scene, target: int) -> Scene:
 
 WALKS = Walks(
     imagenet=Walk(80.0, 0.5, 200), cifar=Walk(30.0, 0.25, 40), digits=Walk(6.0, 0.1, 40),
-    restoring=Restoring(20, 0.01),
+    restoring=Restoring(20, 0.01, guidance=0.3),
 )  # fmt: skip
 TASK = Task(WALKS, plan)
