@@ -62,4 +62,4 @@ WALKS = Walks(
     imagenet=Walk(40.0, 1.0, 60), cifar=Walk(30.0, 0.25, 40), digits=Walk(6.0, 0.1, 40),
     restoring=Restoring(20, 0.003, guidance=0.3),
 )  # fmt: skip
-TASK = Task(WALKS, plan)
+TASK = Task(WALKS, plan, of_its_own=True)
