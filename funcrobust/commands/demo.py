@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from funcrobust.commands import cure_train, evaluate, generate, psi_train
+from funcrobust.commands import apply, cure_train, evaluate, psi_train
 from funcrobust.running.groups import Machine
 from funcrobust.running.options import Where
 
@@ -23,8 +23,12 @@ class Demo(Machine):
     """Where its run folders go."""
 
 
-QUICK = 300
-"""Updates of psi-train: four minutes of two CPU cores."""
+NETWORK = "preact-tiny-silu"
+"""A smooth one: ψ moves along the input gradient, which a ReLU network has in pieces."""
+DRAWN = 500
+"""Images that each network draws, to be compared."""
+QUICK = 1000
+"""Updates of psi-train: at most four minutes of two CPU cores."""
 
 
 def run(options: Demo, reporter: Reporter) -> Result:
@@ -36,7 +40,8 @@ def run(options: Demo, reporter: Reporter) -> Result:
     shared: dict[str, Any] = {
         "dataset": dataset, "out": options.out, "seed": options.seed, "device": options.device,
     }  # fmt: skip
-    robust = cure_train.run(cure_train.CureTrain.filled(shared), reporter)
+    training = cure_train.CureTrain.filled(shared | {"model": NETWORK})
+    robust = cure_train.run(training, reporter)
     if robust.status in ("interrupted", "diverged"):
         return robust
     transfer = psi_train.PsiTrain.filled(
@@ -55,12 +60,13 @@ def run(options: Demo, reporter: Reporter) -> Result:
         )
         for name, path in runs.items()
     }
-    drawing = generate.Generate(
-        checkpoints=tuple(map(str, runs.values())), device=options.device,
-        png=moved.run.file("generated.png"),
+    drawing = apply.Apply(
+        task="generation", checkpoints=tuple(map(str, runs.values())), device=options.device,
+        examples=DRAWN, seed=options.seed, png=moved.run.file("generated.png"),
     )  # fmt: skip
-    generate.run(drawing, reporter)
-    _summary(robust, moved, figures, reporter)
+    *_, before, after = apply.run(drawing, reporter).values()  # the start comes first
+    drawn = dict(zip(runs, (before, after), strict=True))
+    _summary(robust, moved, figures, drawn, reporter)
     return moved
 
 
@@ -77,19 +83,24 @@ def _reachable_dataset(reporter: Reporter) -> str:
 
 
 def _summary(
-    robust: Result, moved: Result, figures: dict[str, dict[str, Any]], reporter: Reporter
-) -> None:
+    robust: Result, moved: Result, figures: dict[str, dict[str, Any]],
+    drawn: dict[str, dict[str, float]], reporter: Reporter,
+) -> None:  # fmt: skip
     import torch
 
     drifts = {"cure-train": moved.metrics["drift_before"], "psi-train": moved.metrics["drift"]}
+    judged = list(dict.fromkeys(key for scores in drawn.values() for key in scores))
     reporter.table(
         f"demo on {robust.run.config['dataset']}, {torch.get_num_threads()} threads",
-        ("after", "clean", "PGD-20", "ψ-drift"),
+        ("after", "clean", "PGD-20", "ψ-drift", *judged),
         [
-            (name, f"{found['clean']:.1%}", f"{found['robust']:.1%}", f"{drifts[name]:.3f}")
+            (
+                name, f"{found['clean']:.1%}", f"{found['robust']:.1%}", f"{drifts[name]:.3f}",
+                *(f"{drawn[name][key]:.3g}" for key in judged),
+            )
             for name, found in figures.items()
         ],
-    )
+    )  # fmt: skip
     reporter.say("pictures")
     for result in (robust, moved):
         for path in sorted(result.run.path.glob("*.png")):
