@@ -116,9 +116,10 @@ def margin(predict: Predict) -> Loss:
 def logit(predict: Predict, *, guidance: float = 0.0) -> Loss:
     """Build the negative logit, −z_y − g·log p_y, z = predict(θ, x): descend it to raise z_y.
 
-    ``guidance`` g ≥ 0, 0 unless given, adds the classifier's own log p_y: where z_y is trained as
-    the log-density of class y (see `restoration`), what is drawn is drawn more decidedly of the
-    class (Dhariwal & Nichol 2021, arXiv:2105.05233, equation 10), and past a point exaggerated.
+    ``guidance`` g ≥ 0, 0 unless given, adds the classifier's own log p_y: where z_y is trained to
+    restore (see `restoration`), what is drawn is more decidedly of the class, and past a point
+    exaggerated. After the classifier guidance of Dhariwal & Nichol 2021 (arXiv:2105.05233), whose
+    scale is a·g/σ² at noise σ and ψ's step a.
 
     Of a network that ends in features (`funcrobust.models.representation`) z_y is coordinate y of
     the representation: what feature painting raises (Santurkar et al. 2019, arXiv:1906.09453).

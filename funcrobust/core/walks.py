@@ -14,6 +14,7 @@ from torch import Tensor
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.balls.l2 import l2
 from funcrobust.core.balls.unconstrained import unconstrained
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.projected_gradient import Perturbation, psi
@@ -49,9 +50,9 @@ class Restoring(NamedTuple):
 
     D(x) = x + a·∇z_y(x), a the ``step_size`` of its training, is an estimate of the image behind x.
     A step goes the share h of the way there, (1 − h)^steps = ``remain``: see `part_of_the_way`. One
-    step with ``remain`` 0 is D itself. The loss is ψ's own in training, such as `logit`, which may
-    have a ``guidance`` beside it. There are no bounds on the way, as there were none in training;
-    the end is clamped to [0, 1].
+    step with ``remain`` 0 is D itself. The loss is ψ's own in training, such as `logit`; it must
+    have the ``guidance`` itself, which is only kept here. There are no bounds on the way, as there
+    were none in training; the end is clamped to [0, 1].
     """
 
     steps: int
@@ -66,6 +67,8 @@ class Restoring(NamedTuple):
 
     def toward(self, loss: Loss, ball: Ball) -> Perturbation:
         """Build ψ toward a label, in a ball that need not be the walk's own."""
+        if self.steps > 1 and not self.remain:
+            raise FuncrobustError("several restoring steps leave a share of the way: remain > 0")
         whole = not (self.steps and self.remain)
         share = 1.0 if whole else part_of_the_way(self.steps, self.remain)
         walk = psi(loss, ball, step_size=share * self.step_size, steps=self.steps, targeted=True)

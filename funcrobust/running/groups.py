@@ -190,13 +190,18 @@ class Restored(Options):
 
     restore: Weight = 0.0
     """Weight of ‖x − ψ(s; θ)‖²/(d·ρ), s a degraded x of d numbers, ρ = ‖s − x‖/√d."""
-    noise_low: Annotated[float, Gt(0), only_with(restore=...)] = 0.02
+    noise_low: Annotated[float, Gt(0), only_with(noisy=...)] = 0.02
     """Least standard deviation of the Gaussian noise that degrades an image."""
-    noise_high: Annotated[float, Gt(0), only_with(restore=...)] = 0.6
+    noise_high: Annotated[float, Gt(0), only_with(noisy=...)] = 0.6
     """Largest; between them all orders of magnitude are equally frequent."""
     mixed: Annotated[float, Ge(0), Le(1), only_with(restore=...)] = 0.5
     """Share of the images that are mixed with a start for drawing in place of noise: half of them
     with a Gaussian image of their class, half with white noise."""
+
+    @property
+    def noisy(self) -> bool:
+        """A --restore above 0 and a --mixed below 1."""
+        return self.restore > 0 and self.mixed < 1
 
     def check(self) -> None:
         """Refuse noise levels that are the wrong way round."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from funcrobust import data
 from funcrobust.core.degrading import Degrade, gaussian_noise, in_shares, mixed_with
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.starts import GaussianStarts
 from funcrobust.running.groups import Restored
 
@@ -22,8 +23,19 @@ def fitting_step(shape: tuple[int, ...]) -> float:
 
 
 def gaussian_starts(dataset: data.Dataset) -> GaussianStarts:
-    """Take a sixth of CIFAR-10: plenty for a class's mean and covariance."""
-    return GaussianStarts(data.as_float(dataset.x_train[:8000]), dataset.y_train[:8000])
+    """Take 800 images of each class: plenty for its mean and covariance.
+
+    Raises `FuncrobustError` for a class of a single training image, before anything is drawn.
+    """
+    y = dataset.y_train
+    of_class = [(y == c).nonzero().squeeze(1)[:800] for c in y.unique().tolist()]
+    if rare := [c for c, rows in zip(y.unique().tolist(), of_class, strict=True) if len(rows) < 2]:
+        raise FuncrobustError(
+            f"class {rare[0]} has one training image, and Gaussian starts need two: use more "
+            "images, or --mixed 0 and another --start"
+        )
+    rows = torch.cat(of_class)
+    return GaussianStarts(data.as_float(dataset.x_train[rows]), y[rows])
 
 
 def degrading(options: Restored, gaussian: GaussianStarts | None) -> Degrade:

@@ -163,7 +163,7 @@ def test_from_the_command_line(digits_run, tmp_path):
         ("painting", {"feature": 999}, "below"),
         ("sketch", {"judge": "nobody"}, "nobody"),
         ("sketch", {"judge": "cifar10-standard-small"}, "other images"),
-        ("sketch", {"judge": "inception"}, "does not know the data's own classes"),
+        ("translation", {"judge": "inception"}, "does not know the data's own classes"),
         ("generation", {"judge": "inception:nowhere.pth"}, "cannot read nowhere.pth"),
         ("sketch", {"remain": 0.1}, "--remain does nothing here: it needs a checkpoint"),
         ("sketch", {"guidance": 0.1}, "--guidance does nothing here: it needs a checkpoint"),
@@ -211,7 +211,7 @@ def test_what_few_images_say_comes_with_a_warning(digits_run, tmp_path):
         "compare at equal N only"
     )
     assert "Inception score" in said.stdout
-    said = run_cli("apply", "sketch", run, "--examples", "20", "--judge", run, cwd=tmp_path)
+    said = run_cli("apply", "translation", run, "--examples", "20", "--judge", run, cwd=tmp_path)
     assert "warning" not in said.stdout, "no Fréchet distance"
 
 

@@ -89,7 +89,8 @@ def test_restoration_trains_the_network(restoring, changes):
     assert ("drift" in records[-1]) == ("drift_weight" in changes)
     assert {"restored", "restored_before", "drift", "clean", "robust"} <= set(result.metrics)
     _, card = checkpoints.load(str(result.run.path))
-    assert card.restoring_step == pytest.approx(64 / 300), "8 by 8 pixels"
+    one = changes.get("steps", 1) == 1  # of three steps none restores alone
+    assert card.restoring_step == (pytest.approx(64 / 300) if one else None), "8 by 8 pixels"
 
 
 def test_restoration_restores(restoring):

@@ -68,8 +68,8 @@ def test_cure_train_says_its_preset_in_the_first_line(robust_digits):
 
 def test_psi_train_lowers_the_heldout_drift(robust_digits, runs):
     result = run_cli(
-        "psi-train", *DIGITS, "--checkpoint", str(robust_digits[0]), "--updates", "20",
-        "--batch-size", "32", "--lr-max", "0.03", "--anchor", "1",
+        "psi-train", *DIGITS, "--objective", "drift", "--checkpoint", str(robust_digits[0]),
+        "--updates", "20", "--batch-size", "32", "--lr-max", "0.03", "--anchor", "1",
         "--out", str(runs), "--name", "psi", "--epsilon", "0.15",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -190,9 +190,10 @@ class Batches:
             batch = batch._replace(points=points, mix=mix)
         if self._degrade is not None:
             # Not the crops, which have black borders: those would be drawn too.
-            whole = data.as_float(self.dataset.x_train[index])
+            n = compose.carried(self.options, len(x))
+            whole = data.as_float(self.dataset.x_train[index[:n]])
             draw = generator(seed, "degraded", step, device)
-            batch = batch._replace(restored=(whole, self._degrade(whole, y, draw)))
+            batch = batch._replace(restored=(whole, self._degrade(whole, y[:n], draw)))
         return batch
 
     def _indices(self, step: int) -> Tensor:

@@ -68,7 +68,7 @@ class Composition:
         terms: dict[str, tuple[float, fr.Loss]] = {"loss": (1.0, self.fit(modes, batch, perturb))}
         if self.weight == 0:
             return terms
-        n = max(1, round(self.options.cure_fraction * len(batch.x)))
+        n = carried(self.options, len(batch.x))
         part, options = batch.first(n), self.options
         terms |= {
             "curvature": self.curvature(modes, part, x_hat[:n]),
@@ -135,7 +135,7 @@ class Composition:
         """What ψ of one step, as `psi-train` has it, leaves of the way to the images."""
         if part.restored is None:
             return lambda _params, _x, _y: part.x.new_zeros(len(part.x))
-        images, degraded = part.restored
+        images, degraded = (t[: len(part.x)] for t in part.restored)
         predict = getattr(modes, self.options.cure_statistics)
         psi = fr.psi(
             fr.logit(predict), fr.unconstrained(bounds=None), targeted=True, steps=1,
@@ -148,6 +148,11 @@ class Composition:
         offered = _offered(self.ball, part)
         taken = {k: v for k, v in offered.items() if k in self.parameters[name]}
         return _regulariser(name)(self.regularised(modes), **taken)
+
+
+def carried(options: CureTrain, count: int) -> int:
+    """Return how many of a batch's images carry the regularisers: the first ones."""
+    return max(1, round(options.cure_fraction * count))
 
 
 def _start(batch: fr.Batch) -> Tensor:

@@ -74,7 +74,7 @@ def _regularisation(options: CureTrain) -> str:
         said.append(f"CURE {options.delta} h = {options.h:g} λ = {options.lam:g}")
     weights = {
         "TRADES β": options.trades or 0.0, "clean κ": options.kappa, "HAT γ": options.hat,
-        **options.regularisers, "EMA": options.ema,
+        "restoration": options.restore, **options.regularisers, "EMA": options.ema,
     }  # fmt: skip
     said += [f"{name} = {weight:g}" for name, weight in weights.items() if weight > 0]
     return ", ".join(said) or "no regularisation"

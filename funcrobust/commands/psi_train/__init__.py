@@ -1,4 +1,4 @@
-"""Transfer a robust classifier: minimise how far ψ moves images, by its exact derivative."""
+"""Transfer a robust classifier by ψ's exact derivative, so that ψ draws: it learns to restore."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PsiTrain", "run"]
 
 
 def run(options: PsiTrain, reporter: Reporter) -> Result:
-    """Minimise δ·‖x − ψ(x; θ)‖² + μ·anchor; report and picture before and after."""
+    """Minimise w·‖x − ψ(s; θ)‖² + δ·‖z − ψ(z; θ)‖² + μ·anchor; report and picture both ends."""
     from funcrobust.commands.psi_train.recipe import psi_train
 
     return psi_train(options, reporter)

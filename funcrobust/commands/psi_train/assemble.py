@@ -82,7 +82,7 @@ class Batches:
         n = len(self.dataset.y_train)
         index = torch.randperm(n, generator=draw, device=device)[: options.batch_size]
         x = data.as_float(self.dataset.x_train[index])
-        if options.restore and self.dataset.mirrored:
+        if options.objective != "drift" and self.dataset.mirrored:
             x = flipped(x, draw)
         x, y = x.contiguous(memory_format=torch.channels_last), self.dataset.y_train[index]
         batch = PsiBatch(x, y, y)

@@ -37,7 +37,8 @@ def _require_label(text: str) -> None:
 
 
 DRIFT: dict[str, Any] = {
-    "restore": 0.0, "drift_weight": 1.0, "drift_fraction": 0.25, "steps": 5, "step_size": 0.5,
+    "start": "made", "restore": 0.0, "drift_weight": 1.0, "drift_fraction": 0.25, "steps": 5,
+    "step_size": 0.5,
     "constraint": "l2", "psi_loss": "cross-entropy", "anchor": 40.0, "anchor_share": 0.5,
     "hard": 0.0, "anchor_steps": 3, "clip_norm": 1.0, "updates": 140, "aim": 0.28,
     "batch_size": 128, "opt": "SGD", "lr_max": 0.008, "ema": 0.0,
@@ -52,7 +53,7 @@ class Walked(Options):
 
     steps: Count = 1
     """Steps of ψ in training."""
-    step_size: Weight | None = None
+    step_size: Annotated[float, Gt(0)] | None = None
     """Of ψ, in units of the data; left out: a 300th of the count of an image's numbers."""
     constraint: Literal["l2", "unconstrained", "fourier"] = "unconstrained"
     """ψ's ball: unconstrained steps along the gradient itself, l2 along its direction."""
@@ -93,7 +94,7 @@ class Drifting(Options):
     start: Annotated[
         Literal["made", "own", "gaussian", "noise"],
         only_with(drift_weight=..., entropy=...), unless(learn_starts=...),
-    ] = "made"  # fmt: skip
+    ] = "own"  # fmt: skip
     """Where ψ starts: the image itself (own, the document); an image that the network made from a
     Gaussian start of the class in 4 to 16 steps (made): ψ is trained to stay there; or the image
     mixed with a Gaussian image of its class (gaussian) or with white noise (noise)."""
@@ -190,6 +191,12 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
     def drifts(self) -> bool:
         """Whether ψ also runs from starts of the drift's."""
         return self.drift_weight + self.entropy > 0
+
+    @property
+    def restores(self) -> bool:
+        """Whether one step of ψ along the logit's slope restores, as drawing by it takes."""
+        plain = self.constraint == "unconstrained" and self.psi_loss == "logit" and self.targeted
+        return self.restore > 0 and self.steps == 1 and plain
 
     def check(self) -> None:
         """Refuse to train by nothing."""

@@ -1,4 +1,4 @@
-"""``psi-train`` from start to finish: transfer by the exact derivative of the drift."""
+"""``psi-train`` from start to finish: transfer by ψ's exact derivative."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ RECORDS = 10
 
 
 def psi_train(options: PsiTrain, reporter: Reporter) -> Result:
-    """Minimise δ·‖x − ψ(x; θ)‖² + μ·anchor; report and picture before and after."""
+    """Minimise w·‖x − ψ(s; θ)‖² + δ·‖z − ψ(z; θ)‖² + μ·anchor; report and picture both ends."""
     options = resumed(options)
     device = pick_device(options.device)
     options = replace(options, precision=pick_precision(options.precision, device))
@@ -125,7 +125,7 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float]) -> Result:
     new = replace(
         work.card, command=as_command(options), seed=options.seed,
         notes=f"psi-train from {begun}: {outcome.status} after {int(state.step)} updates",
-        metrics={}, restoring_step=options.step_size if options.restore else None,
+        metrics={}, restoring_step=options.step_size if options.restores else None,
     )  # fmt: skip
     params, buffers = averaged(state)
     network = network_of(params)

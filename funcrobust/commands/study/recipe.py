@@ -20,7 +20,7 @@ from funcrobust.commands.psi_train.options import DRIFT, PsiTrain
 from funcrobust.commands.psi_train.recipe import psi_train
 from funcrobust.commands.study.options import Study
 from funcrobust.commands.study.scores import make_bench, score
-from funcrobust.commands.study.sheet import Rows, known_before, save, tables
+from funcrobust.commands.study.sheet import Rows, known, save, tables
 from funcrobust.core.balls.l2 import l2
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.losses import cross_entropy
@@ -43,7 +43,7 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "drift alone": _DRIFT | {"start": "own", "aim": 1.0, "anchor": 0.0},
     "drift, made": _DRIFT,
     "control": {"restore": 0.0},
-    "three steps": {"steps": 3},
+    "three steps": {"steps": 3, "step_size": 10.24 / 3},
     "noise alone": {"mixed": 0.0},
     "default": {},
 }
@@ -64,7 +64,8 @@ def study(options: Study, reporter: Reporter) -> Rows:
     if not judges:
         raise FuncrobustError(f"the shipped judge does not know {dataset.name}: use --judge")
     bench = make_bench(options, judges, dataset, pick_dtype(options.precision, device), reporter)
-    rows: Rows = {"before": known_before(options, base, bench)}
+    # The network before is the same in every study; a transfer may have been made anew.
+    rows: Rows = {"before": known(options, base, bench).get("before", [])}
     for name in names:
         if name == "before" and rows["before"]:
             continue

@@ -199,7 +199,7 @@ def judged(way: str, steps: int, made: Tensor, wanted: Tensor, bench: Bench) -> 
         }  # fmt: skip
         if bench.judges[name].network.classifies:
             figures[name]["agreement"] = judging.agreement(seen, wanted)
-    return Look({"way": way, "steps": steps, "judges": figures}, views, made[:COPIED])
+    return Look({"way": way, "steps": steps, "judges": figures}, views, made[:COPIED].clone())
 
 
 def copies(made: Tensor, bench: Bench) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from funcrobust.commands.study.drawing import GUIDANCE, REMAIN, STEP, WAYS
+from funcrobust.commands.study.drawing import GUIDANCE, MARKS, REMAIN, STEP, WAYS, WHOLE
 from funcrobust.commands.study.options import Study
 from funcrobust.commands.study.scores import KINDS, Bench
 from funcrobust.files import atomic_write
@@ -21,7 +21,8 @@ Rows = dict[str, list[Any]]
 def save(rows: Rows, options: Study, base: str, bench: Bench) -> None:
     """Write the figures and the plots after every network: a study can be cut short."""
     threads = {"threads": torch.get_num_threads()}  # which decide roundings alone
-    plain = settings(options, base, bench) | threads | {"variants": rows}
+    every = known(options, base, bench) | rows
+    plain = settings(options, base, bench) | threads | {"variants": every}
     atomic_write(options.out / "study.json", json.dumps(plain, indent=1) + "\n")
     for kind in KINDS:
         for way in WAYS:
@@ -32,25 +33,26 @@ def save(rows: Rows, options: Study, base: str, bench: Bench) -> None:
 def settings(options: Study, base: str, bench: Bench) -> dict[str, Any]:
     """Return all that the figures depend on, besides the network they are of."""
     return {
-        "checkpoint": base, "judges": list(bench.judges), "images": options.images,
+        "dataset": bench.dataset.name, "checkpoint": base, "judges": list(bench.judges),
+        "l2_steps": list(MARKS), "gradient_steps": list(WHOLE), "images": options.images,
         "choosing": options.choosing, "examples": options.examples or len(bench.dataset.y_test),
         "attack_steps": options.attack_steps, "step_size": STEP, "remain": REMAIN,
         "guidance": GUIDANCE, "seed": options.seed, "precision": options.precision,
     }  # fmt: skip
 
 
-def known_before(options: Study, base: str, bench: Bench) -> list[Any]:
-    """Return what an earlier study in the same folder, of the same settings, found of "before"."""
+def known(options: Study, base: str, bench: Bench) -> Rows:
+    """Return what an earlier study in the same folder found, with the same settings."""
     path = options.out / "study.json"
     if not path.exists():
-        return []
+        return {}
     try:
         found = json.loads(path.read_text())
-        rows: Any = found.pop("variants")["before"]
+        rows: Rows = found.pop("variants")
         del found["threads"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        return []  # it is written anew
-    return rows if found == settings(options, base, bench) and isinstance(rows, list) else []
+        return {}  # it is written anew
+    return rows if found == settings(options, base, bench) and isinstance(rows, dict) else {}
 
 
 def draw(rows: Rows, kind: str, way: str, bench: Bench) -> None:
@@ -93,8 +95,10 @@ def tables(rows: Rows, bench: Bench) -> None:
         start = rows["before"][0][kind]["points"][0]
         bench.reporter.table(
             f"from {kind} starts, each at its best way and number of steps; {bench.options.images} "
-            "images",
-            ("", "way", *_headings(bench), "stability", "nearest"),
+            "images; ± over trainings, or of one over bootstrap samples; stability: the largest "
+            "distance over numbers of gradient steps by the least; copies: distance to the nearest "
+            "training image, by that of test images",
+            ("", "way", *_headings(bench), "stability", "copies"),
             [("start", "", *_scores([start], bench), "", "")]
             + [
                 (

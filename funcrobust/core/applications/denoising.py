@@ -96,7 +96,7 @@ def non_local_means(x: Tensor, sigma: float) -> Tensor:
     """Denoise images (B, C, H, W) by scikit-image's non-local means, told the noise's ``sigma``.
 
     Buades et al. 2005, with the settings that its documentation recommends where σ is known: the
-    exact form, h = 0.6·σ, patches of 5×5 within 6 pixels. Raises `FuncrobustError` without it.
+    exact form, h = 0.8·σ, patches of 5×5 within 6 pixels. Raises `FuncrobustError` without it.
     """
     try:
         from skimage.restoration import denoise_nl_means
@@ -107,7 +107,7 @@ def non_local_means(x: Tensor, sigma: float) -> Tensor:
     channels_last = x.permute(0, 2, 3, 1)  # channels first it mistakes a single one (0.26)
     cleaned = [
         denoise_nl_means(
-            image, patch_size=5, patch_distance=6, h=0.6 * sigma, sigma=sigma, fast_mode=False,
+            image, patch_size=5, patch_distance=6, h=0.8 * sigma, sigma=sigma, fast_mode=False,
             channel_axis=-1,
         )
         for image in channels_last.cpu().numpy()

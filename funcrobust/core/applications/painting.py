@@ -22,7 +22,8 @@ def painting(features: Predict, where: Tensor, walk: AnyWalk) -> Perturbation:
     y (B,) holds coordinates below d; ``where`` is boolean and broadcasts against (B, C, H, W).
     Pixels outside stay as they are, to the bit.
     """
-    return walk.toward(logit(features), masked(walk.ball, where))
+    loss = logit(features, guidance=getattr(walk, "guidance", 0.0))
+    return walk.toward(loss, masked(walk.ball, where))
 
 
 def plan(scene: Scene, *, hole: float | None, feature: int | None) -> Plan:

@@ -126,8 +126,9 @@ def restoration(psi: Perturbation, start: Tensor, *, power: float = 1.0) -> Loss
     The drift of the ψ document with ψ started at a degraded image: ``start`` s has x's shape (see
     `gaussian_noise`, `mixed_with`), d is the count of an image's numbers. Where the drift at x says
     only "stay", this says where to go, and the drift is its limit as s nears x. For ψ one step
-    s − a·∇ₓℓ (`unconstrained`) on s = x + σn it is denoising score matching with −ℓ as the
-    logarithm of the density (Vincent 2011), conditional on y; blind, since ψ is not told σ.
+    s − a·∇ₓℓ (`unconstrained`) on s = x + σn it is denoising score matching (Vincent 2011): at its
+    least −a·∇ₓℓ = σ²·∇ log p_σ(s | y), p_σ the density of noisy images. Blind, since ψ is not told
+    σ: one −ℓ serves all.
 
     ``power`` p weighs the amounts of degradation: the error itself at p = 0, that relative to
     the degradation's (the weight of maximum likelihood's bound) at p = 2; 1 lies between.

@@ -57,7 +57,7 @@ class Batch(NamedTuple):
     growth: Tensor | float = 1.0
     """The share of its full strength that a schedule has reached."""
     restored: tuple[Tensor, Tensor] | None = None
-    """Images and what ψ is to restore them from, x's shape each: of the same classes as x."""
+    """Images, of the classes y, and what ψ is to restore them from; some first ones will do."""
     key: Tensor | None = None
     """What the masks of dropout and drop-path are drawn from: ``fr.key(seed, "dropout", step)``."""
 

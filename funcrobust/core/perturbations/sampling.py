@@ -48,10 +48,10 @@ def sampler(
         γ² = ((1 − β·h)² − (1 − h)²)·‖f‖²/d,   h = (1 − remain^(1/steps))/β, at most 1
 
     ‖f‖/√d is the noise that ψ finds in x; of it the step takes the share h and gives back so much
-    that a share 1 − βh is left. ``step_size`` a is the one that ψ was trained with, ``loss`` its
-    own, such as `logit`. β = 1 adds nothing, and is `psi` with steps of h·a.
-    Kadkhodaie & Simoncelli 2021 (arXiv:2007.13640), algorithm 1, with h constant and chosen by the
-    number of steps rather than a stop.
+    that a share 1 − βh is left (more than ``remain`` in all where h is capped at 1). ``step_size``
+    a is the one that ψ was trained with, ``loss`` its own, such as `logit`. β = 1 adds nothing, and
+    is `psi` with steps of h·a. Kadkhodaie & Simoncelli 2021 (arXiv:2007.13640), algorithm 1, with h
+    constant and chosen by the number of steps rather than a stop.
 
     The noise is counted: number t of ``key`` (`fr.key`) at step t, the same for every batch of one
     shape, so give each batch a key of its own. Differentiable through every step, at the memory of
@@ -75,7 +75,7 @@ def sampler(
             g = gradient(params, x, y)
             found = step_size * flat(g).square().mean(1).sqrt()
             if gamma:
-                noise = normal(key, t, x.shape).to(x.dtype)
+                noise = normal(key.to(x.device), t, x.shape).to(x.dtype)
                 x = x + per_example(gamma * found, x) * noise
             x = advance(ball, x, g, -h * step_size, center)
         return x
