@@ -280,6 +280,19 @@ def test_each_regulariser_trains_and_is_recorded(name, digits):
     assert largest_difference(with_it.params, without.params) > 1e-6
 
 
+def test_every_kind_of_degradation_is_restored(digits):
+    """Of the images that carry the regularisers: mixtures stay in the bounds, noise leaves them."""
+    training = assemble(options(restore=1.0, cure_fraction=0.5), data.load("digits"))
+    images, degraded = training.batches(0).restored
+    assert len(images) == len(degraded) == 8
+    outside = ((degraded < 0) | (degraded > 1)).flatten(1).any(1)
+    assert not outside[:4].any()
+    assert outside[4:].all()
+    batches = training.batches
+    assert not torch.equal(batches(0).restored[1], batches(1).restored[1])
+    assert torch.equal(batches(1).restored[1], batches(1).restored[1]), "counted"
+
+
 def test_hat_learns_the_standard_networks_labels(digits, standard):
     chosen = options(hat=0.5, helper=str(standard), trades=2.0)
     _, _, metrics = trained(chosen, digits)

@@ -102,6 +102,21 @@ def test_restoration_restores(restoring):
     assert result.metrics["restored"] > result.metrics["restored_before"] + 0.5
 
 
+@pytest.mark.parametrize("changes", [{"restore": 0.0}, {"mixed": 1.0}, {"steps": 3}])
+def test_a_control_sees_the_same_images(restoring, cifar, changes):
+    """Mirrored, too: what differs between variants is ψ's term alone."""
+    few = cifar.subset(64, 16, 0)
+    ours, theirs = (
+        assemble.make_batches(PsiTrain.filled(restoring | more), few)(0) for more in ({}, changes)
+    )
+    for part in ("x", "y", "near"):
+        assert torch.equal(getattr(ours, part), getattr(theirs, part))
+    whole = data.as_float(few.x_train)
+    mirrored = [not (x == whole).flatten(1).all(1).any() for x in ours.x]
+    assert any(mirrored)
+    assert not all(mirrored)
+
+
 def test_an_objective_is_more_than_a_label(untrained):
     with pytest.raises(fr.FuncrobustError, match="these are not the values of objective 'drift'"):
         PsiTrain(objective="drift", checkpoint=str(untrained))
