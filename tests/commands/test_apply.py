@@ -54,7 +54,8 @@ def options_for(task):
 @pytest.mark.parametrize("task", applications.names())
 def test_every_task_before_and_after(digits_run, restoring, tmp_path, task):
     """Two networks begin from the same images: a row of figures each, beside the same baselines."""
-    found = figures(digits_run, tmp_path, task, restoring, **options_for(task))
+    one_aim = {"feature": 1} if task == "painting" else {}
+    found = figures(digits_run, tmp_path, task, restoring, **options_for(task), **one_aim)
     *baselines, before, after = found
     assert (before, after) == ("ψ, cure", "ψ, restoring")
     assert baselines
@@ -100,6 +101,18 @@ def test_how_a_network_that_restores_draws(restoring, tmp_path):
     assert "L2 steps of 0.1" in draws["sketch --step-size 0.1"]
     assert "radius 1" in draws["sketch --radius 1"]
     assert "L2 steps" in draws["painting --feature 1"]
+
+
+def test_a_class_and_a_feature_are_not_painted_side_by_side(digits_run, restoring, tmp_path):
+    both = (str(digits_run[0]), restoring)
+    options = apply.Apply(
+        task="painting", checkpoints=both, examples=10, judge="none", png=tmp_path / "a.png"
+    )
+    with Reporter.silent() as reporter:
+        with pytest.raises(fr.FuncrobustError, match="a class and a feature"):
+            apply.run(options, reporter)
+        assert not list(tmp_path.iterdir())
+        apply.run(replace(options, feature=1), reporter)
 
 
 def test_what_is_noisy_already_is_not_made_noisier(digits_run, tmp_path):

@@ -9,8 +9,10 @@ can be compared.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from funcrobust import data, judging
@@ -46,11 +48,14 @@ def apply(options: Apply, reporter: Reporter) -> Figures:
         _require_opinion(options)
     judge = pick_judge(options.judge, first.name, first.card, device)
     scenes = [make_scene(chosen.walks, each, dataset, options) for each in loaded]
+    if options.image:  # one view of a user's images for all
+        scenes = [replace(scene, y=scenes[0].y) for scene in scenes]
     require_heard(options, [scene.walk for scene in scenes])
     plans = {
         label: chosen.plan(scene, **parameters(options))
         for label, scene in zip(labels(loaded), scenes, strict=True)
     }
+    _require_one_aim(plans)
     announce(plans, scenes, options, reporter)
     made = {label: draw(plan, reporter) for label, plan in plans.items()}
     most = max(judging.FEW, *map(len, made.values()))
@@ -71,6 +76,15 @@ def _require_opinion(options: Apply) -> None:
         raise FuncrobustError(
             f"the judge {options.judge} does not know the data's own classes, and {options.task} "
             "is scored by them alone: name a classifier"
+        )
+
+
+def _require_one_aim(plans: dict[str, Plan]) -> None:
+    first, *others = plans.values()
+    if not all(torch.equal(first.titles, other.titles) for other in others):
+        raise FuncrobustError(
+            f"{' and '.join(plans)} would draw different things here, a class and a feature: take "
+            "one at a time, or name the --feature for both"
         )
 
 

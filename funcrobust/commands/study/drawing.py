@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 import funcrobust as fr
+from funcrobust.core.applications import generation
 from funcrobust.running.restoring import fitting_step
 
-STEP, RADIUS = 0.5, 30.0
-"""Of the L2 steps."""
 MARKS = (1, 2, 3, 5, 8, 12, 16, 20)
 """Numbers of L2 steps after which images are scored: one walk, looked at on its way."""
 WHOLE = (5, 10, 20, 100)
@@ -32,12 +31,22 @@ class Drawer(NamedTuple):
 
     predict: fr.Predict
     params: fr.Params
+    step: float | None = None
+    """The one that its ψ restores with; None: what would fit the images."""
+
+
+def l2_preset(images: Tensor) -> fr.Walk:
+    """Return step size and radius for images (N, C, H, W): those of `apply generation`."""
+    walk = generation.WALKS.of(tuple(images.shape[1:]))
+    assert isinstance(walk, fr.Walk)
+    return walk
 
 
 def l2_walk(drawer: Drawer, starts: Tensor, wanted: Tensor, advance: Advance) -> Drawn:
     """L2 steps down the cross-entropy, in the bounds: the published way (Santurkar et al. 2019)."""
-    loss, ball = fr.log_odds(drawer.predict), fr.l2(RADIUS)
-    step = fr.gradient_step(loss, ball, step_size=STEP, targeted=True)
+    walk = l2_preset(starts)
+    loss, ball = fr.log_odds(drawer.predict), fr.l2(walk.radius)
+    step = fr.gradient_step(loss, ball, step_size=walk.step_size, targeted=True)
     x = starts
     for t in range(1, MARKS[-1] + 1):
         parts = zip(x.split(PART), wanted.split(PART), starts.split(PART), strict=True)
@@ -51,7 +60,7 @@ def l2_walk(drawer: Drawer, starts: Tensor, wanted: Tensor, advance: Advance) ->
 def gradient_walks(drawer: Drawer, starts: Tensor, wanted: Tensor, advance: Advance) -> Drawn:
     """ψ's own steps, along the gradient of the logit with some guidance, as restoring ones draw."""
     loss = fr.logit(drawer.predict, guidance=GUIDANCE)
-    full = fitting_step(tuple(starts.shape[1:]))
+    full = drawer.step or fitting_step(tuple(starts.shape[1:]))
     for steps in WHOLE:
         psi = fr.generation(loss, fr.Restoring(steps, REMAIN, full))
         made = []

@@ -72,15 +72,18 @@ def study(options: Study, reporter: Reporter) -> Rows:
         trained = name in VARIANTS and VARIANTS[name] is not None
         for seed in range(options.seed, options.seed + (options.repeats if trained else 1)):
             reporter.say(f"{name}, seed {seed}:" if trained else f"{name}:")
+            step = None
             if name == "before":
                 model = network
-            elif name in found:
-                model = load_classifier(str(found[name]), device).model
             elif name == "published":
                 model = published(network, dataset, options)
             else:
-                model = transferred(name, seed, base, dataset.name, options, reporter)
-            rows.setdefault(name, []).append(score(model, bench))
+                path = found.get(name)
+                if path is None:
+                    path = transferred(name, seed, base, dataset.name, options, reporter)
+                _, its_card, _, model = load_classifier(str(path), device)
+                step = its_card.restoring_step
+            rows.setdefault(name, []).append(score(model, bench, step))
             save(rows, options, base, bench)
     tables(rows, bench)
     return rows
@@ -97,7 +100,7 @@ def _find(name: str) -> Path:
 
 def transferred(
     name: str, seed: int, base: str, dataset: str, options: Study, reporter: Reporter
-) -> Functional:
+) -> Path:
     """Run psi-train with the variant's options, or take up the run that is there."""
     folder = f"{folder_of(name)}-{seed}"
     path = options.out / folder
@@ -118,7 +121,7 @@ def transferred(
         resumed = PsiTrain.filled(where | {"resume": path}) if begun else wanted
         if psi_train(resumed, reporter).status == "interrupted":
             raise KeyboardInterrupt
-    return load_classifier(str(path), pick_device(options.device)).model
+    return path
 
 
 def folder_of(name: str) -> str:

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from funcrobust import data, judging
-from funcrobust.commands.study.drawing import RADIUS, STEP, WAYS, Drawer
+from funcrobust.commands.study.drawing import WAYS, Drawer, l2_preset
 from funcrobust.commands.study.options import Study
 from funcrobust.core import evaluation
-from funcrobust.core.balls.l2 import l2
 from funcrobust.core.balls.linf import linf
 from funcrobust.core.losses import log_odds
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.objectives.algebra import drift
-from funcrobust.core.perturbations.projected_gradient import psi
 from funcrobust.core.randomness import generator
 from funcrobust.core.starts import GaussianStarts
 from funcrobust.report.console import Reporter
@@ -117,14 +115,14 @@ def draw_starts(
     return Starts(wanted, images)
 
 
-def score(model: Functional, bench: Bench) -> dict[str, Any]:
+def score(model: Functional, bench: Bench, step: float | None = None) -> dict[str, Any]:
     """Accuracies, held-out drift, and for each kind of start what is drawn from it.
 
     ``"points"`` are all ways and numbers of steps, the starts themselves first; ``"best"`` is the
     one that the first judge would choose by other images, with the spread of its distances;
     ``"stability"`` the largest distance over the numbers of gradient steps, over the least.
     """
-    drawer = Drawer(evaluating(model, model.buffers, bench.dtype), model.params)
+    drawer = Drawer(evaluating(model, model.buffers, bench.dtype), model.params, step)
     found = accuracies(drawer, bench)
     for kind in KINDS:
         choices = [look.point for look in looks(drawer, bench, bench.choosing, kind)[1:]]
@@ -153,7 +151,8 @@ def accuracies(drawer: Drawer, bench: Bench) -> dict[str, Any]:
         steps=options.attack_steps, seed=options.seed, title=f"PGD-{options.attack_steps}",
     )  # fmt: skip
     some = max(1, min(500, n // 2))
-    five = psi(log_odds(drawer.predict), l2(RADIUS), step_size=STEP, steps=5, targeted=True)
+    walk = l2_preset(dataset.x_test)._replace(steps=5)
+    five = walk.toward(log_odds(drawer.predict), walk.ball)
     found["drift"] = evaluation.mean_of(drift(five), drawer.params, x[:some], y[:some])
     return found
 

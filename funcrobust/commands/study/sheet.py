@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from funcrobust.commands.study.drawing import GUIDANCE, MARKS, REMAIN, STEP, WAYS, WHOLE
+from funcrobust.commands.study.drawing import GUIDANCE, MARKS, REMAIN, WAYS, WHOLE
 from funcrobust.commands.study.options import Study
 from funcrobust.commands.study.scores import KINDS, Bench
 from funcrobust.files import atomic_write
@@ -36,7 +36,7 @@ def settings(options: Study, base: str, bench: Bench) -> dict[str, Any]:
         "dataset": bench.dataset.name, "checkpoint": base, "judges": list(bench.judges),
         "l2_steps": list(MARKS), "gradient_steps": list(WHOLE), "images": options.images,
         "choosing": options.choosing, "examples": options.examples or len(bench.dataset.y_test),
-        "attack_steps": options.attack_steps, "step_size": STEP, "remain": REMAIN,
+        "attack_steps": options.attack_steps, "remain": REMAIN,
         "guidance": GUIDANCE, "seed": options.seed, "precision": options.precision,
     }  # fmt: skip
 
