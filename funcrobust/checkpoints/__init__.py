@@ -1,6 +1,6 @@
 """Checkpoints: ours, safetensors with a card inside; and those of other libraries, in and out."""
 
-from funcrobust.checkpoints.card import Card
+from funcrobust.checkpoints.card import Card, renewed
 from funcrobust.checkpoints.foreign import read_foreign
 from funcrobust.checkpoints.format import read, save
 from funcrobust.checkpoints.loading import load
@@ -13,6 +13,7 @@ __all__ = [
     "load_state",
     "read",
     "read_foreign",
+    "renewed",
     "resolve",
     "save",
     "save_state",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ from funcrobust.environment import versions
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    return versions(("torch", "funcrobust"))
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Card:
     seed: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     notes: str = ""
-    versions: dict[str, str] = field(default_factory=lambda: versions(("torch", "funcrobust")))
+    versions: dict[str, str] = field(default_factory=_versions)
     created: str = field(default_factory=_now)
 
     def __post_init__(self) -> None:
@@ -72,6 +76,11 @@ class Card:
         for name in ("metrics", "versions"):
             if not isinstance(getattr(self, name), dict):
                 raise FuncrobustError(f"a card's {name} must be a dict by name")
+
+
+def renewed(card: Card) -> Card:
+    """Return the card with the versions and the date of now: for what is made from another's."""
+    return replace(card, versions=_versions(), created=_now())
 
 
 def card_from(text: str, path: Path) -> Card:

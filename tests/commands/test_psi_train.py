@@ -23,6 +23,7 @@ def untrained(tmp_path_factory):
     card = checkpoints.Card(
         model="preact-tiny", num_classes=10, image_shape=digits.image_shape, mean=digits.mean,
         std=digits.std, dataset="digits", class_names=digits.class_names,
+        created="2020-01-01T00:00:00+00:00",
     )  # fmt: skip
     path = tmp_path_factory.mktemp("checkpoints") / "untrained"
     return checkpoints.save(path, network.state_dict(), card)
@@ -90,6 +91,7 @@ def test_restoration_trains_the_network(restoring, changes):
     assert {"restored", "restored_before", "drift", "clean", "robust"} <= set(result.metrics)
     _, card = checkpoints.load(str(result.run.path))
     one = changes.get("steps", 1) == 1  # of three steps none restores alone
+    assert card.created > "2021", "its own date, not that of the network before"
     assert card.restoring_step == (pytest.approx(64 / 300) if one else None), "8 by 8 pixels"
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from funcrobust.checkpoints import Card
+from funcrobust.checkpoints import Card, renewed
 from funcrobust.commands.psi_train.assemble import labels_for, make_batches, make_training
 from funcrobust.commands.psi_train.compose import (
     make_psi,
@@ -123,7 +123,7 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float]) -> Result:
     options, run, reporter, state = work.options, work.run, work.reporter, outcome.state
     begun = options.checkpoint or default_checkpoint(STRONGEST)
     new = replace(
-        work.card, command=as_command(options), seed=options.seed,
+        renewed(work.card), command=as_command(options), seed=options.seed,
         notes=f"psi-train from {begun}: {outcome.status} after {int(state.step)} updates",
         metrics={}, restoring_step=options.step_size if options.restores else None,
     )  # fmt: skip
