@@ -88,6 +88,8 @@ def _summary(
 ) -> None:  # fmt: skip
     import torch
 
+    from funcrobust.commands.apply.drawing import said
+
     drifts = {"cure-train": moved.metrics["drift_before"], "psi-train": moved.metrics["drift"]}
     judged = list(dict.fromkeys(key for scores in drawn.values() for key in scores))
     reporter.table(
@@ -96,7 +98,7 @@ def _summary(
         [
             (
                 name, f"{found['clean']:.1%}", f"{found['robust']:.1%}", f"{drifts[name]:.3f}",
-                *(f"{drawn[name][key]:.3g}" for key in judged),
+                *(said(key, drawn[name][key]) for key in judged),
             )
             for name, found in figures.items()
         ],

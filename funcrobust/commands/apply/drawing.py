@@ -69,14 +69,15 @@ def show(task: str, figures: Figures, reporter: Reporter) -> None:
     """Print the scores, a row for each thing compared."""
     columns = list(dict.fromkeys(name for scores in figures.values() for name in scores))
     rows = [
-        (what, *(_said(name, scores[name]) if name in scores else "" for name in columns))
+        (what, *(said(name, scores[name]) if name in scores else "" for name in columns))
         for what, scores in figures.items()
     ]
     if columns:
         reporter.table(task, ("", *columns), rows)
 
 
-def _said(name: str, value: float) -> str:
+def said(name: str, value: float) -> str:
+    """Write a score as its name wants it: a share in percent, a PSNR in dB."""
     if "agrees" in name:
         return f"{value:.0%}"
     return f"{value:.2f} dB" if "PSNR" in name else f"{value:.3g}"
