@@ -22,20 +22,25 @@ def fitting_step(shape: tuple[int, ...]) -> float:
     return math.prod(shape) / 300
 
 
+def carried(share: float, count: int) -> int:
+    """Return how many of a batch's images, the first ones, carry a term on a share of them."""
+    return max(1, round(share * count))
+
+
 def gaussian_starts(dataset: data.Dataset) -> GaussianStarts:
     """Take 800 images of each class: plenty for its mean and covariance.
 
     Raises `FuncrobustError` for a class of a single training image, before anything is drawn.
     """
     y = dataset.y_train
-    of_class = [(y == c).nonzero().squeeze(1)[:800] for c in y.unique().tolist()]
-    if rare := [c for c, rows in zip(y.unique().tolist(), of_class, strict=True) if len(rows) < 2]:
+    some = {c: (y == c).nonzero().squeeze(1)[:800] for c in y.unique().tolist()}
+    if rare := [c for c, rows in some.items() if len(rows) < 2]:
         raise FuncrobustError(
             f"class {rare[0]} has one training image, and Gaussian starts need two: use more "
             "images, or --mixed 0 and another --start"
         )
-    rows = torch.cat(of_class)
-    return GaussianStarts(data.as_float(dataset.x_train[rows]), y[rows])
+    rows = torch.cat([*some.values()])
+    return GaussianStarts(dataset.x_train[rows], y[rows])
 
 
 def degrading(options: Restored, gaussian: GaussianStarts | None) -> Degrade:

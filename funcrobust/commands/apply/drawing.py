@@ -31,14 +31,17 @@ def draw(plan: Plan, reporter: Reporter) -> Tensor:
 
 
 def figures(
-    plan: Plan, made: Tensor, judge: Judge | None, real: Tensor | None, reporter: Reporter
-) -> Figures:
-    """Score the baselines and what was made, each by itself and, if there is a judge, by its eyes.
+    plans: dict[str, Plan], made: dict[str, Tensor], judge: Judge | None, real: Tensor | None,
+    reporter: Reporter,
+) -> Figures:  # fmt: skip
+    """Score the baselines, which are the same for all, and what was made by each plan's name.
 
-    With ``real`` images the judge also says how near the others come to them as a whole.
+    Each by itself and, if there is a judge, by its eyes. With ``real`` images the judge also says
+    how near the others come to them as a whole.
     """
-    shown = {**plan.baselines, "ψ": made}
-    found = {name: plan.score(x) for name, x in shown.items()}
+    plan = next(iter(plans.values()))
+    shown = plan.baselines | made
+    found = {name: plans.get(name, plan).score(x) for name, x in shown.items()}
     if judge is None or plan.wanted is None:
         return found
     total = sum(map(len, shown.values())) + (0 if real is None else len(real))
@@ -50,7 +53,8 @@ def figures(
             found[name] = found[name] | {"judge agrees": judging.agreement(by_judge, plan.wanted)}
         if seen_real is not None:
             found[name] = found[name] | _as_a_whole(seen_real, by_judge)
-    if seen_real is not None and (caveat := judging.caveat(seen_real, seen["ψ"])):
+    last = seen[next(reversed(made))]
+    if seen_real is not None and (caveat := judging.caveat(seen_real, last)):
         reporter.warn(caveat)
     return found
 

@@ -60,7 +60,11 @@ def apply(options: Apply, reporter: Reporter) -> Figures:
     made = {label: draw(plan, reporter) for label, plan in plans.items()}
     most = max(judging.FEW, *map(len, made.values()))
     real = dataset.x_test[:most] if chosen.of_its_own else None
-    found = compared(plans, made, judge, real, reporter)
+    rows = {label: _row(label, plans) for label in plans}
+    found = figures(
+        {rows[label]: plan for label, plan in plans.items()},
+        {rows[label]: images for label, images in made.items()}, judge, real, reporter,
+    )  # fmt: skip
     png = options.png or Path(f"{task}.png")
     picture(task, png, plans, made, dataset)
     show(task, found, reporter)
@@ -98,18 +102,6 @@ def announce(
         reporter.say("the one that the classifier sees in it")
     for (label, plan), scene in zip(plans.items(), scenes, strict=True):
         reporter.say(f"{options.task}, {label}: {len(plan.start)} images, {scene.walk}")
-
-
-def compared(
-    plans: dict[str, Plan], made: dict[str, Tensor], judge: judging.Judge | None,
-    real: Tensor | None, reporter: Reporter,
-) -> Figures:  # fmt: skip
-    """Score the baselines, which are the same for all, and then what each classifier made."""
-    found: Figures = {}
-    for label, plan in plans.items():
-        *baselines, (_, ours) = figures(plan, made[label], judge, real, reporter).items()
-        found = dict(baselines) | found | {_row(label, plans): ours}
-    return found
 
 
 def picture(

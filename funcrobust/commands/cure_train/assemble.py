@@ -30,7 +30,7 @@ from funcrobust.core.training.schedules import Schedule, schedule
 from funcrobust.core.training.updates import State, Update
 from funcrobust.running.dataset import rehearse, require_same_images
 from funcrobust.running.machine import pick_dtype, to_device
-from funcrobust.running.restoring import degrading, gaussian_starts
+from funcrobust.running.restoring import carried, degrading, gaussian_starts
 from funcrobust.running.threat import pick_ball
 
 Prepare = Callable[..., Update]
@@ -190,7 +190,7 @@ class Batches:
             batch = batch._replace(points=points, mix=mix)
         if self._degrade is not None:
             # Not the crops, which have black borders: those would be drawn too.
-            n = compose.carried(self.options, len(x))
+            n = carried(self.options.cure_fraction, len(x))
             whole = data.as_float(self.dataset.x_train[index[:n]])
             draw = generator(seed, "degraded", step, device)
             batch = batch._replace(restored=(whole, self._degrade(whole, y[:n], draw)))

@@ -16,7 +16,7 @@ from funcrobust.commands.cure_train.options import CureTrain, attacks
 from funcrobust.core.attacks import fixed, from_images
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.catalogue import parameters
-from funcrobust.running.restoring import fitting_step
+from funcrobust.running.restoring import carried, fitting_step
 
 PAPER_H = (0.1, 0.4, 0.8, 1.8, 3.0)
 """The h of the CURE paper's five stages (section 5), as published."""
@@ -68,14 +68,15 @@ class Composition:
         terms: dict[str, tuple[float, fr.Loss]] = {"loss": (1.0, self.fit(modes, batch, perturb))}
         if self.weight == 0:
             return terms
-        n = carried(self.options, len(batch.x))
+        n = carried(self.options.cure_fraction, len(batch.x))
         part, options = batch.first(n), self.options
         terms |= {
             "curvature": self.curvature(modes, part, x_hat[:n]),
             "clean_loss": (options.kappa, fr.cross_entropy(modes.batch)),
             "helper": (options.hat, self.helper(modes, x_hat[:n])),
-            "restoration": (options.restore, self.restoration(modes, part)),
         }
+        if part.restored is not None:
+            terms["restoration"] = (options.restore, self.restoration(modes, part))
         for name, weight in options.regularisers.items():
             terms[name] = (weight, self.regulariser(name, modes, part))
         first = terms.pop("loss")
@@ -133,9 +134,8 @@ class Composition:
 
     def restoration(self, modes: fr.Modes, part: fr.Batch) -> fr.Loss:
         """What ψ of one step, as `psi-train` has it, leaves of the way to the images."""
-        if part.restored is None:
-            return lambda _params, _x, _y: part.x.new_zeros(len(part.x))
-        images, degraded = (t[: len(part.x)] for t in part.restored)
+        assert part.restored is not None
+        images, degraded = part.restored
         predict = getattr(modes, self.options.cure_statistics)
         psi = fr.psi(
             fr.logit(predict), fr.unconstrained(bounds=None), targeted=True, steps=1,
@@ -148,11 +148,6 @@ class Composition:
         offered = _offered(self.ball, part)
         taken = {k: v for k, v in offered.items() if k in self.parameters[name]}
         return _regulariser(name)(self.regularised(modes), **taken)
-
-
-def carried(options: CureTrain, count: int) -> int:
-    """Return how many of a batch's images carry the regularisers: the first ones."""
-    return max(1, round(options.cure_fraction * count))
 
 
 def _start(batch: fr.Batch) -> Tensor:

@@ -75,7 +75,7 @@ class Attacked(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regularised(Options):
+class Regularised(Restored):
     """CURE and other regularisers."""
 
     delta: Literal["classic", "random", "fgsm", "linf", "none"] = "classic"
@@ -131,12 +131,12 @@ class Regularised(Options):
     @property
     def regularised(self) -> bool:
         """A regulariser: --lambda, --regulariser, --kappa, --hat or --restore."""
-        others = (*self.regularisers.values(), self.kappa, self.hat, getattr(self, "restore", 0))
+        others = (*self.regularisers.values(), self.kappa, self.hat, self.restore)
         return self.curvature or any(weight > 0 for weight in others)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CureTrain(Attacked, Regularised, Restored, Run):
+class CureTrain(Attacked, Regularised, Run):
     """Training."""
 
     chosen_by = "preset"

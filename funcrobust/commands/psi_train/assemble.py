@@ -14,7 +14,6 @@ from funcrobust.commands.psi_train.compose import (
     STOPS,
     Composition,
     PsiBatch,
-    carried,
     make_anchor,
     threat_radius,
 )
@@ -32,7 +31,7 @@ from funcrobust.core.training import updates
 from funcrobust.core.training.schedules import schedule
 from funcrobust.core.training.updates import State, Update
 from funcrobust.running.measuring import evaluating
-from funcrobust.running.restoring import degrading, gaussian_starts, of_class, white
+from funcrobust.running.restoring import carried, degrading, gaussian_starts, of_class, white
 
 
 def make_training(
@@ -87,7 +86,7 @@ class Batches:
         x, y = x.contiguous(memory_format=torch.channels_last), self.dataset.y_train[index]
         batch = PsiBatch(x, y, y)
         if self.degrade is not None:
-            n = carried(options, len(x))
+            n = carried(options.drift_fraction, len(x))
             worse = self.degrade(x[:n], y[:n], self.drawing("degraded", step))
             batch = batch._replace(degraded=_like(worse))
         if options.anchor and options.anchor_steps == 1 and options.anchor_loss != "clean":

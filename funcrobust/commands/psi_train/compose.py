@@ -14,6 +14,7 @@ from funcrobust.commands.psi_train.options import PsiTrain
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.examples import per_example
 from funcrobust.core.losses import DISTANCES
+from funcrobust.running.restoring import carried
 from funcrobust.running.threat import pick_ball
 
 PSI_LOSSES: dict[str, Callable[[fr.Predict], fr.Loss]] = {
@@ -150,7 +151,7 @@ class Composition:
         """Compose the terms of one update."""
         options, predict = self.options, modes.running
         psi = make_psi(options, self.ball, predict)
-        n = carried(options, len(batch.x))
+        n = carried(options.drift_fraction, len(batch.x))
         terms = {}
         if batch.degraded is not None:
             restored = fr.restoration(psi, batch.degraded[:n])
@@ -192,11 +193,6 @@ class Composition:
         )  # fmt: skip
         start = arrived(step, batch.stops[:n], modes.params, start, batch.label[:n])
         return start, start
-
-
-def carried(options: PsiTrain, count: int) -> int:
-    """Return how many of a batch's images ψ runs on: the first ones."""
-    return max(1, round(options.drift_fraction * count))
 
 
 def arrived(

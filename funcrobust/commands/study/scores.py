@@ -91,7 +91,7 @@ def make_bench(
         )
         for i, (name, judge) in enumerate(judges.items())
     }
-    gaussian = GaussianStarts(data.as_float(dataset.x_train), dataset.y_train)
+    gaussian = GaussianStarts(dataset.x_train, dataset.y_train)
     starts, choosing = (
         draw_starts(options, dataset, gaussian, count, number)
         for number, count in enumerate((options.images, options.choosing))

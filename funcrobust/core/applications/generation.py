@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from funcrobust.core.balls.ball import Ball
-from funcrobust.core.images import as_float
 from funcrobust.core.losses import Loss
 from funcrobust.core.perturbations.projected_gradient import Perturbation
 from funcrobust.core.randomness import generator
@@ -31,7 +30,7 @@ def plan(scene: Scene, *, ball: Ball | None = None) -> Plan:
     one_by_one = torch.arange(scene.count, device=labels.device) % len(scene.class_names)
     wanted = scene.asked(one_by_one)
     draw = generator(scene.seed, "generate", 0, wanted.device)
-    start = class_conditional_gaussian(as_float(images), labels, wanted, draw)
+    start = class_conditional_gaussian(images, labels, wanted, draw)
     return Plan(
         psi=lambda _: generation(scene.loss, scene.walk, ball=ball),
         params=scene.model.params,
