@@ -2,7 +2,7 @@ from .core.applications.generation import generation
 from .core.applications.inpainting import inpainting
 from .core.applications.painting import painting
 from .core.applications.super_resolution import super_resolution
-from .core.attacks import Attack, n_fgsm, pgd_k, rs_fgsm, zerograd
+from .core.attacks import Attack, apgd_k, n_fgsm, pgd_k, rs_fgsm, zerograd
 from .core.balls.ball import Ball
 from .core.balls.composed import masked, with_block_means, with_steps
 from .core.balls.fourier import fourier
@@ -31,6 +31,7 @@ from .core.losses import (
     squared_l2,
     ssim,
 )
+from .core.margins import dlr, targeted_dlr
 from .core.network.functional import Buffers, Functional, Params, Predict, autocast, functionalize
 from .core.objectives.algebra import (
     Objective,
@@ -53,6 +54,7 @@ from .core.objectives.lift import (
     objective,
     training_objective,
 )
+from .core.perturbations.auto_pgd import apgd
 from .core.perturbations.projected_gradient import (
     Perturbation,
     fgsm,
@@ -118,6 +120,8 @@ __all__ = [
     "Walk",
     "adjoint",
     "adversarial",
+    "apgd",
+    "apgd_k",
     "at",
     "autocast",
     "averaged",
@@ -127,6 +131,7 @@ __all__ = [
     "cross_entropy",
     "cure",
     "distillation",
+    "dlr",
     "drift",
     "elle",
     "ema",
@@ -181,6 +186,7 @@ __all__ = [
     "squared_l2",
     "ssim",
     "super_resolution",
+    "targeted_dlr",
     "through",
     "top_curvature",
     "trades",

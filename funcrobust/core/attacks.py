@@ -25,6 +25,7 @@ from funcrobust.core.errors import FuncrobustError, require_finite
 from funcrobust.core.examples import flat
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
+from funcrobust.core.perturbations.auto_pgd import apgd
 from funcrobust.core.perturbations.projected_gradient import Perturbation, fgsm, pgd
 
 
@@ -88,6 +89,15 @@ def pgd_k(ball: Ball, *, step_size: float | None = None, steps: int = 10) -> Att
     """
     alpha = _step_size(step_size, ball, 0.25)
     return Attack(ball.sample, lambda loss: pgd(loss, ball, step_size=alpha, steps=steps))
+
+
+def apgd_k(ball: Ball, *, step_size: float | None = None, steps: int = 10) -> Attack:
+    """Build Auto-PGD from a random start in the ball (Croce & Hein 2020, arXiv:2003.01690).
+
+    See `apgd`. The first of its steps, ``step_size``, defaults to 2·radius, theirs.
+    """
+    first = _step_size(step_size, ball, 2.0)
+    return Attack(ball.sample, lambda loss: apgd(loss, ball, step_size=first, steps=steps))
 
 
 def from_images(attack: Attack) -> Attack:

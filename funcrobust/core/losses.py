@@ -57,11 +57,11 @@ def log_odds(predict: Predict, *, temperature: float = 1.0) -> Loss:
 
 def odds_of(logits: Tensor, y: Tensor) -> Tensor:
     """Return log Σ_{j≠y} e^{z_j} − z_y of logits z (B, C): (B,)."""
-    own, others = _own_and_others(logits, y)
+    own, others = own_and_others(logits, y)
     return others.logsumexp(-1) - own
 
 
-def _own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return z_y (B,), and z with −∞ in y's place (B, C)."""
     # Not one_hot, which looks at y's values: vmap has none to look at.
     own = torch.arange(logits.shape[-1], device=y.device) == y.unsqueeze(-1)
@@ -107,7 +107,7 @@ def margin(predict: Predict) -> Loss:
     """
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        own, others = _own_and_others(predict(params, x), y)
+        own, others = own_and_others(predict(params, x), y)
         return others.amax(-1) - own
 
     return loss

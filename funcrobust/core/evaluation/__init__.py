@@ -1,0 +1,29 @@
+"""Measuring a classifier: accuracy, clean and under adversaries."""
+
+from funcrobust.core.evaluation.accuracy import correct, mean_of
+from funcrobust.core.evaluation.adversaries import (
+    Pgd,
+    apgd_adversary,
+    sharp_pgd,
+    targeted_apgd,
+)
+from funcrobust.core.evaluation.adversary import Adversary, Run, adversary_of, inside
+from funcrobust.core.evaluation.ensemble import Outcome, attack_all, robust
+from funcrobust.core.evaluation.recalibrating import recalibrated
+
+__all__ = [
+    "Adversary",
+    "Outcome",
+    "Pgd",
+    "Run",
+    "adversary_of",
+    "apgd_adversary",
+    "attack_all",
+    "correct",
+    "inside",
+    "mean_of",
+    "recalibrated",
+    "robust",
+    "sharp_pgd",
+    "targeted_apgd",
+]

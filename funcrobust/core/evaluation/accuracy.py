@@ -1,0 +1,29 @@
+"""Clean accuracy, and the mean of any loss over a set."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.images import as_float
+from funcrobust.core.losses import Loss
+from funcrobust.core.network.functional import Params, Predict
+
+
+@torch.no_grad()
+def correct(
+    predict: Predict, params: Params, x: Tensor, y: Tensor, *, batch_size: int = 500
+) -> Tensor:
+    """Tell which examples are classified right: (N,) bool. x is uint8 or float in [0, 1]."""
+    batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
+    return torch.cat([predict(params, as_float(xb)).argmax(-1) == yb for xb, yb in batches])
+
+
+def mean_of(loss: Loss, params: Params, x: Tensor, y: Tensor, *, batch_size: int = 128) -> float:
+    """Average a loss over a set, in batches and without derivatives."""
+    if len(x) == 0:
+        raise FuncrobustError("there are no examples to average over")
+    with torch.no_grad():
+        batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
+        return float(torch.cat([loss(params, as_float(xb), yb) for xb, yb in batches]).mean())

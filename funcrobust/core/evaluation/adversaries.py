@@ -1,0 +1,114 @@
+"""The adversaries that climb: PGD as published, PGD sharpened, and AutoAttack's two APGDs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from funcrobust.core.balls.ball import Ball
+from funcrobust.core.errors import FuncrobustError, require_count, require_finite
+from funcrobust.core.evaluation.adversary import Adversary, Run
+from funcrobust.core.evaluation.climbing import Climber, Score
+from funcrobust.core.losses import odds_of
+from funcrobust.core.margins import dlr_of, targeted_dlr_of
+from funcrobust.core.network.functional import Params, Predict
+from funcrobust.core.perturbations.ascent import steepest_ascent
+from funcrobust.core.perturbations.auto_pgd import auto_ascent
+
+
+class Pgd(NamedTuple):
+    """PGD of the cross-entropy from ``restarts`` random starts, ``steps`` steps each.
+
+    Madry et al. 2018 (arXiv:1706.06083). It ascends the log-odds, of which the cross-entropy is an
+    increasing function: the same steps, which confidence cannot round away.
+    """
+
+    ball: Ball
+    step_size: float
+    steps: int = 20
+    restarts: int = 1
+    seed: int = 0
+
+    def __call__(self, predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run) -> Tensor:
+        """Attack: an `Adversary`."""
+        require_count("steps", self.steps, minimum=1)
+        require_count("restarts", self.restarts, minimum=1)
+        require_finite("step_size", self.step_size)
+        climber = Climber(
+            self.ball, steepest_ascent(self.ball, step_size=self.step_size), self.steps,
+            lambda logits, y, _: odds_of(logits, y),
+            lambda logits, _: logits.new_zeros(self.restarts, len(logits)),
+        )  # fmt: skip
+        return climber(predict, params, x, y, run)
+
+
+SHARPNESS = (10.0, 3.0, 100.0)
+"""See `sharp_pgd`."""
+
+
+def sharp_pgd(
+    ball: Ball, *, step_size: float, steps: int = 20, sharpness: Sequence[float] = SHARPNESS
+) -> Adversary:
+    r"""Build PGD of the log-odds of the logits times t, one restart for each of ``sharpness``.
+
+        m_t = log Σ_{j≠y} e^{t·z_j} − t·z_y,        t = sharpness / std_j(z_j)
+
+    with the clean image's own standard deviation over the classes, so that a factor on the logits
+    changes nothing. At t → 0 the gradient goes after all classes at once, at t → ∞ after the
+    likeliest other alone: either can be masked, by confidence or by the lack of it.
+    """
+    if not sharpness or not all(0 < s < math.inf for s in sharpness):
+        raise FuncrobustError(f"sharpness must be finite numbers > 0, got {tuple(sharpness)}")
+    require_finite("step_size", step_size)
+    require_count("steps", steps, minimum=1)
+
+    def aims(logits: Tensor, _y: Tensor) -> Tensor:
+        spread = logits.float().std(-1).clamp_min(1e-30)
+        return torch.stack([s / spread for s in sharpness])
+
+    def score(logits: Tensor, y: Tensor, aim: Tensor) -> Tensor:
+        return odds_of(aim.unsqueeze(-1) * logits, y)
+
+    return Climber(ball, steepest_ascent(ball, step_size=step_size), steps, score, aims)
+
+
+def apgd_adversary(
+    ball: Ball, *, steps: int = 100, restarts: int = 1, ratio: bool = False
+) -> Adversary:
+    """Build Auto-PGD of the cross-entropy, or of the difference of logits ``ratio``.
+
+    AutoAttack's APGD-CE and APGD-DLR (Croce & Hein 2020, arXiv:2003.01690), until an image on the
+    way is misclassified.
+    """
+    require_count("restarts", restarts, minimum=1)
+    score: Score = _dlr if ratio else _cross_entropy
+    return Climber(
+        ball, auto_ascent(ball, steps=steps), steps, score,
+        lambda logits, _: logits.new_zeros(restarts, len(logits)),
+    )  # fmt: skip
+
+
+def targeted_apgd(ball: Ball, *, steps: int = 100, targets: int = 9) -> Adversary:
+    """Build Auto-PGD of the targeted ratio, toward the ``targets`` likeliest other classes in turn.
+
+    AutoAttack's APGD-T; of a network with fewer other classes, toward all of them.
+    """
+    require_count("targets", targets, minimum=1)
+
+    def aims(logits: Tensor, y: Tensor) -> Tensor:
+        others = logits.scatter(-1, y.unsqueeze(-1), -torch.inf)
+        return others.topk(min(targets, logits.shape[-1] - 1), dim=-1).indices.T
+
+    return Climber(ball, auto_ascent(ball, steps=steps), steps, targeted_dlr_of, aims)
+
+
+def _cross_entropy(logits: Tensor, y: Tensor, _aim: Tensor) -> Tensor:
+    return torch.nn.functional.softplus(odds_of(logits, y), threshold=40)
+
+
+def _dlr(logits: Tensor, y: Tensor, _aim: Tensor) -> Tensor:
+    return dlr_of(logits, y)

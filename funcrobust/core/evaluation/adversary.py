@@ -1,0 +1,95 @@
+"""What an evaluation runs against a classifier: one contract for every attack.
+
+    adversary(predict, params, x, y, run) -> x̂
+
+x (n, …) are images that are classified right, x̂ as many that the adversary hopes are not. Whether
+it succeeded is not its to say: whoever runs it looks at x̂ itself (`ensemble`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from funcrobust.core.attacks import Attack
+from funcrobust.core.balls.ball import Ball
+from funcrobust.core.losses import Loss
+from funcrobust.core.network.functional import Params, Predict
+from funcrobust.core.randomness import generator
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
+class Run(NamedTuple):
+    """How an adversary is to run, whichever it is."""
+
+    numbers: Tensor
+    """The examples' numbers (n,) in the whole set, of which every random number is a function: so
+    it does not matter who else is in a batch, nor how many."""
+    seed: int = 0
+    purpose: str = "evaluate"
+    batch_size: int = 250
+    advance: Callable[[int], object] = _ignore
+    """Told of every example done with, n in all."""
+
+    def starts(
+        self, draw: Callable[[Tensor, torch.Generator], Tensor], x: Tensor, numbers: Tensor,
+        restart: int = 0,
+    ) -> Tensor:  # fmt: skip
+        """Draw a random start around each of x (m, …), the examples of ``numbers`` (m,)."""
+        purpose = self.purpose if restart == 0 else f"{self.purpose}/{restart}"
+        drawn = [
+            draw(one.unsqueeze(0), generator(self.seed, purpose, number, x.device))
+            for one, number in zip(x, numbers.tolist(), strict=True)
+        ]
+        return torch.cat(drawn) if drawn else x
+
+
+class Adversary(Protocol):
+    """See the head of this file. Write your own: any such function."""
+
+    def __call__(self, predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run) -> Tensor:
+        """Return x̂, shaped like x (n, …), floating-point."""
+        ...
+
+
+def adversary_of(
+    attack: Attack, loss: Callable[[Predict], Loss], *, restarts: int = 1
+) -> Adversary:
+    """Let an `Attack`, as training takes it, be run by an evaluation; the worst restart counts.
+
+    ``loss`` builds what it ascends, `log_odds` say.
+    """
+
+    def run_attack(predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run) -> Tensor:
+        perturb = attack.perturb(loss(predict))
+        found = x.clone()
+        for rows in torch.arange(len(x), device=x.device).split(run.batch_size):
+            standing = rows
+            for restart in range(restarts):
+                here = x[standing]
+                start = run.starts(attack.start, here, run.numbers[standing], restart)
+                with torch.no_grad():
+                    found[standing] = perturb(params, start, y[standing], center=here)
+                    right = predict(params, found[standing]).argmax(-1) == y[standing]
+                standing = standing[right]
+                if not len(standing):
+                    break
+            run.advance(len(rows))
+        return found
+
+    return run_attack
+
+
+def inside(ball: Ball, x_hat: Tensor, center: Tensor, *, slack: float = 1e-6) -> Tensor:
+    """Tell which of x̂ (n, …) lie in the ball around their centres, and in its bounds: (n,) bool.
+
+    A point is inside if projecting it moves no number by more than ``slack``, in units of the data.
+    """
+    moved = (ball.project(x_hat, center) - x_hat).abs().flatten(1).amax(1)
+    return (moved <= slack) & x_hat.isfinite().flatten(1).all(1)

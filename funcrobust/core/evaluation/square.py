@@ -1,0 +1,111 @@
+r"""Square: an adversary that sees the logits alone, no gradient.
+
+Andriushchenko et al. 2020 (arXiv:1912.00049), algorithms 1 and 2, for the L∞ ball: from vertical
+stripes of ±ε, a square window at a random place gets ±2ε in each channel, the image is projected,
+and the change is kept where it lowers the margin. The window's area is a share p of the image's,
+halved on the way. What it finds and gradients did not tells of gradients that are masked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from funcrobust.core.balls.ball import require_images
+from funcrobust.core.balls.linf import Linf
+from funcrobust.core.errors import FuncrobustError, require_count
+from funcrobust.core.evaluation.adversary import Adversary, Run
+from funcrobust.core.network.functional import Params, Predict
+
+HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""Queries after which the share of the image is halved: section 3 of the paper."""
+
+
+def square(ball: Linf, *, queries: int = 5000, share: float = 0.8) -> Adversary:
+    """Build the Square attack on the margin: at most ``queries`` forward passes an image.
+
+    ``share`` is p at the start. Both defaults are AutoAttack's. Raises `FuncrobustError` for a ball
+    that is not `linf`, or not of finite radius.
+    """
+    if type(ball) is not Linf or not ball.radius < float("inf"):
+        raise FuncrobustError(f"square takes fr.linf(...) of finite radius, not {ball}")
+    require_count("queries", queries, minimum=1)
+    if not 0 < share <= 1:
+        raise FuncrobustError(f"share must be in (0, 1], got {share}")
+    return _Square(ball, queries, share)
+
+
+@dataclass(frozen=True)
+class _Square:
+    ball: Linf
+    queries: int
+    share: float
+
+    @torch.no_grad()
+    def __call__(self, predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run) -> Tensor:
+        require_images("square", x)
+        found = x.clone()
+        for rows in torch.arange(len(x), device=x.device).split(run.batch_size):
+            found[rows] = self._batch(predict, params, x[rows], y[rows], run, run.numbers[rows])
+        return found
+
+    def _batch(
+        self, predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run, numbers: Tensor
+    ) -> Tensor:
+        # Every example's own numbers, all at once: two for a place, one a channel for the sign.
+        stripes = run.starts(_stripes, x, numbers)
+        table = run.starts(self._numbers, x, numbers, restart=1)
+        best = self.ball.project(x + self.ball.radius * stripes, x)
+        least = _margin(predict, params, best, y)
+        standing = torch.arange(len(x), device=x.device)
+        for query in range(self.queries - 1):
+            fell = least[standing] <= 0
+            if fell.any():
+                run.advance(int(fell.sum()))
+                standing = standing[~fell]
+            if not len(standing):
+                return best
+            center, here = x[standing], best[standing]
+            window = self._window(table[standing, query], center, query)
+            tried = self.ball.project(here + 2 * self.ball.radius * window, center)
+            margin = _margin(predict, params, tried, y[standing])
+            lower = margin < least[standing]
+            least[standing] = torch.where(lower, margin, least[standing])
+            best[standing[lower]] = tried[lower]
+        run.advance(len(standing))
+        return best
+
+    def _numbers(self, one: Tensor, generator: torch.Generator) -> Tensor:
+        size = (len(one), self.queries, 2 + one.shape[1])
+        return torch.rand(size, generator=generator, device=one.device)
+
+    def _window(self, numbers: Tensor, like: Tensor, query: int) -> Tensor:
+        """±1 in each channel inside a square at random, 0 outside: (m, C, H, W)."""
+        height, width = like.shape[-2:]
+        p = self.share / 2 ** sum(query > at for at in HALVED_AT)
+        side = min(max(round((p * height * width) ** 0.5), 1), height, width)
+        top = (numbers[:, 0] * (height - side + 1)).floor().reshape(-1, 1, 1, 1)
+        left = (numbers[:, 1] * (width - side + 1)).floor().reshape(-1, 1, 1, 1)
+        row = torch.arange(height, device=like.device).reshape(1, 1, -1, 1)
+        column = torch.arange(width, device=like.device).reshape(1, 1, 1, -1)
+        within = (row >= top) & (row < top + side) & (column >= left) & (column < left + side)
+        sign = _sign(numbers[:, 2:]).reshape(len(numbers), -1, 1, 1).to(like.dtype)
+        return torch.where(within, sign, 0.0)
+
+
+def _stripes(one: Tensor, generator: torch.Generator) -> Tensor:
+    size = (len(one), one.shape[1], 1, one.shape[3])
+    return _sign(torch.rand(size, generator=generator, device=one.device)).to(one.dtype)
+
+
+def _sign(uniform: Tensor) -> Tensor:
+    return torch.where(uniform < 0.5, -1.0, 1.0)
+
+
+def _margin(predict: Predict, params: Params, x: Tensor, y: Tensor) -> Tensor:
+    """z_y − max_{j≠y} z_j: (m,); at most 0 where x is misclassified."""
+    logits = predict(params, x).float()
+    own = logits.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+    return own - logits.scatter(-1, y.unsqueeze(-1), -torch.inf).amax(-1)

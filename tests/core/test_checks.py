@@ -1,0 +1,212 @@
+"""Every check fails on a defence that is broken its way, and passes on an honest network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import funcrobust as fr
+from funcrobust.core import evaluation
+from funcrobust.core.evaluation.checks import CHECKS, Case
+from funcrobust.core.evaluation.verdict import interval, verdict
+
+EPS = 0.06
+BALL = fr.linf(EPS)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small adversarially trained network on blobs: honest, and fooled now and then."""
+    from problems import TinyNet
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = fr.functionalize(TinyNet())
+    draw = torch.Generator().manual_seed(5)
+    y = torch.randint(5, (240,), generator=draw)
+    centers = torch.rand(5, 3, 8, 8, generator=draw)
+    x = (0.35 * centers[y] + 0.3 + 0.15 * torch.randn(240, 3, 8, 8, generator=draw)).clamp(0, 1)
+    optim = fr.optimizer("Adam", 5e-3)
+    attack = fr.pgd_k(BALL, steps=3)
+
+    def objective(params, buffers, x, y):
+        loss = fr.cross_entropy(model.with_buffers(buffers))
+        robust = fr.adversarial(loss, attack, start=x)
+        return robust(params, x, y).mean(), (buffers, {})
+
+    update, state = fr.make_update(objective, optim), fr.initial_state(model, optim)
+    for _ in range(60):
+        state, _ = update(state, x, y)
+    return model, state.params, x, torch.where(torch.arange(240) % 15 == 0, (y + 1) % 5, y)
+
+
+def evaluated(predict, params, x, y, *, ball=BALL, adversary=None, **case):
+    adversary = adversary or evaluation.sharp_pgd(ball, step_size=EPS / 4)
+    outcome = evaluation.attack_all(predict, params, x, y, {"it": adversary})
+    numbers = torch.arange(len(y))
+    return Case(predict, params, x, y, ball, outcome, numbers, step_size=EPS / 4, **case)
+
+
+@pytest.fixture(scope="module")
+def honest(trained):
+    model, params, x, y = trained
+    other = {k: v + 0.02 * torch.randn(v.shape, generator=torch.Generator().manual_seed(2))
+             for k, v in params.items()}  # fmt: skip
+    return evaluated(
+        model.predict, params, x, y, surrogate=(model.predict, other),
+        stronger=evaluation.sharp_pgd(BALL, step_size=EPS / 8, steps=60),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_an_honest_network_passes(honest, name):
+    assert 0.2 < honest.outcome.robust.float().mean() < honest.outcome.clean.float().mean() < 1
+    check = CHECKS[name](honest)
+    assert check.passed, check
+
+
+def test_the_verdict_on_it_holds_or_names_what_was_not_tried(honest):
+    checks = [check(honest) for check in CHECKS.values()]
+    assert verdict(checks) == ("holds", ())
+    assert verdict(checks, ["AutoAttack"]) == ("upper bound", ("not tried: AutoAttack",))
+
+
+def broken(trained, predict, **options):
+    _, params, x, y = trained
+    return evaluated(predict, params, x, y, **options)
+
+
+def failed(case):
+    found = [check(case) for check in CHECKS.values()]
+    return {name for name, check in zip(CHECKS, found, strict=True) if check.passed is False}, found
+
+
+def test_quantised_inputs(trained):
+    """Steps of an eighth, rounded: the slope through the rounding is 0."""
+    model, *_ = trained
+    case = broken(trained, lambda p, x: model.predict(p, (x * 8).round() / 8))
+    names, found = failed(case)
+    assert "gradients" in names
+    assert verdict(found).word == "suspicious"
+
+
+def test_quantised_inputs_with_a_slope_of_their_own(trained):
+    """As before, and the slope is there but wrong: gradient steps climb nothing."""
+    model, params, x, y = trained
+
+    def predict(p, x):
+        quantised = (x * 8).round() / 8
+        return model.predict(p, quantised.detach() - 1e-3 * (x - x.detach()))
+
+    names, found = failed(broken(trained, predict))
+    assert names & {"climbs", "everything", "without_gradients"}
+    assert verdict(found).word == "suspicious"
+
+
+def test_saturated_logits(trained):
+    """Rounded to a grid: between its lines the logits do not move."""
+    model, *_ = trained
+    case = broken(trained, lambda p, x: (4 * model.predict(p, x)).round())
+    names, found = failed(case)
+    assert "gradients" in names
+    assert verdict(found).word == "suspicious"
+
+
+def test_a_scale_on_the_logits_is_no_defence(trained, honest):
+    """What masks cross-entropy masks nothing here: the figure stays, and the checks pass."""
+    model, *_ = trained
+    case = broken(trained, lambda p, x: 1e4 * model.predict(p, x))
+    assert abs(int(case.outcome.robust.sum()) - int(honest.outcome.robust.sum())) <= 2
+    assert failed(case)[0] <= {"effort"}
+
+
+def test_noise_on_the_input(trained):
+    model, *_ = trained
+    case = broken(trained, lambda p, x: model.predict(p, x + 0.1 * torch.randn_like(x)))
+    names, found = failed(case)
+    assert "deterministic" in names
+    assert verdict(found).word == "invalid"
+
+
+def test_normalisation_outside_the_ball(trained):
+    """The images come normalised already, and the ball is told of no bounds."""
+    model, params, x, y = trained
+    case = evaluated(
+        lambda p, z: model.predict(p, z * 0.25 + 0.5), params, (x - 0.5) / 0.25, y,
+        ball=fr.linf(EPS, bounds=None),
+    )  # fmt: skip
+    names, found = failed(case)
+    assert "range_of_images" in names
+    assert verdict(found).word == "invalid"
+
+
+def test_training_mode_left_on(trained):
+    model, *_ = trained
+
+    def predict(params, x):
+        return model.predict_train(params, model.buffers, x)[0]
+
+    names, found = failed(broken(trained, predict))
+    assert "alone" in names
+    assert verdict(found).word == "invalid"
+
+
+def test_a_detached_logit(trained):
+    model, *_ = trained
+    names, found = failed(broken(trained, lambda p, x: model.predict(p, x).detach()))
+    assert "gradients" in names
+    assert verdict(found).word == "suspicious"
+
+
+def test_probabilities_for_logits(trained):
+    model, *_ = trained
+    names, _ = failed(broken(trained, lambda p, x: model.predict(p, x).softmax(-1)))
+    assert "logits" in names
+
+
+def test_an_adversary_that_leaves_the_ball(trained):
+    model, params, x, y = trained
+    wide = evaluation.sharp_pgd(fr.linf(2 * EPS), step_size=EPS / 2)
+    names, found = failed(evaluated(model.predict, params, x, y, adversary=wide))
+    assert "in_the_ball" in names
+    assert verdict(found).word == "invalid"
+
+
+def test_an_attack_that_is_too_weak(trained, honest):
+    model, params, x, y = trained
+    weak = evaluation.Pgd(BALL, EPS / 100, steps=1)
+    case = evaluated(
+        model.predict, params, x, y, adversary=weak, stronger=honest.stronger,
+        surrogate=honest.surrogate,
+    )  # fmt: skip
+    names, _ = failed(case)
+    assert {"effort", "without_gradients", "transferred"} <= names
+
+
+def test_images_that_were_changed_on_the_way(honest):
+    """The saved images are not those that fooled the network."""
+    outcome = honest.outcome._replace(images=honest.x)
+    assert {"fools_again", "in_bytes"} <= failed(replace(honest, outcome=outcome))[0]
+
+
+def test_an_outcome_that_radius_0_does_not_give(honest):
+    fell_to = torch.zeros_like(honest.outcome.fell_to)
+    assert "nothing" in failed(replace(honest, outcome=honest.outcome._replace(fell_to=fell_to)))[0]
+
+
+def test_what_cannot_be_tried_says_why(honest):
+    case = replace(honest, stronger=None, surrogate=None, ball=fr.unconstrained())
+    answers = {name: CHECKS[name](case) for name in
+               ("effort", "transferred", "without_gradients", "nothing", "everything")}  # fmt: skip
+    assert all(check.passed is None and check.figure for check in answers.values())
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(0, 10, 0.0, 0.3085), (5, 10, 0.1871, 0.8129), (450, 1000, 0.4189, 0.4814)],
+)
+def test_interval(successes, n, low, high):
+    """Published values of the exact interval (Clopper & Pearson 1934)."""
+    assert interval(successes, n) == pytest.approx((low, high), abs=5e-5)
