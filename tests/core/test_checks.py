@@ -94,7 +94,7 @@ def test_quantised_inputs(trained):
 
 def test_quantised_inputs_with_a_slope_of_their_own(trained):
     """As before, and the slope is there but wrong: gradient steps climb nothing."""
-    model, params, x, y = trained
+    model, *_ = trained
 
     def predict(p, x):
         quantised = (x * 8).round() / 8

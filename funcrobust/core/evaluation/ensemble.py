@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.core.evaluation.accuracy import correct
 from funcrobust.core.evaluation.adversary import Adversary, Run
 from funcrobust.core.images import as_float
 from funcrobust.core.network.functional import Params, Predict
@@ -63,26 +62,53 @@ def attack_all(
     adversary gives is classified anew here, alone with the others that fell. ``advance(n)`` is told
     of n examples done with, N for each adversary.
 
-    Raises `FuncrobustError` where there are no examples.
+    Raises `FuncrobustError` where there are no examples. To stop in between and go on later, take
+    its two parts: `look` and `attack_the_standing`.
     """
-    if len(x) == 0:
-        raise FuncrobustError("there are no examples to evaluate")
+    outcome = look(predict, params, x, y, batch_size=batch_size)
     if numbers is None:
         numbers = torch.arange(len(x), device=x.device)
+    for k, (name, adversary) in enumerate(adversaries.items(), start=1):
+        run = Run(numbers, seed, f"evaluate/{name}", batch_size, advance)
+        outcome = attack_the_standing(predict, params, y, outcome, k, adversary, run)
+    return outcome
+
+
+def look(
+    predict: Predict, params: Params, x: Tensor, y: Tensor, *, batch_size: int = 250
+) -> Outcome:
+    """Return what becomes of each example without an attack; raise where there are none."""
+    if len(x) == 0:
+        raise FuncrobustError("there are no examples to evaluate")
     images = as_float(x).clone()
     predicted = _classes(predict, params, images, batch_size)
-    fell_to = torch.where(predicted == y, -1, 0)
-    for k, (name, adversary) in enumerate(adversaries.items(), start=1):
-        standing = (fell_to < 0).nonzero().squeeze(1)
-        advance(len(x) - len(standing))
-        run = Run(numbers[standing], seed, f"evaluate/{name}", batch_size, advance)
-        found = adversary(predict, params, images[standing], y[standing], run)
-        seen = _classes(predict, params, found, batch_size)
-        fooled = seen != y[standing]
-        images[standing[fooled]] = found[fooled].to(images.dtype)
-        predicted[standing[fooled]] = seen[fooled]
-        fell_to[standing[fooled]] = k
-    return Outcome(fell_to, images, predicted)
+    return Outcome(torch.where(predicted == y, -1, 0), images, predicted)
+
+
+def attack_the_standing(
+    predict: Predict,
+    params: Params,
+    y: Tensor,
+    outcome: Outcome,
+    k: int,
+    adversary: Adversary,
+    run: Run,
+) -> Outcome:
+    """Run the k-th adversary on those who withstood the others; ``run`` is for all N."""
+    standing = outcome.robust.nonzero().squeeze(1)
+    run.advance(len(y) - len(standing))
+    if not len(standing):
+        return outcome
+    own = run._replace(numbers=run.numbers[standing])
+    found = adversary(predict, params, outcome.images[standing], y[standing], own)
+    seen = _classes(predict, params, found, run.batch_size)
+    fooled = seen != y[standing]
+    fell = standing[fooled]
+    return Outcome(
+        outcome.fell_to.index_fill(0, fell, k),
+        outcome.images.index_copy(0, fell, found[fooled].to(outcome.images.dtype)),
+        outcome.predicted.index_copy(0, fell, seen[fooled]),
+    )
 
 
 def robust(
@@ -113,6 +139,3 @@ def robust(
 def _classes(predict: Predict, params: Params, x: Tensor, batch_size: int) -> Tensor:
     seen = [predict(params, part).argmax(-1) for part in x.split(batch_size)]
     return torch.cat(seen) if seen else x.new_zeros(0, dtype=torch.int64)
-
-
-__all__ = ["Outcome", "attack_all", "correct", "robust"]

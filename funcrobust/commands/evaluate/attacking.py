@@ -1,0 +1,112 @@
+"""The adversaries that ``evaluate`` runs, by the names of its options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from funcrobust.commands.evaluate.options import Evaluate
+from funcrobust.core.balls.ball import Ball
+from funcrobust.core.balls.l2 import L2
+from funcrobust.core.balls.linf import Linf
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.evaluation import (
+    Adversary,
+    Pgd,
+    adversary_of,
+    apgd_adversary,
+    sharp_pgd,
+    targeted_apgd,
+)
+from funcrobust.core.evaluation.adversaries import SHARPNESS
+from funcrobust.core.evaluation.square import square
+from funcrobust.core.losses import log_odds
+from funcrobust.running.catalogue import functions
+from funcrobust.running.standard_attacks import fab_targeted, square_l2
+
+STANDARD = ("APGD-CE", "APGD-T", "FAB-T", "Square")
+"""AutoAttack's standard ensemble, in its order."""
+
+
+def adversaries(options: Evaluate, ball: Ball, classes: int) -> dict[str, Adversary]:
+    """Return what is to be run, in order, by the name to show."""
+    if options.autoattack:
+        return autoattack(ball, classes)
+    return {title(options): one(options, ball)}
+
+
+def title(options: Evaluate) -> str:
+    """Return the attack's name as the field writes it: PGD-50-10 is 50 steps, 10 restarts."""
+    name, steps, restarts = options.attack, options.steps, options.restarts
+    if name in ("pgd", "sharp-pgd"):
+        first = "PGD" if name == "pgd" else "sharp PGD"
+        r = restarts or (1 if name == "pgd" else len(SHARPNESS))
+        return f"{first}-{steps or 20}" + (f"-{r}" if r > 1 else "")
+    written = name.upper() if name.startswith("apgd-") and name != "apgd-k" else name
+    return " ".join(
+        [written, *([f"{steps} steps"] if steps else []), *([f"x{restarts}"] if restarts else [])]
+    )
+
+
+def one(options: Evaluate, ball: Ball) -> Adversary:
+    """Return the attack that ``--attack`` names."""
+    restarts = options.restarts or 1
+    steps = options.steps
+    if options.attack == "sharp-pgd":
+        count = options.restarts or len(SHARPNESS)
+        sharpness = [SHARPNESS[r % len(SHARPNESS)] for r in range(count)]
+        return sharp_pgd(
+            ball, step_size=step_size(options, ball), steps=steps or 20, sharpness=sharpness
+        )
+    if options.attack == "pgd":
+        return Pgd(ball, step_size(options, ball), steps or 20, restarts, options.seed)
+    if options.attack == "apgd-t":
+        return targeted_apgd(ball, steps=steps or 100)
+    if options.attack in ("apgd-ce", "apgd-dlr"):
+        ratio = options.attack == "apgd-dlr"
+        return apgd_adversary(ball, steps=steps or 100, restarts=restarts, ratio=ratio)
+    if options.attack == "square":
+        if not isinstance(ball, Linf):
+            raise FuncrobustError("--attack square is for --constraint linf; see --autoattack")
+        return square(ball, queries=steps or 5000)
+    given = {"ball": ball, "steps": steps, "step_size": options.step_size}
+    return adversary_of(
+        functions("core", "Attack")[options.attack].called(**given), log_odds, restarts=restarts
+    )
+
+
+def stronger(options: Evaluate, ball: Ball) -> Adversary:
+    """Return what more effort of the plain kind is: three times the steps, other sharpnesses."""
+    steps = 3 * (options.steps or 20) if options.attack in ("pgd", "sharp-pgd") else 60
+    return sharp_pgd(ball, step_size=step_size(options, ball), steps=steps, sharpness=(20.0, 5.0))
+
+
+def step_size(options: Evaluate, ball: Ball) -> float:
+    """Return the length of a plain step: a quarter of the radius unless given."""
+    return (
+        float(getattr(ball, "radius", 1.0)) / 4 if options.step_size is None else options.step_size
+    )
+
+
+def autoattack(ball: Ball, classes: int) -> dict[str, Adversary]:
+    """Build the standard ensemble of Croce & Hein 2020 (arXiv:2003.01690).
+
+    Raises `FuncrobustError` for fewer than four classes, which its targeted ratio needs, or another
+    ball than `linf` and `l2`.
+    """
+    if classes < 4:
+        raise FuncrobustError(
+            f"AutoAttack's targeted ratio needs 4 classes, and there are {classes}: use --attack"
+        )
+    if type(ball) is Linf:
+        last: Adversary = square(ball)
+    elif type(ball) is L2:
+        last = square_l2(ball)
+    else:
+        raise FuncrobustError(f"AutoAttack is for --constraint linf or l2, not {ball}")
+    found: Mapping[str, Adversary] = {
+        "APGD-CE": apgd_adversary(ball),
+        "APGD-T": targeted_apgd(ball, targets=9),
+        "FAB-T": fab_targeted(ball, targets=9),
+        "Square": last,
+    }
+    return {name: found[name] for name in STANDARD}

@@ -1,0 +1,76 @@
+"""The options of ``evaluate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.running.catalogue import functions
+from funcrobust.running.groups import Images, Machine, Precision, Radius
+from funcrobust.running.options import Choices, Count, Flag, Weight, only_with, unless
+
+CLIMBING = ("sharp-pgd", "pgd", "apgd-ce", "apgd-dlr", "apgd-t")
+"""Attacks that an evaluation alone has: they stop at the first image that fools the network."""
+
+OWN = (*CLIMBING, "square")
+
+WITH_STEPS = (*OWN, "pgd-k", "apgd-k")
+WITH_STEP_SIZE = ("sharp-pgd", "pgd", "rs-fgsm", "n-fgsm", "zerograd", "pgd-k", "apgd-k")
+ONCE = ("apgd-t", "square")
+"""Attacks without restarts: toward each class in turn, and without a gradient."""
+
+
+def attack_names() -> tuple[str, ...]:
+    """Return what ``--attack`` takes: an evaluation's own attacks, and every one of training's."""
+    return (*OWN, *functions("core", "Attack"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Images, Machine):
+    """Evaluation."""
+
+    checkpoint: str | None = field(default=None, kw_only=False)
+    """File, run folder or shipped name; left out: the shipped classifier."""
+    model: str | None = None
+    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
+    examples: Count = 500
+    """Test images, at random by --seed; as many as there are, or more, for all of them."""
+    attack: Annotated[str, Choices(attack_names), unless(autoattack=True)] = "sharp-pgd"
+    """sharp-pgd ascends the log-odds at several sharpnesses, which confidence cannot mask; pgd the
+    cross-entropy, as is published (--steps 50 --restarts 10); square sees no gradient."""
+    autoattack: bool = False
+    """The standard ensemble in place of one attack: APGD-CE, APGD-T, FAB-T, Square."""
+    steps: Annotated[Count, only_with(attack=WITH_STEPS), unless(autoattack=True)] | None = None
+    """Steps; left out: 20, of APGD 100, of Square 5000 queries."""
+    restarts: Annotated[Count, unless(autoattack=True, attack=ONCE)] | None = None
+    """Random starts, of which the worst counts; left out: 1, of sharp-pgd 3."""
+    constraint: Literal["linf", "l2"] | None = None
+    """The threat model; left out: the checkpoint's."""
+    epsilon: Radius | None = None
+    """Its radius; left out: the checkpoint's."""
+    step_size: (
+        Annotated[Weight, only_with(attack=WITH_STEP_SIZE), unless(autoattack=True)] | None
+    ) = None
+    """Left out: radius / 4, or the attack's own."""
+    precision: Precision = "fp32"
+    """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
+    checks: bool = True
+    """Try whether the figure can be believed, and give a verdict."""
+    save: Path | None = None
+    """Keep what fools the network in FILE.safetensors; an evaluation that was interrupted goes on
+    from there when it is asked for again."""
+    json_file: Annotated[Path | None, Flag("--json")] = None
+    """Write the figures there; - prints them alone."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether standard output is for the figures."""
+        return str(self.json_file) == "-"
+
+    def check(self) -> None:
+        """Refuse a file that would not be read again."""
+        super().check()
+        if self.save is not None and self.save.suffix != ".safetensors":
+            raise FuncrobustError(f"--save must name a .safetensors file, got {self.save}")

@@ -1,0 +1,203 @@
+"""``evaluate``: clean accuracy, accuracy under attack with intervals, checks and a verdict."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from funcrobust import checkpoints
+from funcrobust.commands.evaluate import attacking, saving
+from funcrobust.commands.evaluate.options import Evaluate
+from funcrobust.core.evaluation import Adversary, Outcome, Run
+from funcrobust.core.evaluation.checks import CHECKS, Case, Check
+from funcrobust.core.evaluation.ensemble import attack_the_standing, look
+from funcrobust.core.evaluation.verdict import Verdict, interval, verdict
+from funcrobust.core.images import as_float
+from funcrobust.core.network.functional import Params, Predict
+from funcrobust.environment import versions
+from funcrobust.report.console import Reporter
+from funcrobust.report.records import write_json
+from funcrobust.running.classifier import STRONGEST, Classifier, load_classifier
+from funcrobust.running.dataset import chosen_test_images, load_known
+from funcrobust.running.machine import pick_device, pick_dtype
+from funcrobust.running.measuring import evaluating
+from funcrobust.running.threat import pick_ball
+
+CHUNK = 500
+"""Examples that go through all attacks before the next: what can be lost is one attack on one."""
+
+SAVE_EVERY = 60.0
+"""Seconds between two writes of ``--save``."""
+
+
+def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
+    """Measure, check, judge and show; return the figures."""
+    device = pick_device(options.device)
+    classifier = load_classifier(options.checkpoint, device, model=options.model)
+    card = classifier.card
+    constraint = options.constraint or card.constraint
+    epsilon = card.epsilon if options.epsilon is None else options.epsilon
+    ball = pick_ball(constraint, epsilon)
+    dataset = load_known(options, card, reporter).to(device)
+    numbers, x, y = chosen_test_images(dataset, options.examples, options.seed)
+    model = classifier.model
+    predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
+    adversaries = attacking.adversaries(options, ball, card.num_classes)
+    settings = {
+        "checkpoint": classifier.name, "model": card.model, "dataset": dataset.name,
+        "examples": len(y), "attack": "autoattack" if options.autoattack else options.attack,
+        "attacks": list(adversaries), "constraint": constraint, "epsilon": epsilon,
+        "steps": options.steps, "restarts": options.restarts,
+        "step_size": attacking.step_size(options, ball), "seed": options.seed,
+        "precision": options.precision,
+    }  # fmt: skip
+    began = time.perf_counter()
+    outcome = _attack(
+        options, settings, predict, model.params, x, y, numbers, adversaries, reporter
+    )
+    seconds = time.perf_counter() - began
+    case = Case(
+        predict, model.params, as_float(x), y, ball, outcome, numbers, seed=options.seed,
+        step_size=attacking.step_size(options, ball), stronger=attacking.stronger(options, ball),
+        surrogate=_surrogate(classifier, device) if options.checks else None,
+    )  # fmt: skip
+    checks = _checked(case, reporter) if options.checks else []
+    not_tried = () if options.autoattack else ("AutoAttack (--autoattack)",)
+    judged = verdict(checks, not_tried) if options.checks else None
+    _show(classifier, settings, outcome, checks, judged, dataset, reporter)
+    figures = {
+        **settings, **_figures(outcome, list(adversaries)), "seconds": seconds,
+        "checks": [check._asdict() for check in checks],
+        "verdict": judged.word if judged else None,
+        "because": list(judged.because) if judged else [],
+        "not_tried": list(not_tried),
+        "normalisation": "inside the network; the ball is in units of [0, 1]",
+        "mode": "evaluation", "device": str(device), "versions": versions(("funcrobust", "torch")),
+    }  # fmt: skip
+    if options.json_file is not None:
+        write_json(options.json_file, figures)
+    return figures
+
+
+def _attack(
+    options: Evaluate, settings: dict[str, Any], predict: Predict, params: Params, x: Tensor,
+    y: Tensor, numbers: Tensor, adversaries: dict[str, Adversary], reporter: Reporter,
+) -> Outcome:  # fmt: skip
+    """Run the attacks in turn on a chunk of examples after another, going on where a file says."""
+    outcome = look(predict, params, x, y)
+    stage = torch.zeros_like(y)
+    if options.save is not None and options.save.exists():
+        outcome, stage = saving.taken_up(options.save, settings, numbers, y, outcome)
+        reporter.say(f"{options.save}: {int((stage == len(adversaries)).sum())} examples are done")
+
+    def keep() -> None:
+        if options.save is not None:
+            saving.keep(options.save, settings, numbers, y, outcome, stage)
+
+    saved = time.monotonic()
+    total = len(y) * len(adversaries)
+    try:
+        with reporter.track("attack", total, unit="img", initial=int(stage.sum())) as bar:
+            for rows in torch.arange(len(y), device=y.device).split(CHUNK):
+                for k, (name, adversary) in enumerate(adversaries.items(), start=1):
+                    todo = rows[stage[rows] < k]
+                    if not len(todo):
+                        continue
+
+                    def advance(n: int, name: str = name) -> None:
+                        bar.advance(n, attack=name)
+
+                    part = Outcome(*(value[todo] for value in outcome))
+                    run = Run(numbers[todo], options.seed, f"evaluate/{name}", advance=advance)
+                    part = attack_the_standing(predict, params, y[todo], part, k, adversary, run)
+                    for whole, new in zip(outcome, part, strict=True):
+                        whole[todo] = new
+                    stage[todo] = k
+                    if time.monotonic() - saved > SAVE_EVERY:
+                        keep()
+                        saved = time.monotonic()
+    except KeyboardInterrupt:
+        keep()
+        if options.save is not None:
+            reporter.say(f"interrupted: the same command goes on from {options.save}")
+        raise
+    keep()
+    return outcome
+
+
+def _surrogate(classifier: Classifier, device: torch.device) -> tuple[Predict, Params] | None:
+    """Return another shipped network that knows the same images, a robust one if there is."""
+    card = classifier.card
+    own = checkpoints.resolve(classifier.name)
+    for name in sorted(checkpoints.shipped(), key=lambda name: (name != STRONGEST, name)):
+        path = checkpoints.resolve(name)
+        if path == own:
+            continue
+        other = load_classifier(name, device)
+        same = (other.card.dataset, other.card.image_shape, other.card.num_classes) == (
+            card.dataset, card.image_shape, card.num_classes
+        )  # fmt: skip
+        if same:
+            return other.model.predict, other.model.params
+    return None
+
+
+def _checked(case: Case, reporter: Reporter) -> list[Check]:
+    found = []
+    with reporter.track("checks", len(CHECKS), unit="check") as bar:
+        for check in CHECKS.values():
+            found.append(check(case))
+            bar.advance(1)
+    return found
+
+
+def _figures(outcome: Outcome, names: list[str]) -> dict[str, Any]:
+    """Clean and worst-case accuracy, and what is left after each attack, with intervals."""
+    n = len(outcome.fell_to)
+
+    def share(which: Tensor) -> tuple[float, list[float]]:
+        return float(which.float().mean()), list(interval(int(which.sum()), n))
+
+    clean, clean_interval = share(outcome.clean)
+    robust, robust_interval = share(outcome.robust)
+    after = [(name, *share(outcome.after(k))) for k, name in enumerate(names, start=1)]
+    return {
+        "clean": clean, "clean_interval": clean_interval,
+        "robust": robust, "robust_interval": robust_interval,
+        "after": [{"attack": a, "accuracy": b, "interval": c} for a, b, c in after],
+    }  # fmt: skip
+
+
+def _show(
+    classifier: Classifier, settings: dict[str, Any], outcome: Outcome, checks: list[Check],
+    judged: Verdict | None, dataset: Any, reporter: Reporter,
+) -> None:  # fmt: skip
+    n = len(outcome.fell_to)
+    rows = [("clean", outcome.clean)]
+    rows += [(a, outcome.after(k)) for k, a in enumerate(settings["attacks"], start=1)]
+    which = "all" if n == len(dataset.y_test) else f"{n} of {len(dataset.y_test)} at random,"
+    reporter.table(
+        f"{classifier.label}: {settings['model']} on {dataset.name}, {which} test images, "
+        f"{settings['constraint']} ε = {settings['epsilon']:.4g}",
+        ("", "accuracy", "95 % interval"),
+        [(name, f"{_share(w):.1%}", _interval(w)) for name, w in rows],
+    )
+    if judged is None:
+        return
+    said = {True: "pass", False: "FAIL", None: "not tried"}
+    reporter.table(
+        "checks", ("", "", "found"), [(c.name, said[c.passed], c.figure) for c in checks]
+    )
+    reporter.say(f"verdict: {judged.word}" + "".join(f"; {why}" for why in judged.because))
+
+
+def _share(which: Tensor) -> float:
+    return float(which.float().mean())
+
+
+def _interval(which: Tensor) -> str:
+    low, high = interval(int(which.sum()), len(which))
+    return f"{low:.1%} – {high:.1%}"

@@ -1,0 +1,85 @@
+"""What an evaluation leaves in a file: the images that fool, and how far it got.
+
+FILE.safetensors holds, for all N examples, ``numbers`` (in the whole test set), ``labels``,
+``fell_to`` (0 misclassified clean, k fooled by the k-th attack, −1 not fooled), ``predicted`` and
+``stage`` (the attacks it has been through), and for those that an attack fooled, in that order,
+``images`` (float32, in [0, 1]). Its metadata has the settings, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from funcrobust.core.errors import FuncrobustError, one_line
+from funcrobust.core.evaluation import Outcome
+from funcrobust.files import atomic_write
+
+ROWS = ("numbers", "labels", "fell_to", "predicted", "stage")
+
+
+def keep(
+    path: Path, settings: dict[str, Any], numbers: Tensor, y: Tensor, outcome: Outcome,
+    stage: Tensor,
+) -> None:  # fmt: skip
+    """Write the file, as a whole or not at all."""
+    tensors = {
+        "numbers": numbers, "labels": y, "fell_to": outcome.fell_to,
+        "predicted": outcome.predicted, "stage": stage,
+        "images": outcome.images[outcome.fell_to > 0].float(),
+    }  # fmt: skip
+    plain = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    text = json.dumps(settings, sort_keys=True)
+    atomic_write(path, to_bytes(plain, metadata={"evaluation": text}))
+
+
+def taken_up(
+    path: Path, settings: dict[str, Any], numbers: Tensor, y: Tensor, outcome: Outcome
+) -> tuple[Outcome, Tensor]:
+    """Return how far the evaluation in the file got; ``outcome`` is that of no attack.
+
+    Raises `FuncrobustError` for a file of another evaluation, or none.
+    """
+    held, metadata = _read(path)
+    text = json.dumps(settings, sort_keys=True)
+    different = sorted(
+        name for name, value in json.loads(text).items() if metadata.get(name) != value
+    )
+    if different or not torch.equal(held["numbers"], numbers.cpu()):
+        which = ", ".join(different) or "images"
+        raise FuncrobustError(
+            f"{path} holds another evaluation (other {which}): use another --save, or delete it"
+        )
+    fooled = held["fell_to"] > 0
+    shape = (int(fooled.sum()), *outcome.images.shape[1:])
+    same_labels = torch.equal(held["labels"], y.cpu())
+    if not same_labels or tuple(held["images"].shape) != shape:
+        raise FuncrobustError(f"{path} does not hold an evaluation of these images: delete it")
+    device = outcome.images.device
+    images = outcome.images.clone()
+    images[fooled.to(device)] = held["images"].to(images)
+    found = Outcome(held["fell_to"].to(device), images, held["predicted"].to(device))
+    return found, held["stage"].to(device)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["evaluation"])
+            held = {name: file.get_tensor(name) for name in (*ROWS, "images")}
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise FuncrobustError(
+            f"{path} is no evaluation that was saved ({one_line(error)}): use another --save"
+        ) from error
+    n = len(held["numbers"])
+    if not isinstance(metadata, dict) or any(
+        held[name].shape != (n,) or held[name].dtype != torch.int64 for name in ROWS
+    ):
+        raise FuncrobustError(f"{path} is no evaluation that was saved: use another --save")
+    return held, metadata
