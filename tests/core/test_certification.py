@@ -106,6 +106,16 @@ def test_predict_says_more_than_certify():
     assert found.tolist() == [0, -1, 1]
 
 
+@pytest.mark.parametrize("alpha", [0.2, 0.001])
+def test_predict_abstains_where_scipys_test_does(alpha):
+    """Whatever 100 copies say, in two classes of three."""
+    k = torch.arange(101)
+    found = certification.predicted(torch.stack([0 * k, k, 100 - k], 1), alpha)
+    for count, label in zip(k.tolist(), found.tolist(), strict=True):
+        sure = stats.binomtest(count, 100).pvalue <= alpha
+        assert label == ((1 if count > 50 else 2) if sure else -1)
+
+
 # --- randomness ---------------------------------------------------------------------------------
 
 
