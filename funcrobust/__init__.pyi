@@ -10,6 +10,13 @@ from .core.balls.l2 import l2
 from .core.balls.linf import linf, smooth_linf
 from .core.balls.smoothing import random_smoothing
 from .core.balls.unconstrained import unconstrained
+from .core.certification import (
+    Certified,
+    certified_accuracy,
+    certify,
+    largest_radius,
+    predict_smoothed,
+)
 from .core.degrading import Degrade, gaussian_noise, in_shares, mixed_with
 from .core.derivatives.adjoint import adjoint
 from .core.derivatives.implicit import implicit
@@ -96,6 +103,7 @@ __all__ = [
     "Ball",
     "Batch",
     "Buffers",
+    "Certified",
     "Degrade",
     "Derivative",
     "Distance",
@@ -126,6 +134,8 @@ __all__ = [
     "autocast",
     "averaged",
     "away_from",
+    "certified_accuracy",
+    "certify",
     "class_conditional_gaussian",
     "compile_checked",
     "cross_entropy",
@@ -157,6 +167,7 @@ __all__ = [
     "kl_divergence",
     "l1_distance",
     "l2",
+    "largest_radius",
     "linearity_error",
     "linf",
     "local_linearity",
@@ -176,6 +187,7 @@ __all__ = [
     "part_of_the_way",
     "pgd",
     "pgd_k",
+    "predict_smoothed",
     "psi",
     "random_smoothing",
     "restoration",

@@ -21,7 +21,8 @@ from funcrobust.running.config import to_config
 from funcrobust.running.options import options_of, written_number
 
 COMMANDS = (
-    "apply", "cure-train", "data", "demo", "evaluate", "export", "generate", "psi-train", "study",
+    "apply", "certify", "cure-train", "data", "demo", "evaluate", "export", "generate",
+    "psi-train", "study",
 )  # fmt: skip
 
 
@@ -89,6 +90,7 @@ def test_the_short_commands(monkeypatch):
         ("generate a b --steps 3", "checkpoints", ("a", "b")), ("data svhn", "name", "svhn"),
         ("apply sketch --image a.png --image b.png", "image", (Path("a.png"), Path("b.png"))),
         ("export run file.pt --to robustbench", "to", "robustbench"),
+        ("certify --radii 0.5 --radii 1/4", "radii", (0.5, 0.25)),
         ("cure-train --regulariser elle=1000 --regulariser gradient-alignment=1/5",
          "regularisers", {"elle": 1000.0, "gradient-alignment": 0.2}),
         ("study before 'both 6'", "variants", ("before", "'both", "6'")),
@@ -285,6 +287,12 @@ BAD = [
     ("evaluate --steps 0", "--steps must be"),
     ("evaluate --restarts 0", "--restarts must be"),
     ("generate --png picture.jpg", "--png must name a .png file"),
+    ("certify nowhere", "nowhere"),
+    ("certify --sigma 0", "--sigma must be a finite number > 0"),
+    ("certify --alpha 1", "--alpha must be a finite number > 0 and < 1"),
+    ("certify --samples 0", "--samples must be"),
+    ("certify --samples 9", "9 samples can certify nothing at alpha = 0.001"),
+    ("certify --radii -1", "--radii must be several, each a finite number >= 0"),
     ("export run", "FILE"),
     ("apply", "TASK"),
     ("data cifar11", "cifar10"),

@@ -147,3 +147,19 @@ def test_lines_share_one_legend(tmp_path):
         assert image.size[0] > 900
     with pytest.raises(FuncrobustError, match="panel"):
         plots.lines({}, path, x="steps")
+
+
+def test_bands_are_drawn_between_their_ends(tmp_path):
+    series = {"a": [(0.0, 0.8, 0.7, 0.9), (0.5, 0.8, 0.7, 0.9), (1.0, 0.2, 0.1, 0.3)]}
+    path = tmp_path / "bands.png"
+    plots.bands(series, path, x="radius", y="certified accuracy", about="95 %", title="t")
+    picture = pixels(path)
+    line, blue = picture.shape[1] // 4, np.array(rgb(plots.series.BLUE))
+    column = picture[60:, line]  # under the title, at a quarter of the width: x near 0.2
+    ends = np.abs(column - (0.2 * blue + 0.8 * 255)).max(-1) <= 3
+    curve = np.abs(column - blue).max(-1) <= 60
+    assert ends[: curve.argmax()].any(), "the band is above the curve"
+    assert ends[len(curve) - curve[::-1].argmax() :].any(), "and below it"
+    for nothing in ({}, {"a": []}):
+        with pytest.raises(FuncrobustError, match="at least one series"):
+            plots.bands(nothing, path, x="x", y="y", about="")

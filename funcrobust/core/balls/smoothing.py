@@ -33,7 +33,9 @@ def random_smoothing(sigma: float) -> Ball:
     """Build Gaussian noise in place of an attack: samples are x + σ·N(0, 1), steps stand still.
 
     ``robustness``'s RandomStep, for randomised smoothing (Cohen et al. 2019, arXiv:1902.02918);
-    samples may leave the data bounds, as there. Raises `FuncrobustError` for σ below 0.
+    samples may leave the data bounds, as there. To train against it is to train on noisy images;
+    `certify` says what a network withstands for certain when its predictions under such noise are
+    put together. Raises `FuncrobustError` for σ below 0.
     """
     if not 0 <= sigma < math.inf:
         raise FuncrobustError(f"sigma must be a finite number >= 0, got {sigma}")

@@ -5,6 +5,6 @@ matplotlib is loaded only when something is drawn.
 """
 
 from funcrobust.report.plots.images import change_row, image_grid
-from funcrobust.report.plots.series import curves, lines
+from funcrobust.report.plots.series import bands, curves, lines
 
-__all__ = ["change_row", "curves", "image_grid", "lines"]
+__all__ = ["bands", "change_row", "curves", "image_grid", "lines"]

@@ -218,3 +218,47 @@ def lines(
     if title:
         figure.suptitle(title, fontsize=12)
     save(figure, path)
+
+
+def bands(
+    series: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    path: Path,
+    *,
+    x: str,
+    y: str,
+    about: str,
+    title: str = "",
+) -> None:
+    """Draw series of steps down with an interval around each, and write a PNG.
+
+    Args:
+        series: by name, each a sequence of (x, y, low, high), ascending in x. From one x to the
+            next the latter's values hold.
+        path: the PNG, written as a whole or not at all.
+        x: label of the horizontal axis.
+        y: label of the vertical one; "accuracy" or "%" in it is drawn in percent.
+        about: what the band is, for the legend.
+        title: over the figure.
+
+    Raises:
+        FuncrobustError: no series, an empty one, or the file cannot be written.
+    """
+    if not series or not all(series.values()):
+        raise FuncrobustError("bands needs at least one series, and a point in each")
+    figure = new_figure(6.4, 4.2, layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, points) in enumerate(series.items()):
+        style, colour = divmod(number, len(_PALETTE))
+        xs, ys, low, high = zip(*points, strict=True)
+        axes.fill_between(xs, low, high, step="pre", color=_PALETTE[colour], alpha=0.2,
+                          linewidth=0, label=about if number == 0 else None)  # fmt: skip
+        axes.plot(xs, ys, _STYLES[style % len(_STYLES)][0], drawstyle="steps-pre", label=name,
+                  color=_PALETTE[colour], linewidth=1.7)  # fmt: skip
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    _scale(axes, y, [], *([p[i] for all_ in series.values() for p in all_] for i in (3, 0)))
+    axes.set(xlabel=x, xlim=(min(p[0][0] for p in series.values()), None))
+    axes.legend(fontsize=9, frameon=False)
+    if title:
+        figure.suptitle(textwrap.fill(title, 70), fontsize=12)
+    save(figure, path)
