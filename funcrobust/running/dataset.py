@@ -118,27 +118,3 @@ def first_of_each_class(dataset: data.Dataset) -> tuple[Tensor, Tensor]:
     classes = dataset.y_test.unique()
     index = torch.stack([(dataset.y_test == c).nonzero()[0, 0] for c in classes])
     return data.as_float(dataset.x_test[index]), dataset.y_test[index]
-
-
-class Chosen(NamedTuple):
-    """Some images of a set, as the set has them, with their places in it."""
-
-    places: Tensor
-    """int64 (N,), ascending."""
-    x: Tensor
-    y: Tensor
-
-
-def chosen_test_images(dataset: data.Dataset, examples: int | None, seed: int) -> Chosen:
-    """Choose so many test images, each set of them equally likely, none twice; None: all.
-
-    Not the first, which may be easier or harder than most. The choice is a function of the seed and
-    of the two numbers, on every device; in the set's order, and all of it where it has no more.
-    """
-    there = len(dataset.y_test)
-    places = torch.arange(there)
-    if examples is not None and examples < there:
-        places = torch.randperm(there, generator=generator(seed, "test images"))[:examples]
-        places = places.sort().values
-    places = places.to(dataset.y_test.device)
-    return Chosen(places, dataset.x_test[places], dataset.y_test[places])

@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+import torch
+
+from funcrobust.core import binomial
 from funcrobust.core.errors import require_count
 from funcrobust.core.evaluation.checks import Check
 
@@ -40,8 +43,6 @@ def verdict(checks: Iterable[Check], not_tried: Iterable[str] = ()) -> Verdict:
 
 def interval(successes: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
     """Return the Clopper–Pearson interval of a share: exact, never shorter than its level."""
-    from scipy.stats import binomtest
-
     require_count("n", n, minimum=1)
-    found = binomtest(successes, n).proportion_ci(confidence_level=level, method="exact")
-    return float(found.low), float(found.high)
+    low, high = binomial.interval(torch.tensor(successes), n, level)
+    return float(low), float(high)
