@@ -1,0 +1,174 @@
+"""``evaluate`` on the digits: figures, checks, a verdict, and a file that it goes on from."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from problems import run_cli
+from safetensors.torch import load_file
+
+import funcrobust as fr
+from funcrobust import checkpoints, data
+from funcrobust.commands import evaluate
+from funcrobust.commands.evaluate import attacking, recipe
+from funcrobust.commands.evaluate.options import OWN
+from funcrobust.core.balls.linf import linf
+from funcrobust.report.console import Reporter
+
+
+def figures(digits_run, **options):
+    given = {"checkpoint": str(digits_run[0]), "examples": 40, "checks": False, "steps": 3}
+    with Reporter.silent() as reporter:
+        return evaluate.run(evaluate.Evaluate(**{**given, **options}), reporter)
+
+
+def test_the_default_judges_and_names_what_it_did_not_try(digits_run):
+    found = figures(digits_run, checks=True, steps=None, epsilon=0.1)
+    assert found["verdict"] in ("upper bound", "suspicious")
+    assert len(found["checks"]) == len(recipe.CHECKS)
+    assert found["not_tried"] == ["AutoAttack (--autoattack)"]
+    assert not [c for c in found["checks"] if c["passed"] is False and c["severity"] == "invalid"]
+    assert found["attacks"] == ["sharp PGD-20-3"]
+    low, high = found["robust_interval"]
+    assert 0 <= low <= found["robust"] <= high <= 1
+    assert found["robust"] <= found["clean"]
+
+
+@pytest.mark.parametrize("attack", evaluate.options.attack_names())
+def test_every_attack(digits_run, attack):
+    steps = 3 if attack in evaluate.options.WITH_STEPS else None
+    found = figures(digits_run, attack=attack, steps=steps, epsilon=0.2)
+    assert found["robust"] < found["clean"]
+    assert found["attacks"] == [attacking.title(evaluate.Evaluate(attack=attack, steps=steps))]
+
+
+def test_autoattack_runs_the_four_in_turn(digits_run):
+    pytest.importorskip("pyautoattack")
+    found = figures(digits_run, autoattack=True, steps=None, epsilon=0.3, examples=20)
+    left = [row["accuracy"] for row in found["after"]]
+    assert [row["attack"] for row in found["after"]] == list(attacking.STANDARD)
+    assert left == sorted(left, reverse=True)
+    assert found["robust"] == left[-1] <= figures(digits_run, epsilon=0.3, examples=20)["robust"]
+    assert found["not_tried"] == []
+
+
+@pytest.mark.parametrize("constraint", ["linf", "l2"])
+def test_the_attacks_from_pyautoattack_fool_and_stay_in_the_ball(digits_run, constraint):
+    """And leave global random state as it was, and are functions of the seed."""
+    pytest.importorskip("pyautoattack")
+    from funcrobust.core import evaluation
+    from funcrobust.running.standard_attacks import fab_targeted, square_l2
+
+    ball = linf(0.2) if constraint == "linf" else fr.l2(1.0)
+    network, _ = checkpoints.load(str(digits_run[0]))
+    model = fr.functionalize(network)
+    digits = data.load("digits")
+    x, y = data.as_float(digits.x_test[:30]), digits.y_test[:30]
+    attacks = {"fab": fab_targeted(ball, steps=10)}
+    if constraint == "l2":
+        attacks["square"] = square_l2(ball, queries=50)
+    before = torch.random.get_rng_state()
+    for attack in attacks.values():
+        first, second = (
+            evaluation.attack_all(model.predict, model.params, x, y, {"it": attack}, seed=3)
+            for _ in range(2)
+        )
+        assert first.robust.sum() < first.clean.sum()
+        assert torch.equal(first.images, second.images)
+        assert evaluation.inside(ball, first.images, x, slack=1e-5).all()
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_random_part_of_the_test_images_by_the_seed(digits_run, tmp_path):
+    held = []
+    for seed in (0, 0, 1):
+        path = tmp_path / f"{len(held)}.safetensors"
+        figures(digits_run, seed=seed, save=path)
+        held.append(load_file(path)["numbers"])
+    assert torch.equal(held[0], held[1])
+    assert not torch.equal(held[0], held[2])
+    assert held[0].tolist() != list(range(40))
+
+
+def test_what_is_saved_fools_the_network(digits_run, tmp_path):
+    path = tmp_path / "fooling.safetensors"
+    found = figures(digits_run, epsilon=0.2, save=path)
+    held = load_file(path)
+    fell = held["fell_to"]
+    assert float((fell < 0).double().mean()) == pytest.approx(found["robust"])
+    network, _ = checkpoints.load(str(digits_run[0]))
+    fooled = fell > 0
+    assert fooled.any()
+    seen = network.eval()(held["images"]).argmax(1)
+    assert torch.equal(seen, held["predicted"][fooled])
+    assert (seen != held["labels"][fooled]).all()
+    clean = data.as_float(data.load("digits").x_test[held["numbers"][fooled]])
+    assert (held["images"] - clean).abs().max() <= 0.2 + 1e-6
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_same_figures(digits_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "CHUNK", 10)
+    options = {"attack": "apgd-ce", "epsilon": 0.15}
+    whole = figures(digits_run, **options, save=tmp_path / "whole.safetensors")
+    calls = []
+    usual = recipe.attack_the_standing
+
+    def third_fails(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return usual(*args)
+
+    monkeypatch.setattr(recipe, "attack_the_standing", third_fails)
+    path = tmp_path / "part.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        figures(digits_run, **options, save=path)
+    assert (load_file(path)["stage"] == 1).sum() == 20
+    found = figures(digits_run, **options, save=path)
+    assert len(calls) == 3 + 2, "what was done is not done again"
+    assert {**found, "seconds": 0} == {**whole, "seconds": 0}
+    one, other = (load_file(tmp_path / f"{n}.safetensors") for n in ("whole", "part"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_files_that_are_not_of_this_evaluation(digits_run, tmp_path):
+    path = tmp_path / "kept.safetensors"
+    figures(digits_run, save=path)
+    with pytest.raises(
+        fr.FuncrobustError, match=r"another evaluation \(other epsilon, step_size\)"
+    ):
+        figures(digits_run, save=path, epsilon=0.123)
+    with pytest.raises(fr.FuncrobustError, match="another evaluation"):
+        figures(digits_run, save=path, examples=41)
+    for junk in (b"", b"\x08\0\0\0\0\0\0\0{}      ", path.read_bytes()[:200], b"no"):
+        path.write_bytes(junk)
+        with pytest.raises(fr.FuncrobustError, match="no evaluation that was saved"):
+            figures(digits_run, save=path)
+        assert path.read_bytes() == junk, "nothing is lost"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--autoattack", "--attack", "pgd"), "--attack does nothing here: --autoattack"),
+        (("--autoattack", "--steps", "5"), "--steps does nothing here"),
+        (("--attack", "square", "--restarts", "3"), "--restarts does nothing here"),
+        (("--attack", "square", "--constraint", "l2"), "linf"),
+        (("--attack", "apgd-ce", "--step-size", "0.1"), "--step-size does nothing here"),
+        (("--attack", "pdg"), "did you mean 'pgd'?"),
+        (("--save", "images.pt"), ".safetensors"),
+    ],
+)
+def test_bad_input(digits_run, words, said):
+    result = run_cli("evaluate", str(digits_run[0]), *words)
+    assert result.returncode == 2
+    assert said in " ".join(result.stderr.split())
+
+
+def test_figures_alone_on_standard_output(digits_run):
+    size = ("--examples", "30", "--steps", "2", "--no-checks")
+    result = run_cli("evaluate", str(digits_run[0]), *size, "--json", "-")
+    assert json.loads(result.stdout)["examples"] == 30
+    assert set(OWN) <= set(evaluate.options.attack_names())
