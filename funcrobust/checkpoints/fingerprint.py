@@ -2,7 +2,8 @@
 
 The digest finds every damage of the tensors, to the bit. The fingerprint finds another network
 around the same tensors: another architecture, activation or normalisation, or a factory's code that
-has changed since. Damage too small to move a logit is for the digest alone.
+has changed since. Damage too small to move a logit is for the digest alone. Neither is a signature:
+who writes a file writes both.
 """
 
 from __future__ import annotations
