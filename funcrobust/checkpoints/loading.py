@@ -79,7 +79,7 @@ def _prove(network: nn.Module, card: Card, path: Path) -> None:
             return
         found = (
             f"at fixed images its logits are off by {off:.2g} of their root mean square, where "
-            f"rounding explains {TOLERANCE:g}"
+            f"{TOLERANCE:g} is allowed for rounding"
         )
     damaged = "" if card.sha256 else "damaged tensors, or "
     raise FuncrobustError(
