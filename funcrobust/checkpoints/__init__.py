@@ -2,9 +2,10 @@
 
 from funcrobust.checkpoints.card import Card, renewed
 from funcrobust.checkpoints.foreign import read_foreign
-from funcrobust.checkpoints.format import read, save
+from funcrobust.checkpoints.format import read
 from funcrobust.checkpoints.loading import load
 from funcrobust.checkpoints.locate import resolve, shipped
+from funcrobust.checkpoints.saving import save
 from funcrobust.checkpoints.state import load_state, save_state
 
 __all__ = [

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from funcrobust.checkpoints.fingerprint import WIDTH, Fingerprint, count, is_fingerprint
 from funcrobust.core.errors import FuncrobustError, one_line, require_count
 from funcrobust.environment import versions
 
@@ -30,7 +32,9 @@ class Card:
     ``created`` is an ISO date in UTC. ``restoring_step`` a says that the network was trained so
     that x + a·∇z_y restores x (None: that it was not): it draws by such steps. ``constraint`` and
     ``epsilon`` are the threat model it was trained against, and is measured against unless told
-    otherwise.
+    otherwise. ``sha256`` and ``fingerprint`` are what a checkpoint proves itself by: the digest of
+    its tensors, and its network's logits at a few fixed images, empty where there are none. `save`
+    takes them. They say nothing of their own, so that cards are equal without them.
 
     Raises `FuncrobustError` for a card that could describe no network.
     """
@@ -51,6 +55,8 @@ class Card:
     notes: str = ""
     versions: dict[str, str] = field(default_factory=_versions)
     created: str = field(default_factory=_now)
+    sha256: str = field(default="", compare=False)
+    fingerprint: Fingerprint = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model:
@@ -76,6 +82,16 @@ class Card:
         for name in ("metrics", "versions"):
             if not isinstance(getattr(self, name), dict):
                 raise FuncrobustError(f"a card's {name} must be a dict by name")
+        self._check_proof()
+
+    def _check_proof(self) -> None:
+        if not isinstance(self.sha256, str) or not re.fullmatch("([0-9a-f]{64})?", self.sha256):
+            raise FuncrobustError("a card's sha256 must be 64 hexadecimal digits, or empty")
+        if self.fingerprint != () and not is_fingerprint(self.fingerprint, self.image_shape):
+            raise FuncrobustError(
+                f"a card's fingerprint must be {count(self.image_shape)} lists, one for each fixed "
+                f"image, of the same number of finite numbers, at most {WIDTH}; or empty"
+            )
 
 
 def renewed(card: Card) -> Card:
@@ -83,12 +99,16 @@ def renewed(card: Card) -> Card:
     return replace(card, versions=_versions(), created=_now())
 
 
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def card_from(text: str, path: Path) -> Card:
     """Read a card from its JSON; raise `FuncrobustError` that names ``path`` if it is none."""
     known = {f.name for f in fields(Card)}  # a later version's card may hold more
     try:
         values: dict[str, Any] = {k: v for k, v in json.loads(text).items() if k in known}
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        values = {k: _tuples(v) for k, v in values.items()}
         return Card(**values)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise FuncrobustError(f"{path} has a card that is not one: {one_line(error)}") from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +15,25 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from funcrobust.checkpoints.card import Card, card_from
-from funcrobust.checkpoints.locate import SUFFIX, destination, listing, resolve
+from funcrobust.checkpoints.fingerprint import digest
+from funcrobust.checkpoints.locate import SUFFIX, listing, resolve
 from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.files import atomic_write
 
-_CARD = "funcrobust.card"  # its key in the safetensors metadata
+CARD = "funcrobust.card"  # its key in the safetensors metadata
+
+# A list without lists or dicts in it goes on one line. Within a text JSON has no line's end.
+_INNERMOST = re.compile(r"\[\s*\n\s*([^\[\]{}]*?)\s*\]")
+
+KNOWINGLY = "load it with checkpoints.load(..., verify=False) and save it again"
+"""What to do with a checkpoint that is not what its card says, and should not be."""
 
 
-def save(path: str | Path, tensors: Mapping[str, Tensor], card: Card) -> Path:
-    """Write a checkpoint and return its path.
-
-    Args:
-        path: where to; ``.safetensors`` is appended if missing, and an existing folder gets
-            ``checkpoint.safetensors``. Missing folders are made.
-        tensors: parameters and buffers by their ``state_dict`` names, on any device and in any
-            memory layout.
-        card: embedded in the file, and written beside it as ``<stem>.json`` for people to read.
-
-    Either the whole new file is there afterwards or the old one is untouched.
-
-    Raises `FuncrobustError` for NaN or infinite values and for files that cannot be written.
-    """
-    path = destination(path, "checkpoint")
-    check_finite(tensors, path)
-    text = to_json(dataclasses.asdict(card), path)
-    write(path, tensors, _CARD, text)
-    atomic_write(path.with_suffix(".json"), text + "\n")
-    return path
-
-
-def read(path: str | Path) -> tuple[dict[str, Tensor], Card]:
+def read(path: str | Path, *, verify: bool = True) -> tuple[dict[str, Tensor], Card]:
     """Return a checkpoint's tensors, on the CPU, and its card.
 
-    Half-precision tensors come back as float32: a network may be shipped in float16.
+    Half-precision tensors come back as float32: a network may be shipped in float16. ``verify``
+    compares the tensors with the card's SHA-256, if it has one.
 
     Raises `FuncrobustError` for a file that is missing, damaged, without a card, or holds NaN or
     infinite values.
@@ -58,30 +45,46 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], Card]:
             "load(path, model=NAME)"
         )
     tensors, metadata = parse(path)
-    if _CARD not in metadata:
+    if CARD not in metadata:
         raise FuncrobustError(
             f"{path} has no card inside, so its network is unknown: write it with "
             "funcrobust.checkpoints.save"
         )
-    card = card_from(metadata[_CARD], path)
+    card = card_from(metadata[CARD], path)
+    if verify and card.sha256 and digest(tensors) != card.sha256:
+        raise FuncrobustError(
+            f"{path} is damaged or was changed: its tensors do not have the SHA-256 that its card "
+            f"holds ({card.sha256[:12]}...): copy or train it again, or, if you changed them "
+            f"knowingly, {KNOWINGLY}"
+        )
     check_finite(tensors, path)
     return single_precision(tensors), card
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], key: str, text: str) -> None:
-    """Write tensors, and ``text`` under ``key`` in the header: whole, or not at all."""
-    # safetensors refuses tensors that share memory or are not contiguous; copies are neither.
-    try:
-        copies = {
+def copies(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return the tensors as a file can hold them: contiguous, on the CPU, sharing no memory."""
+    with _writing(path):
+        return {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
         }
-        raw = safetensors.torch.save(copies, {"format": "pt", key: text})
+
+
+def write(path: Path, tensors: dict[str, Tensor], key: str, text: str) -> None:
+    """Write what `copies` gave, and ``text`` under ``key`` in the header: whole, or not at all."""
+    with _writing(path):
+        raw = safetensors.torch.save(tensors, {"format": "pt", key: text})
+    atomic_write(path, raw)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, NotImplementedError, RuntimeError, ValueError) as error:
         raise FuncrobustError(
             f"cannot write {path}: {one_line(error)}: save plain dense tensors with values"
         ) from error
-    atomic_write(path, raw)
 
 
 def parse(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -122,7 +125,8 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 def to_json(value: dict[str, Any], path: Path) -> str:
     """Return ``value`` as JSON; raise `FuncrobustError` that names ``path`` if there is none."""
     try:
-        return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=float)
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=float)
+        return _INNERMOST.sub(lambda found: "[" + re.sub(r"\n *", " ", found[1]) + "]", text)
     except (TypeError, ValueError, RecursionError) as error:
         raise FuncrobustError(
             f"cannot write {path}: what goes with the tensors must be finite numbers, texts, "

@@ -8,13 +8,16 @@ from torch import Tensor, nn
 
 from funcrobust import models
 from funcrobust.checkpoints.card import Card
+from funcrobust.checkpoints.fingerprint import TOLERANCE, difference, fingerprint
 from funcrobust.checkpoints.foreign import read_foreign
-from funcrobust.checkpoints.format import check_finite, read, single_precision
+from funcrobust.checkpoints.format import KNOWINGLY, check_finite, read, single_precision
 from funcrobust.checkpoints.locate import SUFFIX, listing, resolve
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, one_line
 
 
-def load(path_or_name: str | Path, *, model: str | None = None) -> tuple[nn.Module, Card]:
+def load(
+    path_or_name: str | Path, *, model: str | None = None, verify: bool = True
+) -> tuple[nn.Module, Card]:
     """Return the network of a checkpoint, on the CPU in evaluation mode, and its card.
 
     Args:
@@ -23,17 +26,21 @@ def load(path_or_name: str | Path, *, model: str | None = None) -> tuple[nn.Modu
         model: the network's name for `funcrobust.models.build`. Needed for a ``.pt`` file, which
             does not say; and for a checkpoint whose network is a ``package.module:factory``,
             since a file must not choose by itself which code is imported and called.
+        verify: let the checkpoint prove itself, if its card has the means: the tensors by their
+            SHA-256, and the network by its logits at a few fixed images. False is for what was
+            changed knowingly. Other libraries' files have no card.
 
     The tensors must be exactly the network's, by name and shape. A foreign file's normalisation
     is taken from its ``normalizer``, as robustness writes it, or for the built-in networks from
     ``mu`` and ``sigma``, as robustbench does; or else is `funcrobust.models.build`'s default.
 
-    Raises `FuncrobustError`, with the first differing names, if they are not, and as `read` does.
+    Raises `FuncrobustError`, with the first differing names, if they are not; for a network that
+    does not have the logits its card holds; and as `read` does.
     """
     path = resolve(path_or_name)
     if path.suffix != SUFFIX:
         return _load_foreign(path, model)
-    tensors, card = read(path)
+    tensors, card = read(path, verify=verify)
     if model not in (None, card.model):
         raise FuncrobustError(f"{path} holds a {card.model}, not a {model}: leave model= out")
     if ":" in card.model and model is None:
@@ -41,10 +48,14 @@ def load(path_or_name: str | Path, *, model: str | None = None) -> tuple[nn.Modu
             f"{path} needs the code {card.model!r}: if you trust it, say so with "
             f"--model {card.model} (in Python: model={card.model!r})"
         )
-    return fill(_build(card), tensors, card.model, path), card
+    network = fill(build(card), tensors, card.model, path)
+    if verify and card.fingerprint:
+        _prove(network, card, path)
+    return network, card
 
 
-def _build(card: Card) -> nn.Module:
+def build(card: Card) -> nn.Module:
+    """Return the network that a card names, freshly initialised; a factory's code is called."""
     return models.build(
         card.model,
         num_classes=card.num_classes,
@@ -52,6 +63,29 @@ def _build(card: Card) -> nn.Module:
         mean=card.mean,
         std=card.std,
         seed=card.seed,
+    )
+
+
+def _prove(network: nn.Module, card: Card, path: Path) -> None:
+    """Raise `FuncrobustError` if a network does not have the logits that its card holds."""
+    try:
+        off = difference(fingerprint(network, card.image_shape), card.fingerprint)
+    except Exception as error:  # a factory's network may raise anything
+        found = (
+            f"it fails on the card's fixed images ({one_line(f'{type(error).__name__}: {error}')})"
+        )
+    else:
+        if off <= TOLERANCE:
+            return
+        found = (
+            f"at fixed images its logits are off by {off:.2g} of their root mean square, where "
+            f"{TOLERANCE:g} is allowed for rounding"
+        )
+    damaged = "" if card.sha256 else "damaged tensors, or "
+    raise FuncrobustError(
+        f"{path} does not make the {card.model} it was saved as: {found}: {damaged}another "
+        "architecture or normalisation, or changed code; if you changed it knowingly, "
+        f"{KNOWINGLY}"
     )
 
 

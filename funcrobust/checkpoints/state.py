@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from funcrobust.checkpoints.format import parse, to_json, write
+from funcrobust.checkpoints.format import copies, parse, to_json, write
 from funcrobust.checkpoints.locate import destination
 from funcrobust.core.errors import FuncrobustError
 
@@ -24,7 +24,7 @@ def save_state(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[st
     values are not checked.
     """
     path = destination(path, "state")
-    write(path, tensors, _STATE, to_json(dict(meta), path))
+    write(path, copies(tensors, path), _STATE, to_json(dict(meta), path))
     return path
 
 

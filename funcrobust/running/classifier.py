@@ -83,10 +83,15 @@ def load_all(
 
 
 def save_checkpoint(
-    run: RunFolder, params: Params, buffers: Buffers, card: Card, name: str = CHECKPOINT_FILE
+    run: RunFolder, model: Functional, params: Params, buffers: Buffers, card: Card
 ) -> None:
-    """Write parameters, buffers and card into the run folder."""
-    save(run.file(name), {**params, **buffers}, card)
+    """Write parameters and buffers of ``model``, with their card, into the run folder.
+
+    The card's fingerprint is of ``model`` itself, so that loading proves that the network built
+    again from the card is the one trained.
+    """
+    network = model.module(params, buffers)
+    save(run.file(CHECKPOINT_FILE), {**params, **buffers}, card, network=network)
 
 
 def pick_judge(name: str | None, drawer: str, card: Card, device: torch.device) -> Judge | None:

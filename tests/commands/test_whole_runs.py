@@ -120,9 +120,15 @@ def test_a_network_of_ones_own(tmp_path):
     ):
         result = run_cli(*command, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
+    assert all(card(tmp_path / "runs" / name)["fingerprint"] for name in ("own", "own-psi"))
     refused = run_cli("evaluate", run, cwd=tmp_path)
     assert refused.returncode == 2
     assert "--model mine:net" in refused.stderr
+    code = tmp_path / "mine.py"
+    code.write_text(code.read_text().replace("ReLU", "SiLU"))
+    refused = run_cli("evaluate", run, *model, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "does not make the mine:net it was saved as" in refused.stderr
     result = run_cli("cure-train", "--preset", "digits", "--model", "mine:wide", cwd=tmp_path)
     assert result.returncode == 2
     assert "logits" in result.stderr

@@ -111,21 +111,22 @@ class Work:
         """Evaluate, save and draw what the training left."""
         options, run, reporter, state = self.options, self.run, self.reporter, outcome.state
         notes = f"{outcome.status} after {int(state.step)} updates, {seconds:.0f} s of training"
+        model = self.training.model
         params, buffers = evaluated(self.training, state)
-        save_checkpoint(run, params, buffers, self.card(notes))
+        save_checkpoint(run, model, params, buffers, self.card(notes))
         if outcome.status == "interrupted":
             say_how_to_resume(run, "cure-train", reporter)
             return Result(run, outcome.status, {})
         n, steps = options.evaluate_examples, options.evaluate_steps
         x, y = self.dataset.x_test[:n], self.dataset.y_test[:n]
         # In float32, whatever the training was in.
-        predict = evaluating(self.training.model, buffers, None)
+        predict = evaluating(model, buffers, None)
         found = measure(
             predict, params, x, y, reporter, ball=self.training.ball, steps=steps,
             seed=options.seed, title=f"PGD-{steps}, test",
         )  # fmt: skip
         figures = {"clean": found["clean"], f"pgd{steps}": found["robust"], "seconds": seconds}
-        save_checkpoint(run, params, buffers, replace(self.card(notes), metrics=figures))
+        save_checkpoint(run, model, params, buffers, replace(self.card(notes), metrics=figures))
         draw(options, predict, params, self.dataset, self.training.ball, run)
         reporter.table(
             f"cure-train: {options.model} on {self.dataset.name}, {len(y)} test images, "

@@ -129,13 +129,13 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float]) -> Result:
     )  # fmt: skip
     params, buffers = averaged(state)
     network = network_of(params)
-    save_checkpoint(run, network, buffers, new)
+    save_checkpoint(run, work.model, network, buffers, new)
     path = run.file(CHECKPOINT_FILE)
     if outcome.status == "interrupted":
         say_how_to_resume(run, "psi-train", reporter)
         return Result(run, outcome.status, {})
     after = work.figures(state, "after")
-    save_checkpoint(run, network, buffers, replace(new, metrics=after))
+    save_checkpoint(run, work.model, network, buffers, replace(new, metrics=after))
     draw(work, state)
     restores = ["restored"] if options.restore else []
     reporter.table(
