@@ -1,4 +1,4 @@
-"""Measure accuracy under the common corruptions of CIFAR-10-C."""
+"""Measure accuracy under the common corruptions of CIFAR-10-C, computed or as published."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Corruptions(Images, Machine):
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     data_dir: Annotated[Path | None, Where()] = None
-    """A local folder with CIFAR-10-C's own arrays, which are used instead, or with the dataset."""
+    """A local folder with CIFAR-10-C's own arrays, used in place of images computed here: only
+    their figures are the literature's. Or one with the dataset."""
     corruptions: Annotated[tuple[Annotated[str, Choices(NAMES)], ...], Flag("--corruption")] = ()
     """One of CIFAR-10-C's; again and again for several; left out: all 15."""
     severities: Annotated[tuple[Annotated[int, Ge(1), Le(5)], ...], Flag("--severity")] = ()

@@ -20,12 +20,17 @@ LEVELS = 5
 
 
 def published_folder(folder: Path | None) -> Path | None:
-    """Return ``folder``, or what the archive unpacks to in it, if published arrays are there."""
+    """Return ``folder``, or what the archive unpacks to in it, if ``.npy`` files are there.
+
+    Raises `FuncrobustError` for a folder that does not exist.
+    """
     if folder is None:
         return None
     folder = folder.expanduser()
+    if not folder.exists():
+        raise FuncrobustError(f"no such folder: {folder}")
     places = (folder, folder / "CIFAR-10-C", folder / "CIFAR-100-C")
-    return next((place for place in places if (place / "labels.npy").is_file()), None)
+    return next((place for place in places if any(place.glob("*.npy"))), None)
 
 
 def published(folder: Path, name: str, severity: int, labels: Tensor, index: Tensor) -> Tensor:

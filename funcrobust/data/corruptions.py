@@ -74,7 +74,6 @@ def corrupt(
     counts = [int(number) for number in (range(len(images)) if numbers is None else numbers)]
     if len(counts) != len(images):
         raise FuncrobustError(f"{len(counts)} numbers for {len(images)} images: one each is needed")
-    _library()
     apply, constants = CORRUPTIONS[name]
     corrupted = np.empty((len(images), SIDE, SIDE, 3), np.uint8)
     for place, image, number in zip(corrupted, _pixels(images), counts, strict=True):
@@ -84,12 +83,16 @@ def corrupt(
 
 
 def require_corruptible(images: Tensor) -> None:
-    """Raise unless the images are (N, 3, 32, 32), uint8: the constants are for those alone."""
+    """Raise unless the images are (N, 3, 32, 32), uint8, and the library is installed.
+
+    CIFAR-10-C's constants are for images of that size alone.
+    """
     if images.ndim != 4 or images.shape[1:] != (3, SIDE, SIDE) or images.dtype != torch.uint8:
         raise FuncrobustError(
             "CIFAR-10-C's corruptions are made for uint8 images of 3x32x32, got "
             f"{str(images.dtype).removeprefix('torch.')} of {'x'.join(map(str, images.shape[1:]))}"
         )
+    _library()
 
 
 def _pixels(images: Tensor) -> Array:

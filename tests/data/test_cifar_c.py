@@ -37,6 +37,8 @@ def test_where_the_arrays_are(folder, tmp_path_factory):
     assert published_folder(folder) == folder
     above = tmp_path_factory.mktemp("above")
     assert published_folder(above) is None
+    with pytest.raises(FuncrobustError, match="no such folder"):
+        published_folder(above / "nowhere")
     folder.rename(above / "CIFAR-10-C")
     assert published_folder(above) == above / "CIFAR-10-C"
 
@@ -66,6 +68,7 @@ def torn(folder):
     ("damage", "said"),
     [
         (lambda folder: (folder / "fog.npy").unlink(), r"cannot read .*fog\.npy: .*No such file"),
+        (lambda folder: (folder / "labels.npy").unlink(), r"cannot read .*labels\.npy: .*No such"),
         (pickled, r"cannot read .*fog\.npy"),
         (torn, r"cannot read .*fog\.npy"),
         (short, r"must be uint8 of 30x32x32x3, 5 times the 6 test images, got uint8 of 24x32x32x3"),
