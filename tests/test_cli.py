@@ -21,8 +21,8 @@ from funcrobust.running.config import to_config
 from funcrobust.running.options import options_of, written_number
 
 COMMANDS = (
-    "apply", "certify", "cure-train", "data", "demo", "evaluate", "export", "generate",
-    "psi-train", "study",
+    "apply", "certify", "corruptions", "cure-train", "data", "demo", "evaluate", "export",
+    "generate", "psi-train", "study",
 )  # fmt: skip
 
 
