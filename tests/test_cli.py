@@ -124,7 +124,7 @@ def test_the_commands_are_what_lies_in_the_folder(capsys):
     code, out, _ = said(capsys, "--help")
     assert code == 0
     assert all(f" {name} " in out for name in COMMANDS)
-    assert "Measure clean accuracy, and accuracy under PGD" in out
+    assert "Measure accuracy, clean and under attack" in out
     assert said(capsys) == (code, out, ""), "no words at all: the same"
 
 
@@ -246,7 +246,7 @@ BAD = [
     ("evalute", "Did you mean \"evaluate\"?"),
     # Values that would do nothing.
     ("cure-train --attack pgd --noise 2", "--noise does nothing here: it goes with --attack n-"),
-    ("cure-train --attack-steps 5", "--attack-steps does nothing here: it goes with --attack pgd"),
+    ("cure-train --attack-steps 5", "does nothing here: it goes with --attack apgd-k or pgd-k"),
     ("cure-train --attack pgd --attack-steps 0", "--attack-steps must be"),
     ("cure-train --quantile 0.1", "--quantile does nothing here: it goes with --attack zerograd"),
     ("cure-train --attack none --trades 1", "--trades does nothing here: it needs --attack"),

@@ -1,0 +1,76 @@
+"""What a check is asked about, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from funcrobust.core.balls.ball import Ball
+from funcrobust.core.evaluation.adversaries import sharp_pgd
+from funcrobust.core.evaluation.adversary import Adversary
+from funcrobust.core.evaluation.ensemble import Outcome, attack_all
+from funcrobust.core.network.functional import Params, Predict
+
+Severity = Literal["invalid", "suspicious", "upper bound"]
+"""What an evaluation is at best if the check fails: see `verdict.verdict`."""
+
+
+class Check(NamedTuple):
+    """One check's answer."""
+
+    name: str
+    passed: bool | None
+    """None: it could not be tried here, and ``figure`` says why."""
+    figure: str
+    """What was found, in a few words."""
+    severity: Severity
+
+
+@dataclass(frozen=True)
+class Case:
+    """An evaluation that was run: what was attacked, how, and what came of it."""
+
+    predict: Predict
+    params: Params
+    x: Tensor
+    """Clean images (N, …), floating-point."""
+    y: Tensor
+    ball: Ball
+    outcome: Outcome
+    numbers: Tensor
+    seed: int = 0
+    step_size: float = 2 / 255
+    stronger: Adversary | None = None
+    """The same attack with more steps and restarts; None: it has none."""
+    surrogate: tuple[Predict, Params] | None = None
+    """Another network on the same images, whose adversarial images are tried."""
+    few: int = 64
+    """Examples that a costly check takes."""
+
+    def some(self, which: Tensor | None = None) -> Tensor:
+        """Return the places of at most ``few`` examples, or of those of them in ``which``."""
+        places = torch.arange(len(self.y), device=self.y.device)
+        return (places if which is None else places[which])[: self.few]
+
+    def attacked(
+        self, adversary: Adversary, places: Tensor, *, predict: Predict | None = None,
+        params: Params | None = None,
+    ) -> Outcome:  # fmt: skip
+        """Run another adversary on the examples at ``places``."""
+        return attack_all(
+            predict or self.predict, params or self.params, self.x[places], self.y[places],
+            {"check": adversary}, numbers=self.numbers[places], seed=self.seed,
+        )  # fmt: skip
+
+    @property
+    def steps(self) -> Adversary:
+        """Twenty plain steps on the log-odds: what a check means by an attack."""
+        return sharp_pgd(self.ball, step_size=self.step_size, sharpness=(20.0,))
+
+
+def share(which: Tensor) -> float:
+    """Return the mean of booleans, as a float."""
+    return float(which.double().mean())

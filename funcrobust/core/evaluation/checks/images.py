@@ -1,0 +1,69 @@
+"""Of the images: are they what they are said to be?"""
+
+from __future__ import annotations
+
+import torch
+
+from funcrobust.core.balls.ball import bounds_of
+from funcrobust.core.balls.l2 import L2
+from funcrobust.core.balls.linf import Linf
+from funcrobust.core.evaluation.adversary import inside
+from funcrobust.core.evaluation.checks.case import Case, Check, share
+from funcrobust.core.examples import flat
+
+
+def range_of_images(case: Case) -> Check:
+    """Are the images inside the data's bounds (else the ball is not in their units)?"""
+    least, greatest = float(case.x.min()), float(case.x.max())
+    bounds = bounds_of(case.ball) or (0.0, 1.0)
+    passed = bounds[0] - 1e-6 <= least and greatest <= bounds[1] + 1e-6
+    return Check("images in range", passed, f"[{least:.3g}, {greatest:.3g}]", "invalid")
+
+
+def in_the_ball(case: Case) -> Check:
+    """Do the images that fooled the network lie in the ball, measured by its norm?"""
+    fooled = case.outcome.fell_to > 0
+    if not fooled.any():
+        return Check("fooling images in the ball", None, "there are none", "invalid")
+    moved = flat((case.outcome.images - case.x)[fooled])
+    radius = getattr(case.ball, "radius", None)
+    if type(case.ball) is Linf:
+        size = moved.abs().amax(1)
+    elif type(case.ball) is L2:
+        size = moved.square().sum(1).sqrt()
+    else:
+        lie = inside(case.ball, case.outcome.images[fooled], case.x[fooled])
+        return Check(
+            "fooling images in the ball", bool(lie.all()), f"{share(lie):.1%} lie in it", "invalid"
+        )
+    assert radius is not None
+    images = case.outcome.images[fooled]
+    low, high = bounds_of(case.ball) or (-torch.inf, torch.inf)
+    ranged = bool(images.min() >= low - 1e-6) and bool(images.max() <= high + 1e-6)
+    largest = float(size.max())
+    figure = f"farthest {largest:.6g} of {radius:.6g}" + ("" if ranged else ", outside the bounds")
+    passed = largest <= radius * (1 + 1e-4) + 1e-6 and ranged
+    return Check("fooling images in the ball", passed, figure, "invalid")
+
+
+@torch.no_grad()
+def fools_again(case: Case) -> Check:
+    """Are they misclassified when looked at again, alone and in the order of another batch?"""
+    places = (case.outcome.fell_to > 0).nonzero().squeeze(1)[: 4 * case.few].flip(0)
+    if not len(places):
+        return Check("fooling images fool again", None, "there are none", "invalid")
+    images = case.outcome.images[places]
+    seen = torch.cat([case.predict(case.params, part).argmax(-1) for part in images.split(7)])
+    again = share(seen != case.y[places])
+    return Check("fooling images fool again", again >= 0.98, f"{again:.1%} of them", "invalid")
+
+
+@torch.no_grad()
+def in_bytes(case: Case) -> Check:
+    """Do they survive being stored in 8 bits a number?"""
+    places = (case.outcome.fell_to > 0).nonzero().squeeze(1)[: 4 * case.few]
+    if not len(places):
+        return Check("fooling images in 8 bits", None, "there are none", "suspicious")
+    rounded = (case.outcome.images[places] * 255).round() / 255
+    survive = share(case.predict(case.params, rounded).argmax(-1) != case.y[places])
+    return Check("fooling images in 8 bits", survive >= 0.8, f"{survive:.1%} survive", "suspicious")
