@@ -18,7 +18,7 @@ class Evaluate(Images, Machine):
     """Evaluation."""
 
     checkpoint: str | None = field(default=None, kw_only=False)
-    """File, run folder or shipped name; left out: the shipped classifier."""
+    """File, run folder, shipped name or robustbench:NAME; left out: the shipped classifier."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     examples: Count = 1000
@@ -57,7 +57,9 @@ def run(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     from funcrobust.running.threat import pick_ball
 
     device = pick_device(options.device)
-    name, card, _, model = load_classifier(options.checkpoint, device, model=options.model)
+    name, card, _, model = load_classifier(
+        options.checkpoint, device, reporter, model=options.model
+    )
     constraint = options.constraint or card.constraint
     epsilon = card.epsilon if options.epsilon is None else options.epsilon
     ball = pick_ball(constraint, epsilon)
