@@ -1,4 +1,4 @@
-"""Files that are never half-written."""
+"""Files: how one is named after what it is for, and how one is never half-written."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ from funcrobust.core.errors import FuncrobustError
 
 TEMPORARY = ".*.tmp"
 """The pattern of the names under which files are written, to find what a killed process left."""
+
+
+def name_and_path(text: str, kind: str) -> tuple[str, Path | None]:
+    """Read ``KIND:NAME`` or ``KIND:NAME=PATH``: something by its name, and where its files are.
+
+    Raises `FuncrobustError` where a part is missing.
+    """
+    name, equals, path = text.removeprefix(kind).removeprefix(":").partition("=")
+    if not name or (equals and not path):
+        raise FuncrobustError(f"{text!r} lacks a part: {kind}:NAME or {kind}:NAME=PATH")
+    return name, Path(path).expanduser() if path else None
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:

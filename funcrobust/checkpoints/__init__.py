@@ -7,9 +7,11 @@ from funcrobust.checkpoints.loading import load
 from funcrobust.checkpoints.locate import resolve, shipped
 from funcrobust.checkpoints.saving import save
 from funcrobust.checkpoints.state import load_state, save_state
+from funcrobust.checkpoints.zoo import is_zoo
 
 __all__ = [
     "Card",
+    "is_zoo",
     "load",
     "load_state",
     "read",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from funcrobust import models
 from funcrobust.checkpoints.card import Card
+from funcrobust.checkpoints.zoo import is_zoo
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.files import atomic_write
 
@@ -199,6 +200,12 @@ def _export_robustbench(module: nn.Module, card: Card, path: Path) -> Exported:
 
 def _entry(card: Card) -> _Entry:
     entry = _ZOO.get((card.model, card.num_classes))
+    if is_zoo(card.model):
+        raise FuncrobustError(
+            f"{card.model} is robustbench's own network, for which nothing is written: hand the "
+            "network that funcrobust.checkpoints.load returns to robustbench.benchmark as it is, "
+            "or export it --to robustness"
+        )
     if entry is not None and card.image_shape == (3, entry.image_size, entry.image_size):
         return entry
     shape = "x".join(map(str, card.image_shape))

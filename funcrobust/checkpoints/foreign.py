@@ -24,7 +24,8 @@ from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError, one_line
 
-_NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net", "network")
+# The last is what robustbench takes of files that hold a "best" one too.
+_NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net", "network", "last")
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel, torch.compile
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch's format before 1.6 begins with it
 

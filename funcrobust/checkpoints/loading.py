@@ -12,32 +12,49 @@ from funcrobust.checkpoints.fingerprint import TOLERANCE, difference, fingerprin
 from funcrobust.checkpoints.foreign import read_foreign
 from funcrobust.checkpoints.format import KNOWINGLY, check_finite, read, single_precision
 from funcrobust.checkpoints.locate import SUFFIX, listing, resolve
+from funcrobust.checkpoints.zoo import fitted, is_zoo, locate, zoo_card
 from funcrobust.core.errors import FuncrobustError, one_line
+from funcrobust.data.progress import Progress, silent
+from funcrobust.models.robustbench_zoo import ZooEntry, zoo_entry
 
 
 def load(
-    path_or_name: str | Path, *, model: str | None = None, verify: bool = True
-) -> tuple[nn.Module, Card]:
+    path_or_name: str | Path, *, model: str | None = None, verify: bool = True,
+    progress: Progress = silent,
+) -> tuple[nn.Module, Card]:  # fmt: skip
     """Return the network of a checkpoint, on the CPU in evaluation mode, and its card.
 
     Args:
-        path_or_name: a ``.safetensors`` file, a run's folder, a name from `shipped`, or someone
-            else's ``.pt`` file, which is read by `read_foreign`.
+        path_or_name: a ``.safetensors`` file, a run's folder, a name from `shipped`, someone
+            else's ``.pt`` file, which is read by `read_foreign`; or ``robustbench:NAME`` or
+            ``robustbench:NAME=FOLDER`` for a network of RobustBench's zoo, see `zoo.locate`.
         model: the network's name for `funcrobust.models.build`. Needed for a ``.pt`` file, which
             does not say; and for a checkpoint whose network is a ``package.module:factory``,
             since a file must not choose by itself which code is imported and called.
         verify: let the checkpoint prove itself, if its card has the means: the tensors by their
             SHA-256, and the network by its logits at a few fixed images. False is for what was
             changed knowingly. Other libraries' files have no card.
+        progress: is told how far a download is, of a network of the zoo whose file is not there.
 
     The tensors must be exactly the network's, by name and shape. A foreign file's normalisation
     is taken from its ``normalizer``, as robustness writes it, or for the built-in networks from
     ``mu`` and ``sigma``, as robustbench does; or else is `funcrobust.models.build`'s default.
 
+    A file given as one of the zoo's networks takes its names and normalisation as robustbench does.
+
     Raises `FuncrobustError`, with the first differing names, if they are not; for a network that
     does not have the logits its card holds; and as `read` does.
     """
+    if is_zoo(path_or_name):
+        entry, path = locate(str(path_or_name), progress)
+        if model not in (None, entry.model):
+            raise FuncrobustError(
+                f"{path_or_name} names its network itself, not {model}: leave model= out"
+            )
+        return _load_zoo(entry, path)
     path = resolve(path_or_name)
+    if path.suffix != SUFFIX and model is not None and is_zoo(model):
+        return _load_zoo(zoo_entry(model), path)
     if path.suffix != SUFFIX:
         return _load_foreign(path, model)
     tensors, card = read(path, verify=verify)
@@ -87,6 +104,13 @@ def _prove(network: nn.Module, card: Card, path: Path) -> None:
         "architecture or normalisation, or changed code; if you changed it knowingly, "
         f"{KNOWINGLY}"
     )
+
+
+def _load_zoo(entry: ZooEntry, path: Path) -> tuple[nn.Module, Card]:
+    tensors = single_precision(read_foreign(path))
+    check_finite(tensors, path)
+    network = models.build(entry.model)
+    return fill(network, fitted(tensors, network), entry.model, path), zoo_card(entry, path)
 
 
 def _load_foreign(path: Path, model: str | None) -> tuple[nn.Module, Card]:

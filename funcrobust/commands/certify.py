@@ -64,7 +64,9 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
     sigma, n, n0, alpha = options.sigma, options.samples, options.choosing, options.alpha
     most = certification.largest_radius(sigma, n, alpha)
     device = pick_device(options.device)
-    name, card, _, model = load_classifier(options.checkpoint, device, model=options.model)
+    name, card, _, model = load_classifier(
+        options.checkpoint, device, reporter, model=options.model
+    )
     dataset = load_known(options, card, reporter).to(device)
     predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
     places, x, y = chosen_test_images(dataset, options.examples, options.seed)

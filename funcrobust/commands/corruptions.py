@@ -95,7 +95,9 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     from funcrobust.running.measuring import evaluating
 
     device = pick_device(options.device)
-    name, card, _, model = load_classifier(options.checkpoint, device, model=options.model)
+    name, card, _, model = load_classifier(
+        options.checkpoint, device, reporter, model=options.model
+    )
     folder = published_folder(options.data_dir)
     # The set itself is not looked for in a folder of CIFAR-10-C.
     dataset = load_known(replace(options, data_dir=None) if folder else options, card, reporter)

@@ -29,7 +29,7 @@ class Export(Options):
     """Export."""
 
     checkpoint: str = field(kw_only=False)
-    """File, run folder or shipped name."""
+    """File, run folder, shipped name or robustbench:NAME."""
     file: Path = field(kw_only=False)
     """The .pt to write; or a folder, for robustbench."""
     to: Literal["robustness", "robustbench"] = "robustness"
@@ -43,7 +43,9 @@ def run(options: Export, reporter: Reporter) -> Path:
     from funcrobust import checkpoints
     from funcrobust.checkpoints import export
 
-    module, card = checkpoints.load(options.checkpoint, model=options.model)
+    module, card = checkpoints.load(
+        options.checkpoint, model=options.model, progress=reporter.progress_callback()
+    )
     exported = export.export(module, card, options.file, to=options.to)
     reporter.say(f"{options.checkpoint}: {card.model}, written for {options.to}")
     reporter.say(f"file  {exported.path}")

@@ -23,7 +23,8 @@ class Generate(Images, Drawing, Machine):
     """Generation."""
 
     checkpoints: tuple[str, ...] = field(default=(), kw_only=False)
-    """Files, run folders or shipped names, side by side; left out: the shipped classifier."""
+    """Files, run folders, shipped names or robustbench:NAME, side by side; left out: the shipped
+    classifier."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     png: Picture = Path("generated.png")
@@ -55,7 +56,7 @@ def run(options: Generate, reporter: Reporter) -> Path:
     from funcrobust.running.machine import pick_device
 
     device = pick_device(options.device)
-    loaded = load_all(options.checkpoints, device, model=options.model)
+    loaded = load_all(options.checkpoints, device, reporter, model=options.model)
     images = load_known(options, loaded[0].card, reporter).to(device)
     for classifier in loaded[1:]:
         require_same_images(classifier.card, images)

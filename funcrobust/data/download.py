@@ -18,14 +18,14 @@ forever on a host that does not answer, which is why it is not used."""
 _CHUNK = 1 << 20
 
 
-def download(url: str, target: Path, md5: str, progress: Progress) -> Path:
+def download(url: str, target: Path, md5: str | None, progress: Progress) -> Path:
     """Fetch ``url`` into ``target`` and return it.
 
     Raises ``FuncrobustError`` if the host is out of reach, stops answering, or sends a file with
-    another MD5.
+    another MD5, or one shorter than it announced. Without ``md5`` the length alone is checked.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "funcrobust"})
-    done = 0
+    done, total = 0, None
     try:
         with (
             urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response,
@@ -40,6 +40,8 @@ def download(url: str, target: Path, md5: str, progress: Progress) -> Path:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise FuncrobustError(f"no answer from {request.host} ({reason})") from error
+    if total is not None and done < total:  # http.client takes an early end for the end
+        raise FuncrobustError(f"{request.host} sent {done} of {total} bytes of {target.name}")
     if not check_integrity(target, md5):
         raise FuncrobustError(f"what {request.host} sent as {target.name} fails its MD5 check")
     return target

@@ -13,10 +13,15 @@ from funcrobust.core.errors import FuncrobustError, did_you_mean, require_count
 from funcrobust.models.custom import custom_network
 from funcrobust.models.network import Network
 from funcrobust.models.normalized import Normalized
+from funcrobust.models.robustbench_zoo import PREFIX
+from funcrobust.models.robustbench_zoo import network as zoo_network
 
 
 def names() -> tuple[str, ...]:
-    """Return the built-in names; `build` takes ``package.module:factory`` as well."""
+    """Return the built-in names; `build` takes ``package.module:factory`` as well.
+
+    And ``robustbench:NAME``, for the classes of RobustBench's model zoo.
+    """
     return tuple(sorted(_networks()))
 
 
@@ -36,6 +41,8 @@ def _networks() -> dict[str, Network]:
 
 
 def _row(name: str) -> Network:
+    if name.startswith(PREFIX):
+        return zoo_network(name)
     if ":" in name:
         # A user's factory fixes the channels itself.
         return Network(lambda *, num_classes, in_channels: custom_network(name, num_classes))  # noqa: ARG005
@@ -61,7 +68,8 @@ def build(
 
     Args:
         name: one of `names`, or ``package.module:factory`` for a network of your own, which is
-            wrapped in `Normalized` unless it has an attribute ``normalized = True``.
+            wrapped in `Normalized` unless it has an attribute ``normalized = True``; or
+            ``robustbench:NAME`` for one of RobustBench's zoo, which normalises by itself.
         num_classes: number of logits; by default what the network is usual for: 10, or ImageNet's
             1000.
         in_channels: channels of the images; a factory of your own fixes them itself.

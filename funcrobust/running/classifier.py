@@ -11,9 +11,12 @@ from torch import nn
 
 from funcrobust import checkpoints
 from funcrobust.checkpoints import Card, save
+from funcrobust.checkpoints.zoo import is_zoo
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Buffers, Functional, Params, functionalize
+from funcrobust.data.progress import Progress, silent
 from funcrobust.judging import Judge, as_judge
+from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.running.judge_names import read_judge_name
 from funcrobust.running.machine import to_device
@@ -49,6 +52,8 @@ class Classifier(NamedTuple):
     @property
     def label(self) -> str:
         """What to call it in a picture: a run folder's or file's own name."""
+        if is_zoo(self.name):
+            return self.card.model.rpartition("/")[2]
         path = Path(self.name)
         if path.name in (CHECKPOINT_FILE, ""):
             path = path.parent
@@ -67,19 +72,19 @@ def labels(classifiers: Sequence[Classifier]) -> list[str]:
 
 
 def load_classifier(
-    name: str | None, device: torch.device, *, model: str | None = None
+    name: str | None, device: torch.device, reporter: Reporter, *, model: str | None = None
 ) -> Classifier:
     """Load a checkpoint, or the shipped one if none is named; see `checkpoints.load`."""
     name = name or default_checkpoint(STRONGEST)
-    module, card = checkpoints.load(name, model=model)
+    module, card = checkpoints.load(name, model=model, progress=reporter.progress_callback())
     return Classifier(name, card, module, to_device(functionalize(module), device))
 
 
 def load_all(
-    names: Sequence[str], device: torch.device, *, model: str | None = None
+    names: Sequence[str], device: torch.device, reporter: Reporter, *, model: str | None = None
 ) -> list[Classifier]:
     """Load several checkpoints, or the shipped one if none is named."""
-    return [load_classifier(name, device, model=model) for name in names or (None,)]
+    return [load_classifier(name, device, reporter, model=model) for name in names or (None,)]
 
 
 def save_checkpoint(
@@ -94,12 +99,14 @@ def save_checkpoint(
     save(run.file(CHECKPOINT_FILE), {**params, **buffers}, card, network=network)
 
 
-def pick_judge(name: str | None, drawer: str, card: Card, device: torch.device) -> Judge | None:
+def pick_judge(
+    name: str | None, drawer: str, card: Card, device: torch.device, progress: Progress = silent
+) -> Judge | None:
     """Load a judge of the images that ``card`` describes, which the classifier ``drawer`` makes.
 
-    ``name`` is a checkpoint (an independent classifier), ``inception``, ``inception:FILE``,
-    ``timm:NAME``, ``timm:NAME=FILE``, or ``none``; None is the shipped classifier, where it knows
-    the same images.
+    ``name`` is a checkpoint or ``robustbench:NAME`` (an independent classifier), ``inception``,
+    ``inception:FILE``, ``timm:NAME``, ``timm:NAME=FILE``, or ``none``; None is the shipped
+    classifier, where it knows the same images.
 
     Raises `FuncrobustError` for a judge that is not to be had, or knows other images.
     """
@@ -107,7 +114,7 @@ def pick_judge(name: str | None, drawer: str, card: Card, device: torch.device) 
         return None
     kind, network, file = read_judge_name(name or JUDGE)
     if kind == "checkpoint":
-        return _pick_classifier(name, drawer, card, device)
+        return _pick_classifier(name, drawer, card, device, progress)
     from funcrobust.running import extractors
 
     if card.image_shape[0] not in extractors.CHANNELS:
@@ -121,8 +128,9 @@ def pick_judge(name: str | None, drawer: str, card: Card, device: torch.device) 
 
 
 def pick_judges(
-    names: tuple[str, ...], drawer: str, card: Card, device: torch.device
-) -> dict[str, Judge]:
+    names: tuple[str, ...], drawer: str, card: Card, device: torch.device,
+    progress: Progress = silent,
+) -> dict[str, Judge]:  # fmt: skip
     """Load several judges, by the names that `pick_judge` takes; no name is as None there.
 
     Empty where that gives none.
@@ -130,18 +138,22 @@ def pick_judges(
     if not names:
         shipped = pick_judge(None, drawer, card, device)
         return {} if shipped is None else {JUDGE: shipped}
-    found = {name: pick_judge(name, drawer, card, device) for name in dict.fromkeys(names)}
+    found = {
+        name: pick_judge(name, drawer, card, device, progress) for name in dict.fromkeys(names)
+    }
     return {name: judge for name, judge in found.items() if judge is not None}
 
 
 def _pick_classifier(
-    name: str | None, drawer: str, card: Card, device: torch.device
+    name: str | None, drawer: str, card: Card, device: torch.device, progress: Progress
 ) -> Judge | None:
     try:
-        path = checkpoints.resolve(name or JUDGE)
+        found = name if name and is_zoo(name) else checkpoints.resolve(name or JUDGE)
     except FuncrobustError as error:
-        raise FuncrobustError(f"{error}; or a judge by name: inception, timm:NAME") from error
-    judge, its_card = checkpoints.load(path)
+        raise FuncrobustError(
+            f"{error}; or a judge by name: inception, timm:NAME, robustbench:NAME"
+        ) from error
+    judge, its_card = checkpoints.load(found, progress=progress)
     same = (its_card.image_shape, its_card.num_classes) == (card.image_shape, card.num_classes)
     if name is None and not (same and its_card.dataset == card.dataset != "unknown"):
         return None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.files import name_and_path
 from funcrobust.running.options import Spelled
 
 
@@ -31,10 +32,7 @@ def read_judge_name(text: str) -> JudgeName:
             raise FuncrobustError("the judge inception: lacks its file: inception, inception:FILE")
         return JudgeName("inception", kind, Path(rest).expanduser() if rest else None)
     if kind == "timm":
-        name, equals, file = rest.partition("=")
-        if not name or (equals and not file):
-            raise FuncrobustError(f"the judge {text} lacks a part: timm:NAME or timm:NAME=FILE")
-        return JudgeName("timm", name, Path(file).expanduser() if file else None)
+        return JudgeName("timm", *name_and_path(text, kind))
     return JudgeName("checkpoint", text)
 
 

@@ -34,7 +34,8 @@ class Apply(Images, Drawing, Machine):
     task: Annotated[str, Choices(applications.names)] = field(kw_only=False)
     """What to draw."""
     checkpoints: tuple[str, ...] = field(default=(), kw_only=False)
-    """Classifiers that draw, side by side: files, run folders, shipped names; left out: shipped."""
+    """Classifiers that draw, side by side: files, run folders, shipped names,
+    robustbench:NAME; left out: shipped."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     judge: JudgeOption | None = None

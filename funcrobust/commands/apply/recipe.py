@@ -39,14 +39,14 @@ def apply(options: Apply, reporter: Reporter) -> Figures:
     if options.image and not chosen.images:
         raise FuncrobustError(f"{task} starts from noise: leave --image out, or take sketch")
     device = pick_device(options.device)
-    loaded = load_all(options.checkpoints, device, model=options.model)
+    loaded = load_all(options.checkpoints, device, reporter, model=options.model)
     first = loaded[0]
     dataset = load_known(options, first.card, reporter).to(device)
     for other in loaded[1:]:
         require_same_images(other.card, dataset)
     if not chosen.of_its_own:
         _require_opinion(options)
-    judge = pick_judge(options.judge, first.name, first.card, device)
+    judge = pick_judge(options.judge, first.name, first.card, device, reporter.progress_callback())
     scenes = [make_scene(chosen.walks, each, dataset, options) for each in loaded]
     if options.image:  # one view of a user's images for all
         scenes = [replace(scene, y=scenes[0].y) for scene in scenes]

@@ -28,6 +28,7 @@ from funcrobust.core.randomness import generator, key
 from funcrobust.core.training import updates
 from funcrobust.core.training.schedules import Schedule, schedule
 from funcrobust.core.training.updates import State, Update
+from funcrobust.data.progress import Progress, silent
 from funcrobust.running.dataset import rehearse, require_same_images
 from funcrobust.running.machine import pick_dtype, to_device
 from funcrobust.running.restoring import carried, degrading, gaussian_starts
@@ -52,7 +53,7 @@ class Training:
     """Builds the update, with each of its (one or two) pure parts handed through ``Prepare``."""
 
 
-def assemble(options: CureTrain, dataset: data.Dataset) -> Training:
+def assemble(options: CureTrain, dataset: data.Dataset, progress: Progress = silent) -> Training:
     """Build the training that ``options`` describe, on the dataset's device."""
     device = dataset.x_train.device
     dtype = pick_dtype(options.precision, device)
@@ -79,7 +80,7 @@ def assemble(options: CureTrain, dataset: data.Dataset) -> Training:
         ball,
         attack,
         input_scale(options, dataset),
-        _helper_labels(options, dataset, dtype),
+        _helper_labels(options, dataset, dtype, progress),
     )
 
     def update_with(weight: float, prepare: Prepare) -> Update:
@@ -220,12 +221,12 @@ def input_scale(options: CureTrain, dataset: data.Dataset) -> float:
 
 
 def _helper_labels(
-    options: CureTrain, dataset: data.Dataset, dtype: torch.dtype | None
+    options: CureTrain, dataset: data.Dataset, dtype: torch.dtype | None, progress: Progress
 ) -> Callable[[Tensor], Tensor] | None:
     """Decisions of HAT's standard network, which must know the same images and classes."""
     if options.hat == 0:
         return None
-    module, card = checkpoints.load(str(options.helper))
+    module, card = checkpoints.load(str(options.helper), progress=progress)
     require_same_images(card, dataset)
     standard = to_device(functionalize(module), dataset.x_train.device)
     predict = autocast(standard.predict, dtype)

@@ -38,7 +38,7 @@ def cure_train(options: CureTrain, reporter: Reporter) -> Result:
     dataset = load_data(options.dataset, options.data_dir, reporter)
     dataset = dataset.subset(options.train_examples, options.test_examples, options.seed)
     dataset = dataset.to(device)
-    training = assemble(options, dataset)
+    training = assemble(options, dataset, reporter.progress_callback())
     run, state = open_run(options, training.state, training.steps)
     reporter.attach(run.file("console.log"))
     work = Work(options, training, dataset, run, reporter)

@@ -32,7 +32,7 @@ class Evaluate(Images, Machine):
     """Evaluation."""
 
     checkpoint: str | None = field(default=None, kw_only=False)
-    """File, run folder or shipped name; left out: the shipped classifier."""
+    """File, run folder, shipped name or robustbench:NAME; left out: the shipped classifier."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     examples: Count = 500

@@ -36,7 +36,7 @@ SAVE_EVERY = 60.0
 def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     """Measure, check, judge and show; return the figures."""
     device = pick_device(options.device)
-    classifier = load_classifier(options.checkpoint, device, model=options.model)
+    classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
     card = classifier.card
     constraint = options.constraint or card.constraint
     epsilon = card.epsilon if options.epsilon is None else options.epsilon
@@ -62,7 +62,7 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     case = Case(
         predict, model.params, as_float(x), y, ball, outcome, numbers, seed=options.seed,
         step_size=attacking.step_size(options, ball), stronger=attacking.stronger(options, ball),
-        surrogate=_surrogate(classifier, device) if options.checks else None,
+        surrogate=_surrogate(classifier, device, reporter) if options.checks else None,
     )  # fmt: skip
     checks = _checked(case, reporter) if options.checks else []
     not_tried = () if options.autoattack else ("AutoAttack (--autoattack)",)
@@ -128,15 +128,18 @@ def _attack(
     return outcome
 
 
-def _surrogate(classifier: Classifier, device: torch.device) -> tuple[Predict, Params] | None:
+def _surrogate(
+    classifier: Classifier, device: torch.device, reporter: Reporter
+) -> tuple[Predict, Params] | None:
     """Return another shipped network that knows the same images, a robust one if there is."""
     card = classifier.card
-    own = checkpoints.resolve(classifier.name)
+    zoo = checkpoints.is_zoo(classifier.name)
+    own = None if zoo else checkpoints.resolve(classifier.name)
     for name in sorted(checkpoints.shipped(), key=lambda name: (name != STRONGEST, name)):
         path = checkpoints.resolve(name)
         if path == own:
             continue
-        other = load_classifier(name, device)
+        other = load_classifier(name, device, reporter)
         same = (other.card.dataset, other.card.image_shape, other.card.num_classes) == (
             card.dataset, card.image_shape, card.num_classes
         )  # fmt: skip

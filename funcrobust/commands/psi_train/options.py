@@ -151,7 +151,7 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
     """Where the other options begin: restoration trains ψ to restore degraded images, drift is the
     ψ document's own."""
     checkpoint: str | None = None
-    """File, run folder or shipped name; left out: the shipped classifier."""
+    """File, run folder, shipped name or robustbench:NAME; left out: the shipped classifier."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     restore: Weight = 8.0

@@ -50,7 +50,7 @@ def psi_train(options: PsiTrain, reporter: Reporter) -> Result:
     options = replace(options, precision=pick_precision(options.precision, device))
     dtype = pick_dtype(options.precision, device)
     ball = psi_ball(options)
-    _, card, _, model = load_classifier(options.checkpoint, device, model=options.model)
+    _, card, _, model = load_classifier(options.checkpoint, device, reporter, model=options.model)
     if options.step_size is None:
         options = replace(options, step_size=fitting_step(card.image_shape))
     make_psi(options, ball, lambda _, x: x)  # bad options raise here, not minutes later

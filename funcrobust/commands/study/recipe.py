@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from funcrobust import checkpoints, data
+from funcrobust.checkpoints.zoo import is_zoo
 from funcrobust.commands.psi_train.options import DRIFT, PsiTrain
 from funcrobust.commands.psi_train.recipe import psi_train
 from funcrobust.commands.study.options import Study
@@ -58,9 +59,9 @@ def study(options: Study, reporter: Reporter) -> Rows:
     options = replace(options, precision=pick_precision(options.precision, device))
     names = dict.fromkeys(("before", *(options.variants or VARIANTS)))
     found = {name: _find(name) for name in names if name not in VARIANTS}
-    base, card, _, network = load_classifier(options.checkpoint, device)
+    base, card, _, network = load_classifier(options.checkpoint, device, reporter)
     dataset = load_known(options, card, reporter).to(device)
-    judges = pick_judges(options.judges, base, card, device)
+    judges = pick_judges(options.judges, base, card, device, reporter.progress_callback())
     if not judges:
         raise FuncrobustError(f"the shipped judge does not know {dataset.name}: use --judge")
     bench = make_bench(options, judges, dataset, pick_dtype(options.precision, device), reporter)
@@ -81,7 +82,7 @@ def study(options: Study, reporter: Reporter) -> Rows:
                 path = found.get(name)
                 if path is None:
                     path = transferred(name, seed, base, dataset.name, options, reporter)
-                _, its_card, _, model = load_classifier(str(path), device)
+                _, its_card, _, model = load_classifier(str(path), device, reporter)
                 step = its_card.restoring_step
             rows.setdefault(name, []).append(score(model, bench, step))
             save(rows, options, base, bench)
@@ -89,10 +90,10 @@ def study(options: Study, reporter: Reporter) -> Rows:
     return rows
 
 
-def _find(name: str) -> Path:
+def _find(name: str) -> Path | str:
     """Return the checkpoint called so, or say what there is."""
     try:
-        return checkpoints.resolve(name)
+        return name if is_zoo(name) else checkpoints.resolve(name)
     except FuncrobustError as error:
         known = ", ".join(map(repr, VARIANTS))
         raise FuncrobustError(f"{name!r} is no variant ({known}), and {error}") from None
