@@ -7,7 +7,7 @@ The preset runs as ``cure-train`` runs it, but is timed alone: loading, compilin
 outside the clock. Beside it, in the same process, runs plain RS-FGSM training of the same network
 as published (Wong et al. 2020: eager float32, cyclic learning rate to 0.2, batch 128) for as much
 time as the preset took. After every part of an epoch the robust accuracy on test images is measured
-(PGD-10), and at the end PGD-50-10; with ``--autoattack`` also AutoAttack (pip install robustbench).
+(PGD-10), and at the end PGD-50-10; with ``--autoattack`` also AutoAttack (funcrobust[autoattack]).
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ import funcrobust as fr
 from funcrobust import data, models
 from funcrobust.commands.cure_train import CureTrain
 from funcrobust.commands.cure_train.assemble import Training, assemble
+from funcrobust.commands.evaluate.attacking import autoattack
 from funcrobust.core import evaluation
 from funcrobust.core.training import updates
 from funcrobust.running.config import to_config
+from funcrobust.running.dataset import chosen_test_images
 from funcrobust.running.machine import pick_dtype
 
 EPSILON = 8 / 255
@@ -145,7 +147,7 @@ def final_figures(
     """PGD-50-10 in float32, and AutoAttack if asked for."""
     params, buffers = weights
     predict, n = model.with_buffers(buffers), args.final_examples
-    x, y = dataset.x_test[:n], dataset.y_test[:n]
+    _, x, y = chosen_test_images(dataset, n, 0)
     found: dict[str, Any] = {
         "examples": n,
         "clean": share(evaluation.correct(predict, params, x, y)),
@@ -153,16 +155,10 @@ def final_figures(
             predict, params, x, y, evaluation.Pgd(BALL, EPSILON / 4, steps=50, restarts=10))),
     }  # fmt: skip
     if args.autoattack:
-        from autoattack import AutoAttack
-
-        count = min(n, args.autoattack)
-        module = model.module(params, buffers).to(args.device)
-        images = data.as_float(x[:count])
-        attack = AutoAttack(module, "Linf", EPSILON, device=args.device, verbose=False)
-        fooled = attack.run_standard_evaluation(images, y[:count], bs=500)
-        with torch.no_grad():
-            found["autoattack"] = share(module(fooled).argmax(-1) == y[:count])
-        found["autoattack_examples"] = count
+        numbers, x, y = chosen_test_images(dataset, args.autoattack, 0)
+        ensemble = autoattack(BALL, dataset.num_classes)
+        outcome = evaluation.attack_all(predict, params, x, y, ensemble, numbers=numbers)
+        found |= {"autoattack": share(outcome.robust), "autoattack_examples": len(y)}
     return found
 
 
@@ -344,6 +340,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if not on_gpu:
         print("no CUDA device is here: the GPU presets are skipped, this is the CPU's part")
+    if args.autoattack:
+        autoattack(BALL, 10)  # what is missing is missed before the training
     dataset = data.load("cifar10").subset(args.train_examples, None, 0).to(args.device)
     runs = [one_seed(args, dataset, seed) for seed in range(args.seeds)]
     show(runs, args)

@@ -54,7 +54,12 @@ def run(options: Demo, reporter: Reporter) -> Result:
     figures = {
         name: evaluate.run(
             evaluate.Evaluate(
-                checkpoint=str(path), device=options.device, json_file=path / "evaluation.json"
+                checkpoint=str(path),
+                device=options.device,
+                examples=1000,
+                attack="pgd",
+                checks=False,
+                json_file=path / "evaluation.json",
             ),
             reporter,
         )

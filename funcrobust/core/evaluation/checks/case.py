@@ -13,6 +13,7 @@ from funcrobust.core.evaluation.adversaries import sharp_pgd
 from funcrobust.core.evaluation.adversary import Adversary
 from funcrobust.core.evaluation.ensemble import Outcome, attack_all
 from funcrobust.core.network.functional import Params, Predict
+from funcrobust.core.randomness import generator
 
 Severity = Literal["invalid", "suspicious", "upper bound"]
 """What an evaluation is at best if the check fails: see `verdict.verdict`."""
@@ -51,9 +52,10 @@ class Case:
     """Examples that a costly check takes."""
 
     def some(self, which: Tensor | None = None) -> Tensor:
-        """Return the places of at most ``few`` examples, or of those of them in ``which``."""
-        places = torch.arange(len(self.y), device=self.y.device)
-        return (places if which is None else places[which])[: self.few]
+        """Return the places of at most ``few`` examples at random, or of those in ``which``."""
+        places = torch.randperm(len(self.y), generator=generator(self.seed, "checks"))
+        places = places.to(self.y.device)
+        return (places if which is None else places[which[places]])[: self.few]
 
     def attacked(
         self, adversary: Adversary, places: Tensor, *, predict: Predict | None = None,

@@ -49,7 +49,7 @@ def in_the_ball(case: Case) -> Check:
 @torch.no_grad()
 def fools_again(case: Case) -> Check:
     """Are they misclassified when looked at again, alone and in the order of another batch?"""
-    places = (case.outcome.fell_to > 0).nonzero().squeeze(1)[: 4 * case.few].flip(0)
+    places = case.some(case.outcome.fell_to > 0)
     if not len(places):
         return Check("fooling images fool again", None, "there are none", "invalid")
     images = case.outcome.images[places]
@@ -61,7 +61,7 @@ def fools_again(case: Case) -> Check:
 @torch.no_grad()
 def in_bytes(case: Case) -> Check:
     """Do they survive being stored in 8 bits a number?"""
-    places = (case.outcome.fell_to > 0).nonzero().squeeze(1)[: 4 * case.few]
+    places = case.some(case.outcome.fell_to > 0)
     if not len(places):
         return Check("fooling images in 8 bits", None, "there are none", "suspicious")
     rounded = (case.outcome.images[places] * 255).round() / 255
