@@ -5,7 +5,7 @@
 Both attack the same random CIFAR-10 test images in one process: the reference implementation
 (pyautoattack, as its documentation uses it, on the plain nn.Module), and ours, attack by attack on
 those that withstood the ones before. Both draw their own random starts, so an example may fall to
-one and not to the other: the disagreements are counted. FAB-T is pyautoattack's in both.
+one and not to the other: the disagreements are counted.
 
 Takes some 5 minutes on 2 CPU cores.
 """

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import funcrobust as fr
+from funcrobust import checkpoints
 from funcrobust.core import evaluation
 from funcrobust.core.evaluation.checks import CHECKS, Case
 from funcrobust.core.evaluation.verdict import interval, verdict
@@ -210,3 +211,23 @@ def test_what_cannot_be_tried_says_why(honest):
 def test_interval(successes, n, low, high):
     """Published values of the exact interval (Clopper & Pearson 1934)."""
     assert interval(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize("name", checkpoints.shipped())
+def test_every_shipped_network_passes(cifar, name):
+    """The honest ones, in float32, on real images; the sharper attack finds nothing on few."""
+    network, card = checkpoints.load(name)
+    model = fr.functionalize(network)
+    numbers = torch.randperm(len(cifar.y_test), generator=fr.generator(0, "test"))[:16]
+    x, y, ball = cifar.x_test[numbers] / 255, cifar.y_test[numbers], fr.linf(card.epsilon)
+    adversary = evaluation.sharp_pgd(ball, step_size=card.epsilon / 4)
+    outcome = evaluation.attack_all(
+        model.predict, model.params, x, y, {"it": adversary}, numbers=numbers
+    )
+    case = Case(
+        model.predict, model.params, x, y, ball, outcome, numbers, few=8,
+        step_size=card.epsilon / 4,
+        stronger=evaluation.sharp_pgd(ball, step_size=card.epsilon / 8, steps=40, sharpness=(20,)),
+    )  # fmt: skip
+    failing = [check for check in (ask(case) for ask in CHECKS.values()) if check.passed is False]
+    assert not failing

@@ -18,10 +18,11 @@ from funcrobust.core.evaluation import (
     targeted_apgd,
 )
 from funcrobust.core.evaluation.adversaries import SHARPNESS
+from funcrobust.core.evaluation.fab import targeted_fab
 from funcrobust.core.evaluation.square import square
 from funcrobust.core.losses import log_odds
 from funcrobust.running.catalogue import functions
-from funcrobust.running.standard_attacks import fab_targeted, square_l2
+from funcrobust.running.l2_square import l2_square
 
 STANDARD = ("APGD-CE", "APGD-T", "FAB-T", "Square")
 """AutoAttack's standard ensemble, in its order."""
@@ -100,13 +101,13 @@ def autoattack(ball: Ball, classes: int) -> dict[str, Adversary]:
     if type(ball) is Linf:
         last: Adversary = square(ball)
     elif type(ball) is L2:
-        last = square_l2(ball)
+        last = l2_square(ball)
     else:
         raise FuncrobustError(f"AutoAttack is for --constraint linf or l2, not {ball}")
     found: Mapping[str, Adversary] = {
         "APGD-CE": apgd_adversary(ball),
         "APGD-T": targeted_apgd(ball, targets=9),
-        "FAB-T": fab_targeted(ball, targets=9),
+        "FAB-T": targeted_fab(ball, targets=9),
         "Square": last,
     }
     return {name: found[name] for name in STANDARD}

@@ -46,7 +46,7 @@ class Pgd(NamedTuple):
         return climber(predict, params, x, y, run)
 
 
-SHARPNESS = (10.0, 3.0, 100.0)
+SHARPNESS = (20.0, 3.0, 1000.0)
 """See `sharp_pgd`."""
 
 

@@ -1,0 +1,155 @@
+r"""FAB: an adversary that looks for the nearest image on the other side.
+
+Croce & Hein 2020 (arXiv:1907.02044), algorithm 1, toward a class t: with f = z_t − z_y linearised
+at x_i, the hyperplane π_i = {z : f(x_i) + ⟨∇f(x_i), z − x_i⟩ = 0}, and the ways d₁ from x_i and d₂
+from the clean image x_0 to π_i inside the data's bounds,
+
+    x_{i+1} = Π( (1 − α)·(x_i + η·d₁) + α·(x_0 + η·d₂) ),   α = min( ‖d₁‖/(‖d₁‖ + ‖d₂‖), α_max )
+    x_{i+1} ← x_0 + β·(x_{i+1} − x_0)   where x_{i+1} is misclassified
+
+It climbs no loss, and no radius holds it: where the image that it finds lies in the ball, the
+example has fallen. Without random starts, as AutoAttack runs it, nothing in it is random.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from funcrobust.core.balls.ball import bounds_of
+from funcrobust.core.balls.l2 import L2
+from funcrobust.core.balls.linf import Linf
+from funcrobust.core.errors import FuncrobustError, require_count
+from funcrobust.core.evaluation.adversary import Adversary, Run
+from funcrobust.core.evaluation.climbing import gradient_of
+from funcrobust.core.examples import flat, per_example
+from funcrobust.core.network.functional import Params, Predict
+
+ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9
+"""The paper's, and AutoAttack's."""
+
+
+def targeted_fab(ball: Linf | L2, *, targets: int = 9, steps: int = 100) -> Adversary:
+    """Build FAB toward each of the ``targets`` likeliest other classes, ``steps`` steps each.
+
+    AutoAttack's FAB-T. Raises `FuncrobustError` for a ball that is neither `linf` nor `l2` of a
+    finite radius, or without data bounds.
+    """
+    if type(ball) not in (Linf, L2) or not math.isfinite(ball.radius) or bounds_of(ball) is None:
+        raise FuncrobustError(
+            f"FAB is for fr.linf(...) or fr.l2(...) with a finite radius and bounds, not {ball}"
+        )
+    require_count("targets", targets, minimum=1)
+    require_count("steps", steps, minimum=1)
+    return _Fab(ball, targets, steps)
+
+
+@dataclass(frozen=True)
+class _Fab:
+    ball: Linf | L2
+    targets: int
+    steps: int
+
+    @torch.no_grad()
+    def __call__(self, predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run) -> Tensor:
+        found = x.clone()
+        for rows in torch.arange(len(x), device=x.device).split(run.batch_size):
+            if len(rows):
+                found[rows] = self._batch(predict, params, x[rows], y[rows], run)
+        return found
+
+    def _batch(self, predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run) -> Tensor:
+        logits = predict(params, x)
+        others = logits.scatter(-1, y.unsqueeze(-1), -torch.inf)
+        aims = others.topk(min(self.targets, logits.shape[-1] - 1), dim=-1).indices
+        found, standing, told = x.clone(), torch.arange(len(x), device=x.device), 0
+        for done, aim in enumerate(aims.T, start=1):
+            here, center = x[standing], x[standing]
+            rows, target = standing, aim[standing]
+            for _ in range(self.steps):
+                here = self._step(predict, params, here, center, y[rows], target)
+                wrong = predict(params, here).argmax(-1) != y[rows]
+                near = wrong & (self._size(here - center) <= self.ball.radius)
+                found[rows[near]] = here[near]
+                back = center + BETA * (here - center)
+                here = torch.where(per_example(wrong, here), back, here)
+                if near.any():
+                    on = ~near
+                    rows, target, here, center = rows[on], target[on], here[on], center[on]
+                    if not len(rows):
+                        break
+            standing = rows
+            now = len(x) - len(standing) * (len(aims.T) - done) // len(aims.T)
+            run.advance(now - told)
+            told = now
+            if not len(standing):
+                break
+        return found
+
+    def _step(
+        self, predict: Predict, params: Params, x: Tensor, center: Tensor, y: Tensor, target: Tensor
+    ) -> Tensor:
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            z = predict(params, at)
+            f = z.gather(-1, target.unsqueeze(-1)) - z.gather(-1, y.unsqueeze(-1))
+            w = gradient_of(f.sum(), at)
+        both, normals = torch.cat([x, center]), torch.cat([w, w])
+        # ⟨w, z⟩ = ⟨w, x⟩ − f(x) on the plane; how far each of the two is from it:
+        gap = torch.cat([f.squeeze(-1), f.squeeze(-1) + flat(w * (center - x)).sum(1)])
+        low, high = self._bounds
+        d1, d2 = to_plane(both, normals, gap, low, high, straight=type(self.ball) is L2).chunk(2)
+        a1, a2 = (self._size(d).clamp_min(1e-8) for d in (d1, d2))
+        alpha = per_example((a1 / (a1 + a2)).clamp_max(ALPHA_MAX), x)
+        return ((x + ETA * d1) * (1 - alpha) + (center + ETA * d2) * alpha).clamp(low, high)
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        bounds = bounds_of(self.ball)
+        assert bounds is not None
+        return bounds
+
+    def _size(self, moved: Tensor) -> Tensor:
+        rows = flat(moved)
+        return rows.norm(dim=1) if type(self.ball) is L2 else rows.abs().amax(1)
+
+
+def to_plane(
+    x: Tensor, w: Tensor, gap: Tensor, low: float, high: float, *, straight: bool
+) -> Tensor:
+    """Return the shortest d (B, …) with ⟨w, x + d⟩ = ⟨w, x⟩ − ``gap`` and x + d in the bounds.
+
+    Shortest in the L2 norm if ``straight``, else in L∞. Where no such d is, all of x goes as far as
+    the bounds let it. With s = −sign(gap) and the room r_i from x_i to its bound in direction
+    s·w_i, d_i = s·sign(w_i)·min(λ·v_i, r_i), v_i = |w_i| (L2) or 1 (L∞), where λ solves
+
+        φ(λ) = Σ |w_i|·min(λ·v_i, r_i) = |gap|.
+
+    φ is increasing, concave and piecewise linear, so Newton's method from below never passes the
+    root and ends at it after finitely many pieces: some five, and no sorting.
+    """
+    weight = flat(w.abs())
+    way = flat(w.sign()) * -gap.sign().unsqueeze(1)
+    room = torch.where(way > 0, high - flat(x), flat(x) - low).clamp_min(0)
+    speed = weight if straight else torch.ones_like(weight)
+    goal, lam = gap.abs(), torch.zeros_like(gap)
+    for _ in range(PIECES):
+        free = lam.unsqueeze(1) * speed < room
+        slope = (weight * speed * free).sum(1)
+        short = goal - (weight * torch.minimum(lam.unsqueeze(1) * speed, room)).sum(1)
+        step = torch.where(slope > 0, short.clamp_min(0) / slope.clamp_min(1e-30), torch.inf)
+        step = torch.where((slope <= 0) & (short <= 0), 0.0, step)
+        moved = lam + step
+        done = (moved <= lam * (1 + 4 * torch.finfo(lam.dtype).eps)) | moved.isinf()
+        lam = moved
+        if done.all():
+            break
+    reach = torch.where(lam.isinf().unsqueeze(1), room, lam.unsqueeze(1) * speed)
+    return (way * torch.minimum(reach.nan_to_num(posinf=1e30), room)).reshape(x.shape)
+
+
+PIECES = 60
+"""At most so many pieces of φ; a rounding of the last is let pass."""
