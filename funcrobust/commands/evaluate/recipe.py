@@ -11,6 +11,7 @@ from torch import Tensor
 from funcrobust import checkpoints
 from funcrobust.commands.evaluate import attacking, saving
 from funcrobust.commands.evaluate.options import Evaluate
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation import Adversary, Outcome, Run
 from funcrobust.core.evaluation.checks import CHECKS, Case, Check
 from funcrobust.core.evaluation.ensemble import attack_the_standing, look
@@ -39,6 +40,11 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
     card = classifier.card
     constraint = options.constraint or card.constraint
+    if constraint != card.constraint and options.epsilon is None:
+        raise FuncrobustError(
+            f"the checkpoint's ε = {card.epsilon:.4g} is a radius in {card.constraint}: give "
+            f"--epsilon for {constraint}"
+        )
     epsilon = card.epsilon if options.epsilon is None else options.epsilon
     ball = pick_ball(constraint, epsilon)
     dataset = load_known(options, card, reporter).to(device)
@@ -181,9 +187,10 @@ def _show(
     n = len(outcome.fell_to)
     rows = [("clean", outcome.clean)]
     rows += [(a, outcome.after(k)) for k, a in enumerate(settings["attacks"], start=1)]
-    which = "all" if n == len(dataset.y_test) else f"{n} of {len(dataset.y_test)} at random,"
+    there = len(dataset.y_test)
+    which = f"all {n} test images" if n == there else f"{n} random test images of {there}"
     reporter.table(
-        f"{classifier.label}: {settings['model']} on {dataset.name}, {which} test images, "
+        f"{classifier.label}: {settings['model']} on {dataset.name}, {which}, "
         f"{settings['constraint']} ε = {settings['epsilon']:.4g}",
         ("", "accuracy", "95 % interval"),
         [(name, f"{_share(w):.1%}", _interval(w)) for name, w in rows],
