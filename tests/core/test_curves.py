@@ -69,17 +69,17 @@ def test_steps_to_fall_are_those_of_the_walk_by_hand(linear):
 
 def test_a_shorter_run_is_the_beginning_of_a_longer(problem):
     """The same examples stand after k steps as after an attack of k steps alone."""
-    model, x = problem.model, problem.x.repeat(3, 1, 1, 1)
-    x = (x + 0.1 * torch.rand(x.shape, dtype=x.dtype)).clamp(0, 1)
+    model, x = problem.model, problem.x.repeat(6, 1, 1, 1)
+    x = (x + 0.3 * torch.rand(x.shape, dtype=x.dtype)).clamp(0, 1)
     y = model.predict(model.params, x).argmax(-1)
     y[0] = (y[0] + 1) % 5
-    ball = fr.linf(0.03)
+    ball = fr.linf(0.3)
     run = Run(torch.arange(len(y)), 0, "evaluate/it", batch_size=5)
-    fell = steps_to_fall(model.predict, model.params, x, y, run, ball=ball, step_size=3e-3, steps=9)
+    fell = steps_to_fall(model.predict, model.params, x, y, run, ball=ball, step_size=0.04, steps=9)
     clean = model.predict(model.params, x).argmax(-1) == y
     found = []
     for k in (1, 3, 9):
-        attack = sharp_pgd(ball, step_size=3e-3, steps=k, sharpness=(10.0,))
+        attack = sharp_pgd(ball, step_size=0.04, steps=k, sharpness=(10.0,))
         outcome = attack_all(model.predict, model.params, x, y, {"it": attack})
         assert torch.equal(clean & ((fell < 0) | (fell > k)), outcome.robust)
         found.append(Point(k, int(outcome.robust.sum()), len(y)))

@@ -54,7 +54,8 @@ def test_it_stands_alone_and_in_its_order():
     places = [
         seen.text.index(part) for part in (
             "suspicious", "It may be lower.", "gradients: 3 of 5 are 0", "500 of them",
-            "classifier", "✗ FAIL", "✓ pass", "– not tried", "on a few", "Lost", "python cli.py evaluate 'cat'",
+            "classifier", "✗ FAIL", "✓ pass", "– not tried", "on a few", "Lost",
+            "python cli.py evaluate 'cat'",
         )
     ]  # fmt: skip
     assert places == sorted(places)

@@ -152,8 +152,8 @@ def compose(
         curves_note=(
             f"On {len(curves.places)} of the examples, at random and the same at every point, by "
             f"PGD of one sharpness and one start: weaker than the evaluation, and shown for its "
-            f"shape. It should fall to nothing as ε grows, and be flat in the last steps. At each ε: "
-            f"{CURVE_STEPS} steps in proportion to it; over steps: each of "
+            "shape. It should fall to nothing as ε grows, and be flat in the last steps. At each "
+            f"ε: {CURVE_STEPS} steps in proportion to it; over steps: each of "
             f"{written_number(figures['step_size'])}."
         ),
         rows=_rows(classifier.card, case, figures["attacks"], curves),
