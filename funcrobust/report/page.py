@@ -194,7 +194,7 @@ def drawn(curve: Curve) -> Drawn:
         return LEFT + (WIDTH - LEFT - RIGHT) * (0.04 + 0.92 * (tick - low) / ((high - low) or 1))
 
     places = [
-        Place(across(tick), *map(_height, (s.value, s.low, s.high)), s.name)
+        Place(across(tick), _height(s.value), _height(s.low), _height(s.high), s.name)
         for tick, (_, s) in zip(ticks, curve.points, strict=True)
     ]
     marked = curve.marked
