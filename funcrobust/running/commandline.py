@@ -49,7 +49,7 @@ def _app(cls: type[Options], beneath: Mapping[str, Any], about: str, **more: Any
         names = (name for name, option in fields.items() if option.positional)
         said = dict(zip(names, places, strict=False)) | flags
         return cls.filled({
-            name: value if isinstance(value, bool) else fields[name].read(value)
+            name: value if isinstance(value, bool | None) else fields[name].read(value)
             for name, value in said.items()
         })  # fmt: skip
 
@@ -77,14 +77,15 @@ def _parameter(option: Option, default: Any, help: str, cls: type[Options]) -> i
     shown = _shown(option, default)
     about = Parameter(
         name=None if option.positional else option.flags,
-        negative=option.off if option.kind is bool else (),
+        negative=option.off if option.has_off else (),
         help=help,
         choices=None if option.several is dict else option.choices or None,
         metavar="NAME=NUMBER" if option.several is dict else _METAVARS.get(option.kind),
         show_default=(lambda _: shown) if shown else False,
         allow_leading_hyphen=option.kind is not bool,  # -1/255 is a value, if a bad one
     )
-    annotation: Any = Annotated[kind | None if default is None else kind, about]
+    none = default is None or (option.optional and option.has_off)
+    annotation: Any = Annotated[kind | None if none else kind, about]
     place: Any = inspect.Parameter.POSITIONAL_ONLY
     if not option.positional:
         place = inspect.Parameter.KEYWORD_ONLY

@@ -102,10 +102,10 @@ def resumed(options: SomeRun) -> SomeRun:
 # --- the command --------------------------------------------------------------------------------
 
 
-def as_command(options: Options) -> str:
+def as_command(options: Options, *, places: bool = False) -> str:
     """Return the command that would do the same again: what differs from the defaults.
 
-    Where things lie (``--out``, ``--device``, ...) is no part of it.
+    Where things lie (``--out``, ``--device``, ...) is a part of it only with ``places``.
     """
     cls = type(options)
     chosen = {cls.chosen_by: getattr(options, cls.chosen_by)} if cls.chosen_by else {}
@@ -114,7 +114,8 @@ def as_command(options: Options) -> str:
     for name, option in options_of(cls).items():
         value = getattr(options, name)
         usual = value == beneath.get(name, option.default)
-        if not (usual or name in chosen or option.where) and option.acts(options):
+        left_out = usual or name in chosen or (option.where and not places)
+        if not left_out and option.acts(options):
             words += map(shlex.quote, option.written(value))
     return " ".join(["python cli.py", command_name(cls), *words])
 

@@ -48,7 +48,10 @@ Weight = Annotated[float, Ge(0)]
 
 
 class Flag:
-    """The names on the command line, where they are not the field's own; ``off`` says False."""
+    """The names on the command line, where they are not the field's own.
+
+    ``off`` says False, or of what is no bool None.
+    """
 
     def __init__(self, *names: str, off: str | None = None) -> None:
         self.names = names
@@ -243,9 +246,14 @@ class Option:
 
     @property
     def off(self) -> str:
-        """The flag that says False."""
+        """The flag that says False, or None."""
         given = next((m.off for m in self.marks if isinstance(m, Flag)), None)
         return given or f"--no-{self.flags[0][2:]}"
+
+    @property
+    def has_off(self) -> bool:
+        """Whether there is such a flag."""
+        return self.kind is bool or any(isinstance(m, Flag) and m.off for m in self.marks)
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -298,6 +306,8 @@ class Option:
         """Return the words that say the value on the command line."""
         if self.kind is bool:
             return [self.flag if value else self.off]
+        if value is None:
+            return [self.off]
         texts = (
             [f"{name}={written_number(number)}" for name, number in value.items()]
             if self.several is dict

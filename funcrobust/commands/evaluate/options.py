@@ -9,7 +9,16 @@ from typing import Annotated, Literal
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.catalogue import functions
 from funcrobust.running.groups import Images, Machine, Precision, Radius
-from funcrobust.running.options import Choices, Count, Flag, Weight, only_with, unless
+from funcrobust.running.options import (
+    Choices,
+    Count,
+    Flag,
+    Spelled,
+    Weight,
+    Where,
+    only_with,
+    unless,
+)
 
 CLIMBING = ("sharp-pgd", "pgd", "apgd-ce", "apgd-dlr", "apgd-t")
 """Attacks that an evaluation alone has: they stop at the first image that fools the network."""
@@ -20,6 +29,14 @@ WITH_STEPS = (*OWN, "pgd-k", "apgd-k")
 WITH_STEP_SIZE = ("sharp-pgd", "pgd", "rs-fgsm", "n-fgsm", "zerograd", "pgd-k", "apgd-k")
 ONCE = ("apgd-t", "square")
 """Attacks without restarts: toward each class in turn, and without a gradient."""
+
+AUTO = Path("auto")
+"""See `Evaluate.page`."""
+
+
+def _require_html(text: str) -> None:
+    if text != str(AUTO) and not text.lower().endswith(".html"):
+        raise FuncrobustError(f"--page must name a .html file, got {text}")
 
 
 def attack_names() -> tuple[str, ...]:
@@ -63,6 +80,9 @@ class Evaluate(Images, Machine):
     from there when it is asked for again."""
     json_file: Annotated[Path | None, Flag("--json")] = None
     """Write the figures there; - prints them alone."""
+    page: Annotated[Path | None, Flag(off="--no-page"), Where(), Spelled(_require_html)] = AUTO
+    """Write a page there; auto is evaluation.html in the run folder, or else here, and none with
+    --json -."""
 
     @property
     def quiet(self) -> bool:
@@ -74,3 +94,8 @@ class Evaluate(Images, Machine):
         super().check()
         if self.save is not None and self.save.suffix != ".safetensors":
             raise FuncrobustError(f"--save must name a .safetensors file, got {self.save}")
+
+    @property
+    def paged(self) -> bool:
+        """Whether a page is to be written."""
+        return self.page is not None and not (self.quiet and self.page == AUTO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from funcrobust import checkpoints
-from funcrobust.commands.evaluate import attacking, saving
+from funcrobust.commands.evaluate import attacking, page, saving
 from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation import Adversary, Outcome, Run
@@ -50,7 +51,8 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     dataset = load_known(options, card, reporter).to(device)
     numbers, x, y = chosen_test_images(dataset, options.examples, options.seed)
     model = classifier.model
-    predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
+    dtype = pick_dtype(options.precision, device)
+    predict = evaluating(model, model.buffers, dtype)
     adversaries = attacking.adversaries(options, ball, card.num_classes)
     settings = {
         "checkpoint": classifier.name, "model": card.model, "dataset": dataset.name,
@@ -74,6 +76,8 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     not_tried = () if options.autoattack else ("AutoAttack (--autoattack)",)
     judged = verdict(checks, not_tried) if options.checks else None
     _show(classifier, settings, outcome, checks, judged, dataset, reporter)
+    asked = options.paged or options.json_file is not None
+    curves = page.measure_curves(case, reporter) if asked else None
     figures = {
         **settings, **_figures(outcome, list(adversaries)), "seconds": seconds,
         "checks": [check._asdict() for check in checks],
@@ -82,10 +86,20 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
         "not_tried": list(not_tried),
         "normalisation": "inside the network; the ball is in units of [0, 1]",
         "mode": "evaluation", "device": str(device), "versions": versions(("funcrobust", "torch")),
+        "dtype": "bfloat16 by autocast" if dtype else "float32",
+        "test_images": len(dataset.y_test), "sha256": _sha256(classifier),
+        "curves": curves.figures() if curves else None,
     }  # fmt: skip
     if options.json_file is not None:
         write_json(options.json_file, figures)
+    if options.paged and curves:
+        page.leave(options, classifier, case, figures, curves, reporter)
     return figures
+
+
+def _sha256(classifier: Classifier) -> str:
+    with checkpoints.resolve(classifier.name).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _attack(

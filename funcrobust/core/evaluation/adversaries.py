@@ -52,7 +52,7 @@ SHARPNESS = (20.0, 3.0, 1000.0)
 
 def sharp_pgd(
     ball: Ball, *, step_size: float, steps: int = 20, sharpness: Sequence[float] = SHARPNESS
-) -> Adversary:
+) -> Climber:
     r"""Build PGD of the log-odds of the logits times t, one restart for each of ``sharpness``.
 
         m_t = log Σ_{j≠y} e^{t·z_j} − t·z_y,        t = sharpness / std_j(z_j)

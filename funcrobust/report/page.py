@@ -1,0 +1,205 @@
+"""A page on an evaluation: one HTML file that asks nothing of any network, and runs no script.
+
+What is shown is data (`Page`), written into ``page.html.j2``. All text in it may come from a file
+that nobody vouches for: it is escaped, and characters that cannot be seen are spelled out.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.files import atomic_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+State = Literal["pass", "fail", "not tried"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share with its interval, all in [0, 1], and what it is the share of."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Shares over a number, in rising order of it."""
+
+    title: str
+    across: str
+    """What the number is."""
+    points: Sequence[tuple[float, Share]]
+    marked: float | None = None
+    """A number to be marked: the radius that was attacked at, say."""
+    even: bool = False
+    """Whether the points stand at equal distances, whatever their numbers."""
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """A check's answer."""
+
+    name: str
+    state: State
+    figure: str
+
+
+@dataclass(frozen=True)
+class Triple:
+    """An image, what an attack made of it, and their difference: (C, H, W) in [0, 1]."""
+
+    clean: Tensor
+    attacked: Tensor
+    difference: Tensor
+    true: str
+    seen: str
+    by: str = ""
+    """What broke it, where there was a choice."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Images under a heading."""
+
+    title: str
+    note: str
+    triples: Sequence[Triple]
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the page says, in its order."""
+
+    title: str
+    verdict: str
+    meaning: str
+    because: Sequence[str]
+    mark: Literal["good", "open", "bad", "none"]
+    """How the verdict is set off: by colour and by a sign."""
+    shares: Sequence[Share]
+    shares_note: str
+    facts: Mapping[str, str]
+    checks: Sequence[CheckRow]
+    curves: Sequence[Curve]
+    curves_note: str
+    rows: Sequence[Row]
+    command: str
+    made: str
+
+
+def write(page: Page, path: Path) -> None:
+    """Write the page, as a whole or not at all; raise `FuncrobustError` where it cannot be."""
+    atomic_write(path, render(page))
+
+
+def render(page: Page) -> str:
+    """Return the page as HTML."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("funcrobust", "report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, finalize=_visible,
+    )  # fmt: skip
+    environment.filters |= {"percent": percent, "data": png_uri, "drawn": drawn}
+    return environment.get_template("page.html.j2").render(page=page)
+
+
+def percent(value: float) -> str:
+    """Write a share as in 43.2 %."""
+    return f"{100 * value:.1f} %"
+
+
+def _visible(value: Any) -> Any:
+    """Spell out control characters and the like, which a browser would hide or obey."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+
+
+def png_uri(image: Tensor) -> str:
+    """Return an image (1 or 3, H, W) in [0, 1] as a PNG in a data URI, every pixel as it is."""
+    import torch
+    from PIL import Image
+
+    if image.ndim != 3 or image.shape[0] not in (1, 3) or not image.is_floating_point():
+        raise FuncrobustError(
+            f"a page shows float images (1 or 3, H, W), got {tuple(image.shape)} of {image.dtype}"
+        )
+    pixels = (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    array = pixels.permute(1, 2, 0).contiguous().numpy()
+    file = io.BytesIO()
+    Image.fromarray(array[..., 0] if image.shape[0] == 1 else array).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+# --- a curve ------------------------------------------------------------------------------------
+
+WIDTH, HEIGHT = 360, 230
+LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 46
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point of a curve in the picture, in its units."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A curve's picture: a frame of `WIDTH` × `HEIGHT`, and what stands in it."""
+
+    places: Sequence[Place]
+    marked: float | None
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+    @property
+    def line(self) -> str:
+        """The points of the line."""
+        return " ".join(f"{place.x:.1f},{place.y:.1f}" for place in self.places)
+
+    @property
+    def grid(self) -> list[tuple[float, str]]:
+        """Heights with their shares."""
+        return [(_height(share), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)]
+
+
+def drawn(curve: Curve) -> Drawn:
+    """Lay a curve out; the vertical axis is from 0 to 1 always."""
+    numbers = [at for at, _ in curve.points]
+    ticks = list(range(len(numbers))) if curve.even else numbers
+    low, high = (0, max(ticks, default=1)) if ticks else (0, 1)
+
+    def across(tick: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (0.04 + 0.92 * (tick - low) / ((high - low) or 1))
+
+    places = [
+        Place(across(tick), _height(s.value), _height(s.low), _height(s.high), s.name)
+        for tick, (_, s) in zip(ticks, curve.points, strict=True)
+    ]
+    marked = curve.marked
+    return Drawn(places, across(marked) if marked is not None and not curve.even else None)
+
+
+def _height(share: float) -> float:
+    return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
