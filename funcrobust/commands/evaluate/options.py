@@ -18,6 +18,9 @@ OWN = (*CLIMBING, "square")
 
 WITH_STEPS = (*OWN, "pgd-k", "apgd-k")
 WITH_STEP_SIZE = ("sharp-pgd", "pgd", "rs-fgsm", "n-fgsm", "zerograd", "pgd-k", "apgd-k")
+TARGETED = ("sharp-pgd", "pgd", "apgd-ce", "apgd-t")
+"""Attacks that can go after a given class."""
+
 ONCE = ("apgd-t", "square")
 """Attacks without restarts: toward each class in turn, and without a gradient."""
 
@@ -46,6 +49,9 @@ class Evaluate(Images, Machine):
     """Steps; left out: 20, of APGD 100, of Square 5000 queries."""
     restarts: Annotated[Count, unless(autoattack=True, attack=ONCE)] | None = None
     """Random starts, of which the worst counts; left out: 1, of sharp-pgd 3."""
+    target: Annotated[str, unless(autoattack=True), only_with(attack=TARGETED)] | None = None
+    """Measure how often an attack makes an image the class it chose, in place of any other: a class
+    by number or name, random, or least-likely."""
     constraint: Literal["linf", "l2"] | None = None
     """The threat model; left out: the checkpoint's."""
     epsilon: Radius | None = None
