@@ -115,11 +115,11 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_figures(digits_run, tmp_p
     calls = []
     usual = recipe.attack_the_standing
 
-    def third_fails(*args):
+    def third_fails(*args, **named):
         calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return usual(*args)
+        return usual(*args, **named)
 
     monkeypatch.setattr(recipe, "attack_the_standing", third_fails)
     path = tmp_path / "part.safetensors"
