@@ -22,7 +22,7 @@ from funcrobust.running.options import options_of, written_number
 
 COMMANDS = (
     "apply", "certify", "corruptions", "cure-train", "data", "demo", "evaluate", "export",
-    "generate", "psi-train", "study",
+    "generate", "minimum-norm", "psi-train", "study",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -111,6 +112,17 @@ def chosen_test_images(dataset: data.Dataset, examples: int | None, seed: int) -
         places = places.sort().values
     places = places.to(dataset.y_test.device)
     return Chosen(places, dataset.x_test[places], dataset.y_test[places])
+
+
+def wanted_class(to: str | None, names: Sequence[str]) -> int | None:
+    """Read a class by name or number."""
+    if to is None:
+        return None
+    if to in names:
+        return names.index(to)
+    if to.isdecimal() and int(to) < len(names):
+        return int(to)
+    raise FuncrobustError(f"unknown class {to!r}: choose from {', '.join(names)}, or a number")
 
 
 def first_of_each_class(dataset: data.Dataset) -> tuple[Tensor, Tensor]:

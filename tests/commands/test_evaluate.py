@@ -109,11 +109,11 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_figures(digits_run, tmp_p
     calls = []
     usual = recipe.attack_the_standing
 
-    def third_fails(*args):
+    def third_fails(*args, **named):
         calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return usual(*args)
+        return usual(*args, **named)
 
     monkeypatch.setattr(recipe, "attack_the_standing", third_fails)
     path = tmp_path / "part.safetensors"
@@ -125,6 +125,47 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_figures(digits_run, tmp_p
     assert {**found, "seconds": 0} == {**whole, "seconds": 0}
     one, other = (load_file(tmp_path / f"{n}.safetensors") for n in ("whole", "part"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("attack", evaluate.options.TARGETED)
+@pytest.mark.parametrize("target", ["3", "random", "least-likely"])
+def test_targeted(digits_run, tmp_path, attack, target):
+    path = tmp_path / "aimed.safetensors"
+    found = figures(digits_run, attack=attack, target=target, steps=5, epsilon=0.3, save=path)
+    held = load_file(path)
+    aimed, fell = held["labels"], held["fell_to"]
+    digits = data.load("digits")
+    y = digits.y_test[held["numbers"]]
+    assert (aimed != y).all(), "images of the target are left out"
+    assert found["examples"] == len(y) <= 40
+    assert (len(y) == 40) == (target != "3")
+    assert found["success"] == pytest.approx(float((fell >= 0).double().mean()))
+    assert found["already"] == pytest.approx(float((fell == 0).double().mean()))
+    assert found["already"] < found["success"], "an attack finds some"
+    network, _ = checkpoints.load(str(digits_run[0]))
+    reached = fell > 0
+    assert torch.equal(network.eval()(held["images"]).argmax(1), aimed[reached])
+    clean = data.as_float(digits.x_test[held["numbers"]])
+    assert (held["images"] - clean[reached]).abs().max() <= 0.3 + 1e-6
+    assert found["clean"] == pytest.approx(float((network(clean).argmax(1) == y).double().mean()))
+    low, high = found["success_interval"]
+    assert low <= found["success"] <= high
+    assert "robust" not in found
+
+
+def test_targeted_with_checks_says_what_the_figure_is(digits_run, capsys):
+    options = {"checkpoint": str(digits_run[0]), "examples": 40, "steps": 5, "target": "random"}
+    with Reporter() as reporter:
+        found = evaluate.run(evaluate.Evaluate(**options, epsilon=0.1), reporter)
+    said = capsys.readouterr().out
+    assert "target random" in said
+    assert "accuracy, clean" in said
+    assert "the target, by sharp PGD-5-3" in said
+    assert not [c for c in found["checks"] if c["passed"] is False and c["severity"] == "invalid"]
+    skipped = [c for c in found["checks"] if c["name"] == "Square finds nothing more"]
+    assert [c["passed"] for c in skipped] == [None]
+    assert found["verdict"] in ("upper bound", "suspicious")
+    assert ("the success rate is a lower bound" in said) == (found["verdict"] == "upper bound")
 
 
 def test_files_that_are_not_of_this_evaluation(digits_run, tmp_path):
@@ -152,6 +193,10 @@ def test_files_that_are_not_of_this_evaluation(digits_run, tmp_path):
         (("--attack", "square", "--constraint", "l2", "--epsilon", "0.5"), "linf"),
         (("--constraint", "l2"), "is a radius in linf: give --epsilon for l2"),
         (("--attack", "apgd-ce", "--step-size", "0.1"), "--step-size does nothing here"),
+        (("--attack", "square", "--target", "3"), "--target does nothing here: it needs --attack"),
+        (("--autoattack", "--target", "3"), "--target does nothing here: --autoattack"),
+        (("--attack", "apgd-dlr", "--target", "3"), "--target does nothing here"),
+        (("--target", "11"), "unknown class '11'"),
         (("--attack", "pdg"), "did you mean 'pgd'?"),
         (("--save", "images.pt"), ".safetensors"),
     ],

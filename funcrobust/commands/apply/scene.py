@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -11,13 +10,13 @@ from torch import Tensor, nn
 from funcrobust import data
 from funcrobust.commands.apply.options import Apply
 from funcrobust.commands.apply.pictures import read_images
-from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import functionalize
 from funcrobust.core.randomness import generator
 from funcrobust.core.tasks import Features, Scene
 from funcrobust.core.walks import AnyWalk, Walks
 from funcrobust.models import head, representation
 from funcrobust.running.classifier import Classifier
+from funcrobust.running.dataset import wanted_class
 from funcrobust.running.machine import to_device
 
 
@@ -64,14 +63,3 @@ def scene_of(
         own=False, count=count, target=target, class_names=dataset.class_names,
         train=(dataset.x_train, dataset.y_train), mirrored=dataset.mirrored, walk=walk, seed=seed,
     )  # fmt: skip
-
-
-def wanted_class(to: str | None, names: Sequence[str]) -> int | None:
-    """Read ``--to``: a class by name or number."""
-    if to is None:
-        return None
-    if to in names:
-        return names.index(to)
-    if to.isdecimal() and int(to) < len(names):
-        return int(to)
-    raise FuncrobustError(f"unknown class {to!r}: choose from {', '.join(names)}, or a number")

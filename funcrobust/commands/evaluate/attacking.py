@@ -52,19 +52,25 @@ def one(options: Evaluate, ball: Ball) -> Adversary:
     """Return the attack that ``--attack`` names."""
     restarts = options.restarts or 1
     steps = options.steps
+    targeted = options.target is not None
     if options.attack == "sharp-pgd":
         count = options.restarts or len(SHARPNESS)
         sharpness = [SHARPNESS[r % len(SHARPNESS)] for r in range(count)]
         return sharp_pgd(
-            ball, step_size=step_size(options, ball), steps=steps or 20, sharpness=sharpness
-        )
+            ball, step_size=step_size(options, ball), steps=steps or 20, sharpness=sharpness,
+            targeted=targeted,
+        )  # fmt: skip
     if options.attack == "pgd":
-        return Pgd(ball, step_size(options, ball), steps or 20, restarts, options.seed)
+        return Pgd(ball, step_size(options, ball), steps or 20, restarts, options.seed, targeted)
+    if options.attack == "apgd-t" and targeted:
+        return apgd_adversary(ball, steps=steps or 100, ratio=True, targeted=True)
     if options.attack == "apgd-t":
         return targeted_apgd(ball, steps=steps or 100)
     if options.attack in ("apgd-ce", "apgd-dlr"):
         ratio = options.attack == "apgd-dlr"
-        return apgd_adversary(ball, steps=steps or 100, restarts=restarts, ratio=ratio)
+        return apgd_adversary(
+            ball, steps=steps or 100, restarts=restarts, ratio=ratio, targeted=targeted
+        )
     if options.attack == "square":
         if not isinstance(ball, Linf):
             raise FuncrobustError("--attack square is for --constraint linf; see --autoattack")
@@ -78,7 +84,10 @@ def one(options: Evaluate, ball: Ball) -> Adversary:
 def stronger(options: Evaluate, ball: Ball) -> Adversary:
     """Return what more effort of the plain kind is: three times the steps, other sharpnesses."""
     steps = 3 * (options.steps or 20) if options.attack in ("pgd", "sharp-pgd") else 60
-    return sharp_pgd(ball, step_size=step_size(options, ball), steps=steps, sharpness=(20.0, 5.0))
+    return sharp_pgd(
+        ball, step_size=step_size(options, ball), steps=steps, sharpness=(20.0, 5.0),
+        targeted=options.target is not None,
+    )  # fmt: skip
 
 
 def step_size(options: Evaluate, ball: Ball) -> float:

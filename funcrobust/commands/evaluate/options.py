@@ -27,6 +27,9 @@ OWN = (*CLIMBING, "square")
 
 WITH_STEPS = (*OWN, "pgd-k", "apgd-k")
 WITH_STEP_SIZE = ("sharp-pgd", "pgd", "rs-fgsm", "n-fgsm", "zerograd", "pgd-k", "apgd-k")
+TARGETED = ("sharp-pgd", "pgd", "apgd-ce", "apgd-t")
+"""Attacks that can go after a given class."""
+
 ONCE = ("apgd-t", "square")
 """Attacks without restarts: toward each class in turn, and without a gradient."""
 
@@ -63,6 +66,9 @@ class Evaluate(Images, Machine):
     """Steps; left out: 20, of APGD 100, of Square 5000 queries."""
     restarts: Annotated[Count, unless(autoattack=True, attack=ONCE)] | None = None
     """Random starts, of which the worst counts; left out: 1, of sharp-pgd 3."""
+    target: Annotated[str, unless(autoattack=True), only_with(attack=TARGETED)] | None = None
+    """Measure how often an attack makes an image the class it chose, in place of any other: a class
+    by number or name, random, or least-likely."""
     constraint: Literal["linf", "l2"] | None = None
     """The threat model; left out: the checkpoint's."""
     epsilon: Radius | None = None
@@ -80,7 +86,9 @@ class Evaluate(Images, Machine):
     from there when it is asked for again."""
     json_file: Annotated[Path | None, Flag("--json")] = None
     """Write the figures there; - prints them alone."""
-    page: Annotated[Path | None, Flag(off="--no-page"), Where(), Spelled(_require_html)] = AUTO
+    page: Annotated[
+        Path | None, Flag(off="--no-page"), Where(), Spelled(_require_html), unless(target=...)
+    ] = AUTO
     """Write a page there; auto is evaluation.html in the run folder, or else here, and none with
     --json -."""
 
@@ -98,4 +106,5 @@ class Evaluate(Images, Machine):
     @property
     def paged(self) -> bool:
         """Whether a page is to be written."""
-        return self.page is not None and not (self.quiet and self.page == AUTO)
+        asked = self.page is not None and not (self.quiet and self.page == AUTO)
+        return asked and self.target is None  # a page is about accuracy

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from funcrobust import checkpoints
 from funcrobust.commands.evaluate import attacking, page, saving
+from funcrobust.commands.evaluate.aiming import aim
 from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.core.evaluation import Adversary, Outcome, Run
+from funcrobust.core.evaluation import Adversary, Outcome, Run, correct
 from funcrobust.core.evaluation.checks import CHECKS, Case, Check
 from funcrobust.core.evaluation.ensemble import attack_the_standing, look
 from funcrobust.core.evaluation.verdict import Verdict, interval, verdict
@@ -49,10 +50,16 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     epsilon = card.epsilon if options.epsilon is None else options.epsilon
     ball = pick_ball(constraint, epsilon)
     dataset = load_known(options, card, reporter).to(device)
-    numbers, x, y = chosen_test_images(dataset, options.examples, options.seed)
+    numbers, x, labels = chosen_test_images(dataset, options.examples, options.seed)
     model = classifier.model
     dtype = pick_dtype(options.precision, device)
     predict = evaluating(model, model.buffers, dtype)
+    y, targeted = labels, options.target is not None
+    if options.target is not None:
+        kept, y = aim(
+            options.target, predict, model.params, dataset, numbers, x, labels, options.seed
+        )
+        numbers, x, labels = numbers[kept], x[kept], labels[kept]
     adversaries = attacking.adversaries(options, ball, card.num_classes)
     settings = {
         "checkpoint": classifier.name, "model": card.model, "dataset": dataset.name,
@@ -60,7 +67,7 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
         "attacks": list(adversaries), "constraint": constraint, "epsilon": epsilon,
         "steps": options.steps, "restarts": options.restarts,
         "step_size": attacking.step_size(options, ball), "seed": options.seed,
-        "precision": options.precision,
+        "precision": options.precision, "target": options.target,
     }  # fmt: skip
     began = time.perf_counter()
     outcome = _attack(
@@ -71,15 +78,20 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
         predict, model.params, as_float(x), y, ball, outcome, numbers, seed=options.seed,
         step_size=attacking.step_size(options, ball), stronger=attacking.stronger(options, ball),
         surrogate=_surrogate(classifier, device, reporter) if options.checks else None,
+        targeted=targeted,
     )  # fmt: skip
     checks = _checked(case, reporter) if options.checks else []
     not_tried = () if options.autoattack else ("AutoAttack (--autoattack)",)
+    if targeted:  # AutoAttack has no one target
+        not_tried = ("other attacks toward the target",)
     judged = verdict(checks, not_tried) if options.checks else None
-    _show(classifier, settings, outcome, checks, judged, dataset, reporter)
-    asked = options.paged or options.json_file is not None
+    accuracy = correct(predict, model.params, x, labels)
+    found = _aimed(outcome, accuracy) if targeted else _figures(outcome, list(adversaries))
+    _show(classifier, settings, outcome, accuracy, checks, judged, dataset, reporter)
+    asked = not targeted and (options.paged or options.json_file is not None)
     curves = page.measure_curves(case, reporter) if asked else None
     figures = {
-        **settings, **_figures(outcome, list(adversaries)), "seconds": seconds,
+        **settings, **found, "seconds": seconds,
         "checks": [check._asdict() for check in checks],
         "verdict": judged.word if judged else None,
         "because": list(judged.because) if judged else [],
@@ -107,7 +119,8 @@ def _attack(
     y: Tensor, numbers: Tensor, adversaries: dict[str, Adversary], reporter: Reporter,
 ) -> Outcome:  # fmt: skip
     """Run the attacks in turn on a chunk of examples after another, going on where a file says."""
-    outcome = look(predict, params, x, y)
+    targeted = options.target is not None
+    outcome = look(predict, params, x, y, targeted=targeted)
     stage = torch.zeros_like(y)
     if options.save is not None and options.save.exists():
         outcome, stage = saving.taken_up(options.save, settings, numbers, y, outcome)
@@ -132,7 +145,9 @@ def _attack(
 
                     part = Outcome(*(value[todo] for value in outcome))
                     run = Run(numbers[todo], options.seed, f"evaluate/{name}", advance=advance)
-                    part = attack_the_standing(predict, params, y[todo], part, k, adversary, run)
+                    part = attack_the_standing(
+                        predict, params, y[todo], part, k, adversary, run, targeted=targeted
+                    )
                     for whole, new in zip(outcome, part, strict=True):
                         whole[todo] = new
                     stage[todo] = k
@@ -179,14 +194,9 @@ def _checked(case: Case, reporter: Reporter) -> list[Check]:
 
 def _figures(outcome: Outcome, names: list[str]) -> dict[str, Any]:
     """Clean and worst-case accuracy, and what is left after each attack, with intervals."""
-    n = len(outcome.fell_to)
-
-    def share(which: Tensor) -> tuple[float, list[float]]:
-        return float(which.float().mean()), list(interval(int(which.sum()), n))
-
-    clean, clean_interval = share(outcome.clean)
-    robust, robust_interval = share(outcome.robust)
-    after = [(name, *share(outcome.after(k))) for k, name in enumerate(names, start=1)]
+    clean, clean_interval = _with_interval(outcome.clean)
+    robust, robust_interval = _with_interval(outcome.robust)
+    after = [(name, *_with_interval(outcome.after(k))) for k, name in enumerate(names, start=1)]
     return {
         "clean": clean, "clean_interval": clean_interval,
         "robust": robust, "robust_interval": robust_interval,
@@ -194,19 +204,38 @@ def _figures(outcome: Outcome, names: list[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _aimed(outcome: Outcome, accuracy: Tensor) -> dict[str, Any]:
+    """Who is the target without an attack and with one, and clean accuracy on the same images."""
+    figures: dict[str, Any] = {}
+    for name, which in (
+        ("clean", accuracy), ("already", ~outcome.clean), ("success", ~outcome.robust)
+    ):  # fmt: skip
+        figures[name], figures[f"{name}_interval"] = _with_interval(which)
+    return figures
+
+
+def _with_interval(which: Tensor) -> tuple[float, list[float]]:
+    return float(which.float().mean()), list(interval(int(which.sum()), len(which)))
+
+
 def _show(
-    classifier: Classifier, settings: dict[str, Any], outcome: Outcome, checks: list[Check],
-    judged: Verdict | None, dataset: Any, reporter: Reporter,
+    classifier: Classifier, settings: dict[str, Any], outcome: Outcome, accuracy: Tensor,
+    checks: list[Check], judged: Verdict | None, dataset: Any, reporter: Reporter,
 ) -> None:  # fmt: skip
-    n = len(outcome.fell_to)
-    rows = [("clean", outcome.clean)]
-    rows += [(a, outcome.after(k)) for k, a in enumerate(settings["attacks"], start=1)]
+    n, target = len(outcome.fell_to), settings["target"]
+    attacks = list(enumerate(settings["attacks"], start=1))
+    if target is None:
+        rows = [("clean", outcome.clean), *((a, outcome.after(k)) for k, a in attacks)]
+    else:
+        rows = [("accuracy, clean", accuracy), ("the target, clean", ~outcome.clean)]
+        rows += [(f"the target, by {a}", ~outcome.after(k)) for k, a in attacks]
     there = len(dataset.y_test)
     which = f"all {n} test images" if n == there else f"{n} random test images of {there}"
     reporter.table(
         f"{classifier.label}: {settings['model']} on {dataset.name}, {which}, "
-        f"{settings['constraint']} ε = {settings['epsilon']:.4g}",
-        ("", "accuracy", "95 % interval"),
+        f"{settings['constraint']} ε = {settings['epsilon']:.4g}"
+        + ("" if target is None else f", target {target}"),
+        ("", "accuracy" if target is None else "share", "95 % interval"),
         [(name, f"{_share(w):.1%}", _interval(w)) for name, w in rows],
     )
     if judged is None:
@@ -215,7 +244,10 @@ def _show(
     reporter.table(
         "checks", ("", "", "found"), [(c.name, said[c.passed], c.figure) for c in checks]
     )
-    reporter.say(f"verdict: {judged.word}" + "".join(f"; {why}" for why in judged.because))
+    word = str(judged.word)
+    if target is not None and word == "upper bound":
+        word += " of who withstands, the success rate is a lower bound"
+    reporter.say(f"verdict: {word}" + "".join(f"; {why}" for why in judged.because))
 
 
 def _share(which: Tensor) -> float:

@@ -1,6 +1,7 @@
 """What an evaluation leaves in a file: the images that fool, and how far it got.
 
-FILE.safetensors holds, for all N examples, ``numbers`` (in the whole test set), ``labels``,
+FILE.safetensors holds, for all N examples, ``numbers`` (in the whole test set), ``labels`` (of a
+targeted evaluation: the targets, and to be fooled is to be seen as them),
 ``fell_to`` (0 misclassified clean, k fooled by the k-th attack, −1 not fooled), ``predicted`` and
 ``stage`` (the attacks it has been through), and for those that an attack fooled, in that order,
 ``images`` (float32, in [0, 1]). Its metadata has the settings, as JSON.

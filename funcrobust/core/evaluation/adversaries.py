@@ -12,7 +12,7 @@ from torch import Tensor
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.evaluation.adversary import Adversary, Run
-from funcrobust.core.evaluation.climbing import Climber, Score
+from funcrobust.core.evaluation.climbing import Aims, Climber, Score
 from funcrobust.core.losses import odds_of
 from funcrobust.core.margins import dlr_of, targeted_dlr_of
 from funcrobust.core.network.functional import Params, Predict
@@ -32,6 +32,8 @@ class Pgd(NamedTuple):
     steps: int = 20
     restarts: int = 1
     seed: int = 0
+    targeted: bool = False
+    """Descend it, toward y."""
 
     def __call__(self, predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run) -> Tensor:
         """Attack: an `Adversary`."""
@@ -40,8 +42,8 @@ class Pgd(NamedTuple):
         require_finite("step_size", self.step_size)
         climber = Climber(
             self.ball, steepest_ascent(self.ball, step_size=self.step_size), self.steps,
-            lambda logits, y, _: odds_of(logits, y),
-            lambda logits, _: logits.new_zeros(self.restarts, len(logits)),
+            _toward(lambda logits, y, _: odds_of(logits, y), self.targeted),
+            lambda logits, _: logits.new_zeros(self.restarts, len(logits)), self.targeted,
         )  # fmt: skip
         return climber(predict, params, x, y, run)
 
@@ -51,15 +53,17 @@ SHARPNESS = (20.0, 3.0, 1000.0)
 
 
 def sharp_pgd(
-    ball: Ball, *, step_size: float, steps: int = 20, sharpness: Sequence[float] = SHARPNESS
-) -> Climber:
+    ball: Ball, *, step_size: float, steps: int = 20, sharpness: Sequence[float] = SHARPNESS,
+    targeted: bool = False,
+) -> Climber:  # fmt: skip
     r"""Build PGD of the log-odds of the logits times t, one restart for each of ``sharpness``.
 
         m_t = log Σ_{j≠y} e^{t·z_j} − t·z_y,        t = sharpness / std_j(z_j)
 
     with the clean image's own standard deviation over the classes, so that a factor on the logits
     changes nothing. At t → 0 the gradient goes after all classes at once, at t → ∞ after the
-    likeliest other alone: either can be masked, by confidence or by the lack of it.
+    likeliest other alone: either can be masked, by confidence or by the lack of it. ``targeted`` it
+    descends, toward y.
     """
     if not sharpness or not all(0 < s < math.inf for s in sharpness):
         raise FuncrobustError(f"sharpness must be finite numbers > 0, got {tuple(sharpness)}")
@@ -73,23 +77,26 @@ def sharp_pgd(
     def score(logits: Tensor, y: Tensor, aim: Tensor) -> Tensor:
         return odds_of(aim.unsqueeze(-1) * logits, y)
 
-    return Climber(ball, steepest_ascent(ball, step_size=step_size), steps, score, aims)
+    ascent = steepest_ascent(ball, step_size=step_size)
+    return Climber(ball, ascent, steps, _toward(score, targeted), aims, targeted)
 
 
 def apgd_adversary(
-    ball: Ball, *, steps: int = 100, restarts: int = 1, ratio: bool = False
+    ball: Ball, *, steps: int = 100, restarts: int = 1, ratio: bool = False, targeted: bool = False
 ) -> Adversary:
     """Build Auto-PGD of the cross-entropy, or of the difference of logits ``ratio``.
 
     AutoAttack's APGD-CE and APGD-DLR (Croce & Hein 2020, arXiv:2003.01690), until an image on the
-    way is misclassified.
+    way is misclassified. ``targeted`` it goes toward y: it descends the cross-entropy, or ascends
+    the targeted ratio of y and the class that the clean image is seen as.
     """
     require_count("restarts", restarts, minimum=1)
-    score: Score = _dlr if ratio else _cross_entropy
-    return Climber(
-        ball, auto_ascent(ball, steps=steps), steps, score,
-        lambda logits, _: logits.new_zeros(restarts, len(logits)),
-    )  # fmt: skip
+    score: Score = _dlr if ratio else _toward(_cross_entropy, targeted)
+    aims: Aims = lambda logits, _: logits.new_zeros(restarts, len(logits))  # noqa: E731
+    if ratio and targeted:
+        score = lambda logits, y, seen: targeted_dlr_of(logits, seen, y)  # noqa: E731
+        aims = lambda logits, _: logits.argmax(-1).repeat(restarts, 1)  # noqa: E731
+    return Climber(ball, auto_ascent(ball, steps=steps), steps, score, aims, targeted)
 
 
 def targeted_apgd(ball: Ball, *, steps: int = 100, targets: int = 9) -> Adversary:
@@ -104,6 +111,10 @@ def targeted_apgd(ball: Ball, *, steps: int = 100, targets: int = 9) -> Adversar
         return others.topk(min(targets, logits.shape[-1] - 1), dim=-1).indices.T
 
     return Climber(ball, auto_ascent(ball, steps=steps), steps, targeted_dlr_of, aims)
+
+
+def _toward(score: Score, targeted: bool) -> Score:
+    return (lambda logits, y, aim: -score(logits, y, aim)) if targeted else score
 
 
 def _cross_entropy(logits: Tensor, y: Tensor, _aim: Tensor) -> Tensor:

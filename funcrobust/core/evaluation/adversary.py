@@ -2,8 +2,9 @@
 
     adversary(predict, params, x, y, run) -> x̂
 
-x (n, …) are images that are classified right, x̂ as many that the adversary hopes are not. Whether
-it succeeded is not its to say: whoever runs it looks at x̂ itself (`ensemble`).
+x (n, …) are images that are classified right, x̂ as many that the adversary hopes are not. Of a
+targeted adversary y are the classes that x is not yet classified as, and x̂ shall be. Whether it
+succeeded is not its to say: whoever runs it looks at x̂ itself (`ensemble`).
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ class Adversary(Protocol):
     def __call__(self, predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run) -> Tensor:
         """Return x̂, shaped like x (n, …), floating-point."""
         ...
+
+
+def succeeds(seen: Tensor, y: Tensor, targeted: bool) -> Tensor:
+    """Tell where the classes ``seen`` (n,) are success: other than y, or ``targeted`` y itself."""
+    return (seen == y) == targeted
 
 
 def adversary_of(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.balls.ball import Ball
-from funcrobust.core.evaluation.adversary import Run
+from funcrobust.core.evaluation.adversary import Run, succeeds
 from funcrobust.core.network.functional import Params, Predict
 from funcrobust.core.perturbations.ascent import Ascent, AscentState
 
@@ -30,9 +30,10 @@ class Climber:
     """R ascents of ``steps`` steps each from random points of the ball, until one succeeds.
 
     Restart r of an example climbs ``score`` with the number ``aims(...)[r]`` of that example: a
-    temperature, a class. What is returned is the first image on the way that is misclassified, or
-    else the last ascent's last. Restarts of one example may share a batch, so that which of them is
-    first can depend on the batch size; whether one succeeds does not.
+    temperature, a class. What is returned is the first image on the way that succeeds
+    (misclassified, or, ``targeted``, classified as y), or else the last ascent's last. Restarts of
+    one example may share a batch, so that which of them is first can depend on the batch size;
+    whether one succeeds does not.
     """
 
     ball: Ball
@@ -40,6 +41,8 @@ class Climber:
     steps: int
     score: Score
     aims: Aims
+    targeted: bool = False
+    """Whether y are targets, and success is to be classified as them."""
 
     def __call__(self, predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run) -> Tensor:
         standing = torch.ones_like(y, dtype=torch.bool)
@@ -94,18 +97,18 @@ class Climber:
         caught = state["x"]  # where a row is fooled, the first image that does it
         for _ in range(length):
             looked_at = state["x"]
-            state, right = self._step(predict, params, state, here, rows.aim, center)
-            caught = _where(stood & ~right, looked_at, caught)
-            stood &= right
+            state, stands = self._step(predict, params, state, here, rows.aim, center)
+            caught = _where(stood & ~stands, looked_at, caught)
+            stood &= stands
         left = rows.left - length
         last = left == 0
         ended = (last & stood).nonzero().squeeze(1)
         if len(ended):
             at = state["x"][ended]
             with torch.no_grad():
-                right = predict(params, at).argmax(-1) == here[ended]
+                stands = ~succeeds(predict(params, at).argmax(-1), here[ended], self.targeted)
             caught = caught.index_copy(0, ended, at)
-            stood[ended] = right
+            stood[ended] = stands
         over = ~stood | last
         found[rows.example[over]] = caught[over]
         # Of two restarts of one example in one batch, either may be the one that fooled it.
@@ -121,7 +124,7 @@ class Climber:
         self, predict: Predict, params: Params, state: AscentState, y: Tensor, aim: Tensor,
         center: Tensor,
     ) -> tuple[AscentState, Tensor]:  # fmt: skip
-        """One step of every row, and which of the images looked at are classified right."""
+        """One step of every row, and which of the images looked at withstand."""
         # Not torch.func.grad: it keeps the graph of its own backward pass, which nobody asks for.
         with torch.enable_grad():
             x = state["x"].detach().requires_grad_()
@@ -130,7 +133,7 @@ class Climber:
             gradient = gradient_of(losses.sum(), x)
         with torch.no_grad():
             state = self.ascent.update(state, losses.detach(), gradient, center)
-        return state, logits.detach().argmax(-1) == y
+        return state, ~succeeds(logits.detach().argmax(-1), y, self.targeted)
 
 
 def gradient_of(value: Tensor, x: Tensor) -> Tensor:

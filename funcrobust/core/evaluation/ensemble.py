@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.core.evaluation.adversary import Adversary, Run
+from funcrobust.core.evaluation.adversary import Adversary, Run, succeeds
 from funcrobust.core.images import as_float
 from funcrobust.core.network.functional import Params, Predict
 
@@ -19,18 +19,18 @@ def _ignore(_: int) -> None:
 
 
 class Outcome(NamedTuple):
-    """What became of each example."""
+    """What became of each example: who falls is misclassified, or, targeted, seen as the target."""
 
     fell_to: Tensor
-    """(N,) int64: 0 misclassified clean, k fell to the k-th adversary, −1 withstands all."""
+    """(N,) int64: 0 has fallen as it is, k fell to the k-th adversary, −1 withstands all."""
     images: Tensor
-    """(N, …) float: the image that is misclassified, or the clean one where there is none."""
+    """(N, …) float: the image with which it fell, or the clean one where there is none."""
     predicted: Tensor
     """(N,) int64: the class seen in ``images``."""
 
     @property
     def clean(self) -> Tensor:
-        """Who is classified right without an attack: (N,) bool."""
+        """Who stands without an attack, classified right or not as the target: (N,) bool."""
         return self.fell_to != 0
 
     @property
@@ -54,6 +54,7 @@ def attack_all(
     seed: int = 0,
     batch_size: int = 250,
     advance: Callable[[int], object] = _ignore,
+    targeted: bool = False,
 ) -> Outcome:
     """Run each adversary on those that withstand the ones before it.
 
@@ -62,27 +63,33 @@ def attack_all(
     adversary gives is classified anew here, alone with the others that fell. ``advance(n)`` is told
     of n examples done with, N for each adversary.
 
+    ``targeted`` y are targets (see `targets`), and the adversaries go after them.
+
     Raises `FuncrobustError` where there are no examples. To stop in between and go on later, take
     its two parts: `look` and `attack_the_standing`.
     """
-    outcome = look(predict, params, x, y, batch_size=batch_size)
+    outcome = look(predict, params, x, y, batch_size=batch_size, targeted=targeted)
     if numbers is None:
         numbers = torch.arange(len(x), device=x.device)
     for k, (name, adversary) in enumerate(adversaries.items(), start=1):
         run = Run(numbers, seed, f"evaluate/{name}", batch_size, advance)
-        outcome = attack_the_standing(predict, params, y, outcome, k, adversary, run)
+        outcome = attack_the_standing(
+            predict, params, y, outcome, k, adversary, run, targeted=targeted
+        )
     return outcome
 
 
 def look(
-    predict: Predict, params: Params, x: Tensor, y: Tensor, *, batch_size: int = 250
-) -> Outcome:
+    predict: Predict, params: Params, x: Tensor, y: Tensor, *, batch_size: int = 250,
+    targeted: bool = False,
+) -> Outcome:  # fmt: skip
     """Return what becomes of each example without an attack; raise where there are none."""
     if len(x) == 0:
         raise FuncrobustError("there are no examples to evaluate")
     images = as_float(x).clone()
     predicted = _classes(predict, params, images, batch_size)
-    return Outcome(torch.where(predicted == y, -1, 0), images, predicted)
+    fallen = succeeds(predicted, y, targeted)
+    return Outcome(torch.where(fallen, 0, -1), images, predicted)
 
 
 def attack_the_standing(
@@ -93,6 +100,8 @@ def attack_the_standing(
     k: int,
     adversary: Adversary,
     run: Run,
+    *,
+    targeted: bool = False,
 ) -> Outcome:
     """Run the k-th adversary on those who withstood the others; ``run`` is for all N."""
     standing = outcome.robust.nonzero().squeeze(1)
@@ -102,7 +111,7 @@ def attack_the_standing(
     own = run._replace(numbers=run.numbers[standing])
     found = adversary(predict, params, outcome.images[standing], y[standing], own)
     seen = _classes(predict, params, found, run.batch_size)
-    fooled = seen != y[standing]
+    fooled = succeeds(seen, y[standing], targeted)
     fell = standing[fooled]
     return Outcome(
         outcome.fell_to.index_fill(0, fell, k),

@@ -228,6 +228,7 @@ def bands(
     y: str,
     about: str,
     title: str = "",
+    mark: tuple[float, str] | None = None,
 ) -> None:
     """Draw series of steps down with an interval around each, and write a PNG.
 
@@ -239,6 +240,7 @@ def bands(
         y: label of the vertical one; "accuracy" or "%" in it is drawn in percent.
         about: what the band is, for the legend.
         title: over the figure.
+        mark: an x that a vertical line marks, and its name.
 
     Raises:
         FuncrobustError: no series, an empty one, or the file cannot be written.
@@ -254,6 +256,8 @@ def bands(
                           linewidth=0, label=about if number == 0 else None)  # fmt: skip
         axes.plot(xs, ys, _STYLES[style % len(_STYLES)][0], drawstyle="steps-pre", label=name,
                   color=_PALETTE[colour], linewidth=1.7)  # fmt: skip
+    if mark is not None:
+        axes.axvline(mark[0], color="0.4", linestyle=":", linewidth=1.2, label=mark[1])
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     _scale(axes, y, [], *([p[i] for all_ in series.values() for p in all_] for i in (3, 0)))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.evaluation.adversaries import sharp_pgd
-from funcrobust.core.evaluation.adversary import Adversary
+from funcrobust.core.evaluation.adversary import Adversary, succeeds
 from funcrobust.core.evaluation.ensemble import Outcome, attack_all
 from funcrobust.core.network.functional import Params, Predict
 from funcrobust.core.randomness import generator
@@ -50,6 +50,8 @@ class Case:
     """Another network on the same images, whose adversarial images are tried."""
     few: int = 64
     """Examples that a costly check takes."""
+    targeted: bool = False
+    """Whether y are targets, and what falls is what is classified as them."""
 
     def some(self, which: Tensor | None = None) -> Tensor:
         """Return the places of at most ``few`` examples at random, or of those in ``which``."""
@@ -65,12 +67,19 @@ class Case:
         return attack_all(
             predict or self.predict, params or self.params, self.x[places], self.y[places],
             {"check": adversary}, numbers=self.numbers[places], seed=self.seed,
+            targeted=self.targeted,
         )  # fmt: skip
 
     @property
     def steps(self) -> Adversary:
         """Twenty plain steps on the log-odds: what a check means by an attack."""
-        return sharp_pgd(self.ball, step_size=self.step_size, sharpness=(20.0,))
+        return sharp_pgd(
+            self.ball, step_size=self.step_size, sharpness=(20.0,), targeted=self.targeted
+        )
+
+    def fooled(self, seen: Tensor, places: Tensor) -> Tensor:
+        """Tell where the classes ``seen`` of the examples at ``places`` are an attack's success."""
+        return succeeds(seen, self.y[places], self.targeted)
 
 
 def share(which: Tensor) -> float:

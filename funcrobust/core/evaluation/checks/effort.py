@@ -22,7 +22,8 @@ def nothing(case: Case) -> Check:
     if still is None:
         return Check("radius 0 is clean", None, f"{case.ball} has no radius", "invalid")
     places = case.some()
-    found = case.attacked(sharp_pgd(still, step_size=0.01, steps=3, sharpness=(20.0,)), places)
+    attack = sharp_pgd(still, step_size=0.01, steps=3, sharpness=(20.0,), targeted=case.targeted)
+    found = case.attacked(attack, places)
     apart = int((found.robust != case.outcome.clean[places]).sum())
     return Check("radius 0 is clean", apart == 0, f"{apart} of {len(places)} differ", "invalid")
 
@@ -36,7 +37,9 @@ def everything(case: Case) -> Check:
     wide = _with_radius(case.ball, reach)
     if wide is None or not len(places):
         return Check("a large radius breaks it", None, f"{case.ball} has no radius", "suspicious")
-    attack = sharp_pgd(wide, step_size=reach / 20, steps=40, sharpness=(20.0,))
+    attack = sharp_pgd(
+        wide, step_size=reach / 20, steps=40, sharpness=(20.0,), targeted=case.targeted
+    )
     left = share(case.attacked(attack, places).robust)
     return Check("a large radius breaks it", left <= 0.02, f"{left:.1%} withstand", "suspicious")
 
@@ -51,6 +54,8 @@ def effort(case: Case) -> Check:
 def without_gradients(case: Case) -> Check:
     """Does Square, which sees no gradient, find nothing that the others missed?"""
     name = "Square finds nothing more"
+    if case.targeted:
+        return Check(name, None, "it goes after no target", "suspicious")
     if type(case.ball) is not Linf or case.x.ndim != 4:
         return Check(name, None, "for images in an L-infinity ball alone", "suspicious")
     return _on_the_standing(case, square(case.ball, queries=200), name, "suspicious", 0.03)

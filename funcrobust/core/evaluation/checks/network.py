@@ -46,7 +46,7 @@ def gradients(case: Case) -> Check:
     """Has every image a gradient: finite, and not 0?"""
     places = case.some(case.outcome.clean)
     if not len(places):
-        return Check("gradients", None, "no image is classified right", "suspicious")
+        return Check("gradients", None, "no image stands as it is", "suspicious")
     slope = _slope(case, case.x[places], case.y[places])
     sizes = flat(slope).abs().amax(1)
     bad = ~sizes.isfinite() | (sizes == 0)
@@ -56,16 +56,17 @@ def gradients(case: Case) -> Check:
 
 
 def climbs(case: Case) -> Check:
-    """Does the loss rise from step to step, small steps being taken?"""
+    """Does what is climbed rise from step to step, small steps being taken?"""
     places = case.some(case.outcome.clean)
     if not len(places):
-        return Check("the loss rises", None, "no image is classified right", "suspicious")
+        return Check("the loss rises", None, "no image stands as it is", "suspicious")
     x, y = case.x[places], case.y[places]
     ascent = steepest_ascent(case.ball, step_size=case.step_size / 2)
     state, seen = ascent.init(x), []
     for _ in range(9):
         with torch.no_grad():
-            seen.append(odds_of(case.predict(case.params, state["x"]).float(), y))
+            odds = odds_of(case.predict(case.params, state["x"]).float(), y)
+            seen.append(-odds if case.targeted else odds)
         slope = _slope(case, state["x"], y)
         state = ascent.update(state, seen[-1], slope, x)
     rises = share(torch.stack(seen).diff(dim=0) > 0)
@@ -74,10 +75,11 @@ def climbs(case: Case) -> Check:
 
 
 def _slope(case: Case, x: Tensor, y: Tensor) -> Tensor:
-    """Return the gradient of the log-odds; 0 where the logits hang on nothing."""
+    """Return the gradient of what is climbed; 0 where the logits hang on nothing."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        return gradient_of(odds_of(case.predict(case.params, x).float(), y).sum(), x)
+        odds = odds_of(case.predict(case.params, x).float(), y).sum()
+        return gradient_of(-odds if case.targeted else odds, x)
 
 
 def _spread(z: Tensor) -> Tensor:
