@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import funcrobust as fr
+from funcrobust.core import evaluation
 from funcrobust.report.console import Reporter
 from funcrobust.running.collapse import collapse
 from funcrobust.running.dataset import Chosen
@@ -45,6 +46,15 @@ def figures(predict, examples=12):
 @pytest.mark.parametrize("scale", [1e2, 1e4])
 def test_the_second_attack_sees_past_a_mask(scale):
     assert figures(decoy(scale)) == {"clean": 1.0, "robust": 1.0, "worst": 0.0}
+
+
+@pytest.mark.parametrize(("sharpness", "blind"), [(10.0, True), (3.0, False)])
+def test_one_sharpness_alone_can_be_blind(sharpness, blind):
+    x, y = torch.full((12, 3, 16, 16), 0.5), torch.zeros(12, dtype=torch.int64)
+    attack = evaluation.sharp_pgd(
+        fr.linf(RADIUS), step_size=RADIUS / 4, steps=10, sharpness=(sharpness,)
+    )
+    assert evaluation.robust(decoy(1e4), {}, x, y, attack).tolist() == [blind] * 12
 
 
 def test_without_the_confidence_the_first_sees_as_much():

@@ -18,6 +18,7 @@ from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import open_sink
 from funcrobust.running.classifier import CHECKPOINT_FILE, save_checkpoint
+from funcrobust.running.collapse import Record
 from funcrobust.running.config import as_command, resumed
 from funcrobust.running.dataset import (
     Chosen,
@@ -26,7 +27,7 @@ from funcrobust.running.dataset import (
     load_data,
     which_test_images,
 )
-from funcrobust.running.loop import Outcome, Plan, Record, Result, drive
+from funcrobust.running.loop import Outcome, Plan, Result, drive
 from funcrobust.running.machine import maybe_compile, pick_device, pick_precision
 from funcrobust.running.measuring import evaluating, measure
 from funcrobust.running.restoring import fitting_step

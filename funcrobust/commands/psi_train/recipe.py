@@ -27,9 +27,10 @@ from funcrobust.running.classifier import (
     load_classifier,
     save_checkpoint,
 )
+from funcrobust.running.collapse import Record
 from funcrobust.running.config import as_command, resumed
 from funcrobust.running.dataset import load_known, which_test_images
-from funcrobust.running.loop import Outcome, Plan, Record, Result, drive
+from funcrobust.running.loop import Outcome, Plan, Result, drive
 from funcrobust.running.machine import (
     maybe_compile,
     pick_device,

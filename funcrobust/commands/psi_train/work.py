@@ -27,8 +27,8 @@ from funcrobust.core.tasks import psnr
 from funcrobust.core.training.updates import State, averaged
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
+from funcrobust.running.collapse import Record
 from funcrobust.running.dataset import Chosen, chosen_test_images, first_of_each_class
-from funcrobust.running.loop import Record
 from funcrobust.running.measuring import evaluating, measure
 from funcrobust.running.restoring import gaussian_starts
 
