@@ -105,13 +105,32 @@ def chosen_test_images(dataset: data.Dataset, examples: int | None, seed: int) -
     Not the first, which may be easier or harder than most. The choice is a function of the seed and
     of the two numbers, on every device; in the set's order, and all of it where it has no more.
     """
-    there = len(dataset.y_test)
-    places = torch.arange(there)
-    if examples is not None and examples < there:
-        places = torch.randperm(there, generator=generator(seed, "test images"))[:examples]
+    return _chosen(dataset.x_test, dataset.y_test, examples, seed, "test images")
+
+
+def chosen_training_images(dataset: data.Dataset, examples: int | None, seed: int) -> Chosen:
+    """Choose so many training images, as `chosen_test_images` does test images."""
+    return _chosen(dataset.x_train, dataset.y_train, examples, seed, "training images")
+
+
+def _chosen(x: Tensor, y: Tensor, examples: int | None, seed: int, purpose: str) -> Chosen:
+    places = torch.arange(len(y))
+    if examples is not None and examples < len(y):
+        places = torch.randperm(len(y), generator=generator(seed, purpose))[:examples]
         places = places.sort().values
-    places = places.to(dataset.y_test.device)
-    return Chosen(places, dataset.x_test[places], dataset.y_test[places])
+    places = places.to(y.device)
+    return Chosen(places, x[places], y[places])
+
+
+def which_test_images(images: Chosen, dataset: data.Dataset) -> str:
+    """Say how many test images were chosen, and how, for a table's title or a card's notes."""
+    there = len(dataset.y_test)
+    chosen = len(images.y)
+    return (
+        f"all {there} test images"
+        if chosen == there
+        else f"{chosen} of {there} test images, chosen at random"
+    )
 
 
 def wanted_class(to: str | None, names: Sequence[str]) -> int | None:

@@ -163,7 +163,7 @@ class Run(Images, Machine, Optimiser):
     test_examples: Count | None = None
     """Use so many test images; left out: all."""
     evaluate_examples: Count = 1000
-    """Test images of the final figures."""
+    """Test images of the final figures, at random."""
     evaluate_steps: Count = 20
     """PGD steps of the final figures."""
     out: Annotated[Path, Where()] = Path("runs")

@@ -21,9 +21,8 @@ from funcrobust.core.training.updates import State, Update
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import Sink
+from funcrobust.running.collapse import Record, collapse
 from funcrobust.running.state import save_state
-
-Record = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,9 @@ class Plan:
     """What a stretch between two records is called."""
     enough: Callable[[Record], bool] = lambda _: False
     """Whether a record says that the run has reached its aim and may end early."""
-    watch_collapse: bool = False
-    """Whether records have "train_clean" and "train_robust" to compare."""
+    watched: int = 0
+    """Training images behind a record's figures, which are then watched for a `collapse`; 0: none
+    are."""
 
     @property
     def epochs(self) -> int:
@@ -69,13 +69,6 @@ class Result:
     metrics: dict[str, float]
 
 
-COLLAPSE = 0.15
-"""Catastrophic overfitting (Wong et al. 2020, section 5.4): accuracy under PGD falls by this much
-below its best in the run while clean accuracy does not fall. Five times what the noise of a
-256-example slice (σ ≈ 3 points) explains; a learning rate that is too high, which lowers both, is
-not mistaken for it."""
-
-
 def drive(plan: Plan, state: State, run: RunFolder, reporter: Reporter, sink: Sink) -> Outcome:
     """Run ``plan`` from ``state`` (any step) to its end, or to the first reason to stop.
 
@@ -94,8 +87,8 @@ def drive(plan: Plan, state: State, run: RunFolder, reporter: Reporter, sink: Si
                 run.log(numbered)
                 sink(numbered)
                 reporter.say(_line(plan, epoch, record))
-                if plan.watch_collapse and (fall := collapse(run.metrics())):
-                    reporter.warn(f"{fall}; keeping the parameters of the epoch before")
+                if plan.watched and (found := collapse(run.metrics(), plan.watched)):
+                    reporter.warn(f"{found}; keeping the parameters of the epoch before")
                     return Outcome(kept, "collapsed")
                 kept = state
                 save_state(run, state)
@@ -164,26 +157,12 @@ def _device(state: State) -> torch.device:
 
 
 def _line(plan: Plan, epoch: int, record: Record) -> str:
-    shares = ("accuracy", "_clean", "_robust")
+    shares = ("accuracy", "_clean", "_robust", "_worst")
     facts = "  ".join(
         f"{name} {value:.1%}" if f"_{name}".endswith(shares) else f"{name} {value:.4g}"
         for name, value in record.items()
     )
     return f"{plan.unit} {epoch + 1}/{plan.epochs}  {facts}"
-
-
-def collapse(records: list[Record]) -> str:
-    """Say how robustness collapsed in the last record, or return an empty string."""
-    last = records[-1]
-    best = max(records, key=lambda record: record["train_robust"])
-    fall = best["train_robust"] - last["train_robust"]
-    if fall < COLLAPSE or last["train_clean"] < best["train_clean"]:
-        return ""
-    return (
-        f"catastrophic overfitting in epoch {last['epoch']}: robust accuracy on training images "
-        f"fell from {best['train_robust']:.1%} to {last['train_robust']:.1%}, while clean accuracy "
-        f"went from {best['train_clean']:.1%} to {last['train_clean']:.1%}"
-    )
 
 
 @contextmanager

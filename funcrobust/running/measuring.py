@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from funcrobust.core import evaluation
 from funcrobust.core.balls.ball import Ball
@@ -15,33 +14,42 @@ from funcrobust.core.network.functional import (
     autocast,
 )
 from funcrobust.report.console import Reporter
+from funcrobust.running.dataset import Chosen
 
 
 def measure(
     predict: Predict,
     params: Params,
-    x: Tensor,
-    y: Tensor,
+    images: Chosen,
     reporter: Reporter,
     *,
     ball: Ball,
     steps: int,
     seed: int,
     title: str,
-    restarts: int = 1,
-    step_size: float | None = None,
     batch_size: int = 250,
 ) -> dict[str, float]:
-    """Measure clean and PGD accuracy with a bar; the default step is radius/4 (2/255 of 8/255)."""
-    if step_size is None:
-        step_size = getattr(ball, "radius", 1.0) / 4
-    clean = evaluation.correct(predict, params, x, y)
-    with reporter.track(title, total=len(x) * restarts, unit="img") as bar:
-        attack = evaluation.Pgd(ball, step_size, steps, restarts, seed)
-        robust = evaluation.robust(
-            predict, params, x, y, attack, batch_size=batch_size, advance=bar.advance
-        )
-    return {"clean": float(clean.float().mean()), "robust": float(robust.float().mean())}
+    """Measure, with a bar, the shares of the images that are classified right.
+
+        clean    without an attack
+        robust   under PGD of ``steps`` steps of radius/4 (2/255 of 8/255), too
+        worst    and under sharp PGD of as many from each of its starts as well
+
+    PGD can be blind where a gradient is masked; more restarts of it are as blind. Sharp PGD takes
+    other ways, and only on the images that withstood.
+    """
+    step_size = getattr(ball, "radius", 1.0) / 4
+    adversaries: dict[str, evaluation.Adversary] = {
+        "robust": evaluation.Pgd(ball, step_size, steps),
+        "worst": evaluation.sharp_pgd(ball, step_size=step_size, steps=steps),
+    }
+    with reporter.track(title, total=len(images.y) * len(adversaries), unit="img") as bar:
+        outcome = evaluation.attack_all(
+            predict, params, images.x, images.y, adversaries, numbers=images.places, seed=seed,
+            batch_size=batch_size, advance=bar.advance,
+        )  # fmt: skip
+    which = {"clean": outcome.clean, "robust": outcome.after(1), "worst": outcome.robust}
+    return {name: float(right.float().mean()) for name, right in which.items()}
 
 
 def evaluating(model: Functional, buffers: Buffers, dtype: torch.dtype | None) -> Predict:

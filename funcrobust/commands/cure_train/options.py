@@ -159,7 +159,8 @@ class CureTrain(Attacked, Regularised, Run):
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Of the cross-entropy."""
     robust_examples: Count = 256
-    """Training (and test) examples that PGD-10 attacks after every epoch."""
+    """Training (and test) images, at random and the same ones throughout, that PGD-10 and then
+    sharp PGD attack after every epoch."""
 
     @classmethod
     def beneath(cls, given: Mapping[str, Any]) -> dict[str, Any]:

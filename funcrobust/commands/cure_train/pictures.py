@@ -24,7 +24,8 @@ def draw(
         run.metrics(), run.file("curves.png"), title=f"cure-train {run.path.name}",
         panels={
             "loss": ["loss"], "curvature": ["curvature"],
-            "accuracy": ["train_clean", "test_clean", "train_robust", "test_robust"],
+            "accuracy": [f"{split}_{what}" for what in ("clean", "robust", "worst")
+                         for split in ("train", "test")],
         },
     )  # fmt: skip
     x, y = first_of_each_class(dataset)

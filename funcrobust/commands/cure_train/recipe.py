@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 
@@ -18,9 +18,16 @@ from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import open_sink
 from funcrobust.running.classifier import CHECKPOINT_FILE, save_checkpoint
+from funcrobust.running.collapse import Record
 from funcrobust.running.config import as_command, resumed
-from funcrobust.running.dataset import load_data
-from funcrobust.running.loop import Outcome, Plan, Record, Result, drive
+from funcrobust.running.dataset import (
+    Chosen,
+    chosen_test_images,
+    chosen_training_images,
+    load_data,
+    which_test_images,
+)
+from funcrobust.running.loop import Outcome, Plan, Result, drive
 from funcrobust.running.machine import maybe_compile, pick_device, pick_precision
 from funcrobust.running.measuring import evaluating, measure
 from funcrobust.running.restoring import fitting_step
@@ -50,7 +57,7 @@ def cure_train(options: CureTrain, reporter: Reporter) -> Result:
         steps_per_epoch=training.batches.steps_per_epoch,
         batch_size=options.batch_size,
         examine=work.examine,
-        watch_collapse=options.attack != "none",
+        watched=0 if options.attack == "none" else len(work.watched["train"].y),
     )
     began = time.perf_counter()
     outcome = drive(plan, state, run, reporter, open_sink(options.log, run, "cure-train"))
@@ -90,19 +97,25 @@ class Work:
     run: RunFolder
     reporter: Reporter
 
+    @cached_property
+    def watched(self) -> dict[str, Chosen]:
+        """The images of each split that every epoch is measured on, at random."""
+        n, seed = self.options.robust_examples, self.options.seed
+        return {
+            "train": chosen_training_images(self.dataset, n, seed),
+            "test": chosen_test_images(self.dataset, n, seed),
+        }
+
     def examine(self, _: int, state: State) -> Record:
         """Measure, on training and on test images, what would be kept of the state."""
-        options, training, dataset = self.options, self.training, self.dataset
+        training = self.training
         params, buffers = evaluated(training, state)
         predict = evaluating(training.model, buffers, training.dtype)
         record: Record = {"lr": float(training.rate(state.step))}
-        for split, x, y in (
-            ("train", dataset.x_train, dataset.y_train), ("test", dataset.x_test, dataset.y_test),
-        ):  # fmt: skip
-            n = options.robust_examples
+        for split, images in self.watched.items():
             found = measure(
-                predict, params, x[:n], y[:n], self.reporter, ball=training.ball, steps=10,
-                seed=options.seed, title=f"PGD-10, {split}",
+                predict, params, images, self.reporter, ball=training.ball, steps=10,
+                seed=self.options.seed, title=f"PGD-10 and sharp PGD-10, {split}",
             )  # fmt: skip
             record |= {f"{split}_{name}": value for name, value in found.items()}
         return record
@@ -117,22 +130,27 @@ class Work:
         if outcome.status == "interrupted":
             say_how_to_resume(run, "cure-train", reporter)
             return Result(run, outcome.status, {})
-        n, steps = options.evaluate_examples, options.evaluate_steps
-        x, y = self.dataset.x_test[:n], self.dataset.y_test[:n]
+        steps = options.evaluate_steps
+        images = chosen_test_images(self.dataset, options.evaluate_examples, options.seed)
+        which = which_test_images(images, self.dataset)
         # In float32, whatever the training was in.
         predict = evaluating(model, buffers, None)
         found = measure(
-            predict, params, x, y, reporter, ball=self.training.ball, steps=steps,
-            seed=options.seed, title=f"PGD-{steps}, test",
+            predict, params, images, reporter, ball=self.training.ball, steps=steps,
+            seed=options.seed, title=f"PGD-{steps} and sharp PGD-{steps}, test",
         )  # fmt: skip
-        figures = {"clean": found["clean"], f"pgd{steps}": found["robust"], "seconds": seconds}
+        figures = {
+            "clean": found["clean"], f"pgd{steps}": found["robust"], "worst": found["worst"],
+            "seconds": seconds,
+        }  # fmt: skip
+        notes += f"; figures on {which}; worst: under PGD-{steps} and then sharp PGD-{steps}"
         save_checkpoint(run, model, params, buffers, replace(self.card(notes), metrics=figures))
         draw(options, predict, params, self.dataset, self.training.ball, run)
         reporter.table(
-            f"cure-train: {options.model} on {self.dataset.name}, {len(y)} test images, "
+            f"cure-train: {options.model} on {self.dataset.name}, {which}, "
             f"{options.constraint} ε = {options.epsilon:.4g}",
-            ("clean", f"PGD-{steps}", "training"),
-            [(f"{found['clean']:.1%}", f"{found['robust']:.1%}", f"{seconds:.0f} s")],
+            ("clean", f"PGD-{steps}", f"and sharp PGD-{steps}", "training"),
+            [(*(f"{share:.1%}" for share in found.values()), f"{seconds:.0f} s")],
         )
         reporter.say(f"checkpoint  {run.file(CHECKPOINT_FILE)}")
         reporter.say(f"pictures    {run.file('curves.png')}  {run.file('adversarial.png')}")

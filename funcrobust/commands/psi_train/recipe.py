@@ -27,9 +27,10 @@ from funcrobust.running.classifier import (
     load_classifier,
     save_checkpoint,
 )
+from funcrobust.running.collapse import Record
 from funcrobust.running.config import as_command, resumed
-from funcrobust.running.dataset import load_known
-from funcrobust.running.loop import Outcome, Plan, Record, Result, drive
+from funcrobust.running.dataset import load_known, which_test_images
+from funcrobust.running.loop import Outcome, Plan, Result, drive
 from funcrobust.running.machine import (
     maybe_compile,
     pick_device,
@@ -135,18 +136,23 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float]) -> Result:
         say_how_to_resume(run, "psi-train", reporter)
         return Result(run, outcome.status, {})
     after = work.figures(state, "after")
+    which, steps = which_test_images(work.evaluated, work.dataset), options.evaluate_steps
+    new = replace(
+        new,
+        notes=f"{new.notes}; drift on {len(work.heldout[0])} of the test images, accuracies on "
+        f"{which}; robust: under PGD-{steps}; worst: and then sharp PGD-{steps}",
+    )
     save_checkpoint(run, work.model, network, buffers, replace(new, metrics=after))
     draw(work, state)
     restores = ["restored"] if options.restore else []
     reporter.table(
         f"psi-train: {len(work.heldout[0])} held-out images for the drift, "
-        f"{len(work.dataset.y_test[: options.evaluate_examples])} for the accuracies, "
-        f"linf ε = {threat_radius(options):.4g}",
-        ("", "ψ-drift", *restores, "clean", f"PGD-{options.evaluate_steps}"),
+        f"{which}, for the accuracies, linf ε = {threat_radius(options):.4g}",
+        ("", "ψ-drift", *restores, "clean", f"PGD-{steps}", f"and sharp PGD-{steps}"),
         [
             (
                 when, f"{m['drift']:.3f}", *(f"{m[name]:.2f} dB" for name in restores),
-                f"{m['clean']:.1%}", f"{m['robust']:.1%}",
+                *(f"{m[name]:.1%}" for name in ("clean", "robust", "worst")),
             )
             for when, m in (("before", before), ("after", after))
         ],

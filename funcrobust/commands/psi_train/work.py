@@ -27,8 +27,8 @@ from funcrobust.core.tasks import psnr
 from funcrobust.core.training.updates import State, averaged
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
-from funcrobust.running.dataset import first_of_each_class
-from funcrobust.running.loop import Record
+from funcrobust.running.collapse import Record
+from funcrobust.running.dataset import Chosen, chosen_test_images, first_of_each_class
 from funcrobust.running.measuring import evaluating, measure
 from funcrobust.running.restoring import gaussian_starts
 
@@ -64,9 +64,9 @@ class Work:
 
     @cached_property
     def heldout(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Test images, their classes, and the labels that ψ moves them toward."""
+        """Test images at random, their classes, and the labels that ψ moves them toward."""
         n = self.options.heldout_examples
-        x, y = self.dataset.x_test[:n], self.dataset.y_test[:n]
+        _, x, y = chosen_test_images(self.dataset, n, self.options.seed)
         draw = generator(self.options.seed, "psi/heldout", 0, y.device)
         classes = self.dataset.num_classes
         return x, y, labels_for(y, self.options.label, classes, draw)
@@ -96,14 +96,18 @@ class Work:
             "clean": float(evaluation.correct(predict, params, x, y).float().mean()),
         } | restored
 
+    @cached_property
+    def evaluated(self) -> Chosen:
+        """The test images of the accuracies, at random."""
+        return chosen_test_images(self.dataset, self.options.evaluate_examples, self.options.seed)
+
     def accuracies(self, state: State, when: str) -> dict[str, float]:
-        """Clean and robust accuracy."""
-        n, options = self.options.evaluate_examples, self.options
+        """Clean and robust accuracy, under PGD and under sharp PGD after it."""
+        options, steps = self.options, self.options.evaluate_steps
         return measure(
-            *self.network(state), self.dataset.x_test[:n],
-            self.dataset.y_test[:n], self.reporter, ball=linf(threat_radius(options)),
-            steps=options.evaluate_steps, seed=options.seed,
-            title=f"PGD-{options.evaluate_steps}, {when}",
+            *self.network(state), self.evaluated, self.reporter,
+            ball=linf(threat_radius(options)), steps=steps, seed=options.seed,
+            title=f"PGD-{steps} and sharp PGD-{steps}, {when}",
         )  # fmt: skip
 
     def figures(self, state: State, when: str) -> dict[str, float]:
@@ -115,7 +119,7 @@ class Work:
     def before(self) -> dict[str, float]:
         """Figures of the network given; measured once, and read back by a resumed run."""
         suffix = "_before"
-        recorded = [r for r in self.run.metrics() if r["step"] == 0 and f"drift{suffix}" in r]
+        recorded = [r for r in self.run.metrics() if r["step"] == 0 and f"worst{suffix}" in r]
         if recorded:
             first = recorded[-1]
         else:

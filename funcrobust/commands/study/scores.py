@@ -20,6 +20,7 @@ from funcrobust.core.objectives.algebra import drift
 from funcrobust.core.randomness import generator
 from funcrobust.core.starts import GaussianStarts
 from funcrobust.report.console import Reporter
+from funcrobust.running.dataset import Chosen
 from funcrobust.running.measuring import evaluating, measure
 
 Point = dict[str, Any]
@@ -145,15 +146,17 @@ def accuracies(drawer: Drawer, bench: Bench) -> dict[str, Any]:
     n = options.examples or len(dataset.y_test)
     draw = generator(options.seed, "study/examples", 0, dataset.y_test.device)
     index = torch.randperm(len(dataset.y_test), generator=draw, device=draw.device)[:n]
-    x, y = dataset.x_test[index], dataset.y_test[index]
+    images = Chosen(index, dataset.x_test[index], dataset.y_test[index])
     found: dict[str, Any] = measure(
-        drawer.predict, drawer.params, x, y, bench.reporter, ball=linf(8 / 255),
+        drawer.predict, drawer.params, images, bench.reporter, ball=linf(8 / 255),
         steps=options.attack_steps, seed=options.seed, title=f"PGD-{options.attack_steps}",
     )  # fmt: skip
     some = max(1, min(500, n // 2))
     walk = l2_preset(dataset.x_test)._replace(steps=5)
     five = walk.toward(log_odds(drawer.predict), walk.ball)
-    found["drift"] = evaluation.mean_of(drift(five), drawer.params, x[:some], y[:some])
+    found["drift"] = evaluation.mean_of(
+        drift(five), drawer.params, images.x[:some], images.y[:some]
+    )
     return found
 
 

@@ -25,6 +25,7 @@ _PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 _COLOUR_WORDS = {
     "fgsm": ORANGE,
     "robust": VERMILION,
+    "worst": BLACK,
     "pgd": VERMILION,
     "adversarial": VERMILION,
     "clean": BLUE,
