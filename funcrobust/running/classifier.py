@@ -11,7 +11,7 @@ from torch import nn
 
 from funcrobust import checkpoints
 from funcrobust.checkpoints import Card, save
-from funcrobust.checkpoints.zoo import is_zoo
+from funcrobust.checkpoints.zoo import is_zoo, locate
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Buffers, Functional, Params, functionalize
 from funcrobust.data.progress import Progress, silent
@@ -48,6 +48,13 @@ class Classifier(NamedTuple):
     module: nn.Module
     """On the CPU."""
     model: Functional
+
+    @property
+    def file(self) -> Path:
+        """What it was read from."""
+        if checkpoints.is_zoo(self.name):
+            return locate(self.name, silent)[1]
+        return checkpoints.resolve(self.name)
 
     @property
     def label(self) -> str:

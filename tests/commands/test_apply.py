@@ -201,7 +201,7 @@ def test_what_does_not_fit_the_classifier_or_the_task(
         ("sketch", {"hole": 0.3}, "--hole does nothing here: it goes with TASK inpainting"),
         ("painting", {"scale": 2}, "--scale does nothing here"),
         ("sketch", {"image": (Path("a"),), "examples": 3}, "--examples does nothing here"),
-        ("sketch", {"judge": "timm:"}, "timm:NAME=FILE"),
+        ("sketch", {"judge": "timm:"}, "lacks a part: timm:NAME"),
         ("denoising", {"image": (Path("a"),), "noise": 30.0}, "--noise does nothing here"),
         ("sketch", {"noise": 30.0}, "--noise does nothing here: it goes with TASK denoising"),
         ("sketch", {"remain": 0.1, "radius": 1.0}, "--remain does nothing here"),

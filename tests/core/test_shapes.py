@@ -296,7 +296,10 @@ def test_evaluation(rows, ball):
     clean = evaluation.correct(rows.model.predict, rows.params, x, y)
     assert int(clean.sum()) == 135
     stands = clean.clone()
-    start = ball.sample(x[clean], fr.generator(0, "evaluate", 0))
+    start = torch.cat([
+        ball.sample(x[n : n + 1], fr.generator(0, "evaluate/robust", n))
+        for n in clean.nonzero().squeeze(1).tolist()
+    ])  # fmt: skip
     for steps in range(1, 7):
         attack = fr.pgd(rows.loss, ball, step_size=alpha, steps=steps)
         end = attack(rows.params, start, y[clean], center=x[clean])

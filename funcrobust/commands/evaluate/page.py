@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from funcrobust import checkpoints
 from funcrobust.checkpoints import Card
 from funcrobust.commands.evaluate.options import AUTO, Evaluate
 from funcrobust.core.errors import FuncrobustError
@@ -125,7 +124,7 @@ def where(options: Evaluate, classifier: Classifier) -> Path:
     """Return where the page goes: where it was said, or into the run folder, or here."""
     if options.page is not None and options.page != AUTO:
         return options.page
-    file = checkpoints.resolve(classifier.name)
+    file = classifier.file
     in_a_run = file.name == CHECKPOINT_FILE and (file.parent / CONFIG).is_file()
     return file.parent / FILE if in_a_run else Path(FILE)
 

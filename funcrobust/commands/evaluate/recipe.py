@@ -110,7 +110,7 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
 
 
 def _sha256(classifier: Classifier) -> str:
-    with checkpoints.resolve(classifier.name).open("rb") as file:
+    with classifier.file.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -168,8 +168,7 @@ def _surrogate(
 ) -> tuple[Predict, Params] | None:
     """Return another shipped network that knows the same images, a robust one if there is."""
     card = classifier.card
-    zoo = checkpoints.is_zoo(classifier.name)
-    own = None if zoo else checkpoints.resolve(classifier.name)
+    own = classifier.file
     for name in sorted(checkpoints.shipped(), key=lambda name: (name != STRONGEST, name)):
         path = checkpoints.resolve(name)
         if path == own:
