@@ -27,6 +27,7 @@ from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.auto_pgd import apgd
 from funcrobust.core.perturbations.projected_gradient import Perturbation, fgsm, pgd
+from funcrobust.core.perturbations.steps import step_length
 
 
 class Attack(NamedTuple):
@@ -49,7 +50,7 @@ def rs_fgsm(ball: Ball, *, step_size: float | None = None) -> Attack:
     Wong et al. 2020 (arXiv:2001.03994), algorithm 3. α (``step_size``) defaults to 1.25·radius,
     their 10/255 for ε = 8/255.
     """
-    alpha = _step_size(step_size, ball, 1.25)
+    alpha = step_length(step_size, ball, 1.25)
     return Attack(ball.sample, lambda loss: fgsm(loss, ball, step_size=alpha))
 
 
@@ -62,7 +63,7 @@ def n_fgsm(ball: Ball, *, step_size: float | None = None, noise: float = 2.0) ->
     """
     if type(ball) is not Linf:  # a smooth one steps otherwise
         raise FuncrobustError(f"N-FGSM is an L-infinity attack: give fr.linf(...), not {ball}")
-    alpha = _step_size(step_size, ball, 1.0)
+    alpha = step_length(step_size, ball, 1.0)
     require_finite("noise", noise)
     everywhere = linf(math.inf, bounds=ball.bounds)
     return Attack(
@@ -78,7 +79,7 @@ def zerograd(ball: Ball, *, step_size: float | None = None, quantile: float = 0.
     taken (Golgooni et al. 2021, arXiv:2103.15476, section 4.1; their q is 0.35 for ε = 8/255).
     """
     largest = LargestOnly(ball, quantile)
-    alpha = _step_size(step_size, ball, 1.25)
+    alpha = step_length(step_size, ball, 1.25)
     return Attack(ball.sample, lambda loss: fgsm(loss, largest, step_size=alpha))
 
 
@@ -87,7 +88,7 @@ def pgd_k(ball: Ball, *, step_size: float | None = None, steps: int = 10) -> Att
 
     ``step_size`` defaults to radius/4, their 2/255 for ε = 8/255.
     """
-    alpha = _step_size(step_size, ball, 0.25)
+    alpha = step_length(step_size, ball, 0.25)
     return Attack(ball.sample, lambda loss: pgd(loss, ball, step_size=alpha, steps=steps))
 
 
@@ -96,7 +97,7 @@ def apgd_k(ball: Ball, *, step_size: float | None = None, steps: int = 10) -> At
 
     See `apgd`. The first of its steps, ``step_size``, defaults to 2·radius, theirs.
     """
-    first = _step_size(step_size, ball, 2.0)
+    first = step_length(step_size, ball, 2.0)
     return Attack(ball.sample, lambda loss: apgd(loss, ball, step_size=first, steps=steps))
 
 
@@ -115,15 +116,6 @@ def fixed(x: Tensor) -> Perturbation:
         return x
 
     return perturb
-
-
-def _step_size(given: float | None, ball: Ball, share: float) -> float:
-    if given is not None:
-        return require_finite("step_size", given)
-    radius = getattr(ball, "radius", math.inf)
-    if not math.isfinite(radius):
-        raise FuncrobustError(f"{ball} has no finite radius to take a step size from: give one")
-    return float(share * radius)
 
 
 @dataclass(frozen=True)

@@ -84,11 +84,16 @@ def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
         logits = predict(params, x)
         classes = logits.ndim <= 2 and y.ndim == logits.ndim - 1
         if classes and not label_smoothing:
-            # Not logsigmoid: its second derivative is σ − 1 again. From 40 on m itself is nearer.
-            return F.softplus(odds_of(logits, y), threshold=40)
+            return cross_entropy_of(logits, y)
         return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
 
     return loss
+
+
+def cross_entropy_of(logits: Tensor, y: Tensor) -> Tensor:
+    """Return log(1 + eᵐ), m the log-odds, of logits (B, C) and classes (B,): (B,)."""
+    # Not logsigmoid: its second derivative is σ − 1 again. From 40 on m itself is nearer.
+    return F.softplus(odds_of(logits, y), threshold=40)
 
 
 def _require_function(predict: object) -> None:

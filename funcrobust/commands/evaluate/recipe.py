@@ -85,7 +85,7 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     if targeted:  # AutoAttack has no one target
         not_tried = ("other attacks toward the target",)
     judged = verdict(checks, not_tried) if options.checks else None
-    accuracy = correct(predict, model.params, x, labels)
+    accuracy = correct(predict, model.params, x, labels) if targeted else outcome.clean
     found = _aimed(outcome, accuracy) if targeted else _figures(outcome, list(adversaries))
     _show(classifier, settings, outcome, accuracy, checks, judged, dataset, reporter)
     asked = not targeted and (options.paged or options.json_file is not None)

@@ -12,12 +12,17 @@ from funcrobust.core.network.functional import Params, Predict
 
 
 @torch.no_grad()
+def classes(predict: Predict, params: Params, x: Tensor, *, batch_size: int = 500) -> Tensor:
+    """Return what the examples are seen as: (N,) int64. x is uint8 or float in [0, 1]."""
+    seen = [predict(params, as_float(part)).argmax(-1) for part in x.split(batch_size) if len(part)]
+    return torch.cat(seen) if seen else torch.zeros(0, dtype=torch.int64, device=x.device)
+
+
 def correct(
     predict: Predict, params: Params, x: Tensor, y: Tensor, *, batch_size: int = 500
 ) -> Tensor:
     """Tell which examples are classified right: (N,) bool. x is uint8 or float in [0, 1]."""
-    batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    return torch.cat([predict(params, as_float(xb)).argmax(-1) == yb for xb, yb in batches])
+    return classes(predict, params, x, batch_size=batch_size) == y
 
 
 def mean_of(loss: Loss, params: Params, x: Tensor, y: Tensor, *, batch_size: int = 128) -> float:

@@ -13,7 +13,8 @@ from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.evaluation.adversary import Adversary, Run
 from funcrobust.core.evaluation.climbing import Aims, Climber, Score
-from funcrobust.core.losses import odds_of
+from funcrobust.core.evaluation.targets import likeliest_others
+from funcrobust.core.losses import cross_entropy_of, odds_of
 from funcrobust.core.margins import dlr_of, targeted_dlr_of
 from funcrobust.core.network.functional import Params, Predict
 from funcrobust.core.perturbations.ascent import steepest_ascent
@@ -107,8 +108,7 @@ def targeted_apgd(ball: Ball, *, steps: int = 100, targets: int = 9) -> Adversar
     require_count("targets", targets, minimum=1)
 
     def aims(logits: Tensor, y: Tensor) -> Tensor:
-        others = logits.scatter(-1, y.unsqueeze(-1), -torch.inf)
-        return others.topk(min(targets, logits.shape[-1] - 1), dim=-1).indices.T
+        return likeliest_others(logits, y, targets).T
 
     return Climber(ball, auto_ascent(ball, steps=steps), steps, targeted_dlr_of, aims)
 
@@ -118,7 +118,7 @@ def _toward(score: Score, targeted: bool) -> Score:
 
 
 def _cross_entropy(logits: Tensor, y: Tensor, _aim: Tensor) -> Tensor:
-    return torch.nn.functional.softplus(odds_of(logits, y), threshold=40)
+    return cross_entropy_of(logits, y)
 
 
 def _dlr(logits: Tensor, y: Tensor, _aim: Tensor) -> Tensor:

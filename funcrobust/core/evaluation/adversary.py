@@ -22,8 +22,8 @@ from funcrobust.core.network.functional import Params, Predict
 from funcrobust.core.randomness import generator
 
 
-def _ignore(_: int) -> None:
-    pass
+def ignore(_: int) -> None:
+    """Take no notice of progress."""
 
 
 class Run(NamedTuple):
@@ -35,7 +35,7 @@ class Run(NamedTuple):
     seed: int = 0
     purpose: str = "evaluate"
     batch_size: int = 250
-    advance: Callable[[int], object] = _ignore
+    advance: Callable[[int], object] = ignore
     """Told of every example done with, n in all."""
 
     def starts(

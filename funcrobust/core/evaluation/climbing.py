@@ -15,6 +15,7 @@ from torch import Tensor
 
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.evaluation.adversary import Run, succeeds
+from funcrobust.core.examples import per_example
 from funcrobust.core.network.functional import Params, Predict
 from funcrobust.core.perturbations.ascent import Ascent, AscentState
 
@@ -98,7 +99,8 @@ class Climber:
         for _ in range(length):
             looked_at = state["x"]
             state, stands = self._step(predict, params, state, here, rows.aim, center)
-            caught = _where(stood & ~stands, looked_at, caught)
+            first = per_example(stood & ~stands, caught)
+            caught = torch.where(first, looked_at, caught)
             stood &= stands
         left = rows.left - length
         last = left == 0
@@ -156,10 +158,6 @@ def _queue(examples: int, restarts: int, device: torch.device) -> Tensor:
     example = torch.arange(examples, device=device).repeat(restarts)
     restart = torch.arange(restarts, device=device).repeat_interleave(examples)
     return torch.stack([example, restart], dim=1)
-
-
-def _where(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(which.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 
 
 class _Rows(NamedTuple):

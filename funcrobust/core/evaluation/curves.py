@@ -19,6 +19,7 @@ from funcrobust.core.balls.ball import Ball
 from funcrobust.core.balls.l2 import L2
 from funcrobust.core.balls.linf import Linf
 from funcrobust.core.errors import FuncrobustError, require_count
+from funcrobust.core.evaluation.accuracy import correct
 from funcrobust.core.evaluation.adversaries import sharp_pgd
 from funcrobust.core.evaluation.adversary import Run
 from funcrobust.core.evaluation.climbing import gradient_of
@@ -106,10 +107,8 @@ def over_radius(
         return []
     if list(multiples) != sorted(multiples) or min(multiples, default=0.0) < 0:
         raise FuncrobustError(f"multiples must rise from 0 or more, got {tuple(multiples)}")
-    with torch.no_grad():
-        parts = x.split(run.batch_size)
-        seen = torch.cat([predict(params, part).argmax(-1) for part in parts])
-    standing = (seen == y).nonzero().squeeze(1)
+    right = correct(predict, params, x, y, batch_size=run.batch_size)
+    standing = right.nonzero().squeeze(1)
     points = []
     for multiple in multiples:
         if multiple > 0 and len(standing):

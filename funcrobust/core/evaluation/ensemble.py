@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.core.evaluation.adversary import Adversary, Run, succeeds
+from funcrobust.core.evaluation.accuracy import classes
+from funcrobust.core.evaluation.adversary import Adversary, Run, ignore, succeeds
 from funcrobust.core.images import as_float
 from funcrobust.core.network.functional import Params, Predict
-
-
-def _ignore(_: int) -> None:
-    pass
 
 
 class Outcome(NamedTuple):
@@ -53,7 +50,7 @@ def attack_all(
     numbers: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 250,
-    advance: Callable[[int], object] = _ignore,
+    advance: Callable[[int], object] = ignore,
     targeted: bool = False,
 ) -> Outcome:
     """Run each adversary on those that withstand the ones before it.
@@ -87,7 +84,7 @@ def look(
     if len(x) == 0:
         raise FuncrobustError("there are no examples to evaluate")
     images = as_float(x).clone()
-    predicted = _classes(predict, params, images, batch_size)
+    predicted = classes(predict, params, images, batch_size=batch_size)
     fallen = succeeds(predicted, y, targeted)
     return Outcome(torch.where(fallen, 0, -1), images, predicted)
 
@@ -110,7 +107,7 @@ def attack_the_standing(
         return outcome
     own = run._replace(numbers=run.numbers[standing])
     found = adversary(predict, params, outcome.images[standing], y[standing], own)
-    seen = _classes(predict, params, found, run.batch_size)
+    seen = classes(predict, params, found, batch_size=run.batch_size)
     fooled = succeeds(seen, y[standing], targeted)
     fell = standing[fooled]
     return Outcome(
@@ -129,7 +126,7 @@ def robust(
     *,
     seed: int | None = None,
     batch_size: int = 500,
-    advance: Callable[[int], object] = _ignore,
+    advance: Callable[[int], object] = ignore,
 ) -> Tensor:
     """Tell which examples withstand one adversary: (N,) bool.
 
@@ -142,9 +139,3 @@ def robust(
         advance=advance,
     )  # fmt: skip
     return outcome.robust
-
-
-@torch.no_grad()
-def _classes(predict: Predict, params: Params, x: Tensor, batch_size: int) -> Tensor:
-    seen = [predict(params, part).argmax(-1) for part in x.split(batch_size)]
-    return torch.cat(seen) if seen else x.new_zeros(0, dtype=torch.int64)

@@ -25,6 +25,8 @@ from funcrobust.core.balls.linf import Linf
 from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.evaluation.adversary import Adversary, Run
 from funcrobust.core.evaluation.climbing import gradient_of
+from funcrobust.core.evaluation.minimum_norm import norm_in
+from funcrobust.core.evaluation.targets import likeliest_others
 from funcrobust.core.examples import flat, per_example
 from funcrobust.core.network.functional import Params, Predict
 
@@ -62,9 +64,7 @@ class _Fab:
         return found
 
     def _batch(self, predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run) -> Tensor:
-        logits = predict(params, x)
-        others = logits.scatter(-1, y.unsqueeze(-1), -torch.inf)
-        aims = others.topk(min(self.targets, logits.shape[-1] - 1), dim=-1).indices
+        aims = likeliest_others(predict(params, x), y, self.targets)
         found, standing, told = x.clone(), torch.arange(len(x), device=x.device), 0
         for done, aim in enumerate(aims.T, start=1):
             here, center = x[standing], x[standing]
@@ -113,8 +113,7 @@ class _Fab:
         return bounds
 
     def _size(self, moved: Tensor) -> Tensor:
-        rows = flat(moved)
-        return rows.norm(dim=1) if type(self.ball) is L2 else rows.abs().amax(1)
+        return norm_in(self.ball, moved)
 
 
 def to_plane(

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from funcrobust.core import binomial
+from funcrobust.core.balls.l2 import L2
+from funcrobust.core.balls.linf import Linf
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation.ensemble import Outcome
 from funcrobust.core.examples import flat
@@ -25,6 +27,11 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "linf": lambda moved: moved.abs().amax(1),
 }
 """Of the rows of (N, d): (N,) float64. L0 counts the numbers that differ, each channel's own."""
+
+
+def norm_in(ball: Linf | L2, moved: Tensor) -> Tensor:
+    """Return the norm of (N, …) in which ``ball`` has its radius: (N,)."""
+    return NORMS["l2" if isinstance(ball, L2) else "linf"](flat(moved))
 
 
 class Share(NamedTuple):

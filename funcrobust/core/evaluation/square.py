@@ -17,6 +17,7 @@ from funcrobust.core.balls.ball import require_images
 from funcrobust.core.balls.linf import Linf
 from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.evaluation.adversary import Adversary, Run
+from funcrobust.core.losses import own_and_others
 from funcrobust.core.network.functional import Params, Predict
 
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -106,6 +107,5 @@ def _sign(uniform: Tensor) -> Tensor:
 
 def _margin(predict: Predict, params: Params, x: Tensor, y: Tensor) -> Tensor:
     """z_y − max_{j≠y} z_j: (m,); at most 0 where x is misclassified."""
-    logits = predict(params, x).float()
-    own = logits.gather(-1, y.unsqueeze(-1)).squeeze(-1)
-    return own - logits.scatter(-1, y.unsqueeze(-1), -torch.inf).amax(-1)
+    own, others = own_and_others(predict(params, x).float(), y)
+    return own - others.amax(-1)

@@ -45,6 +45,12 @@ def at_random(y: Tensor, classes: int, numbers: Tensor, *, seed: int = 0) -> Tar
     return Targets(torch.arange(len(y), device=y.device), drawn + (drawn >= y))
 
 
+def likeliest_others(logits: Tensor, y: Tensor, count: int) -> Tensor:
+    """Return the ``count`` likeliest classes but y, or all of them: (B, count), likeliest first."""
+    _, others = own_and_others(logits, y)
+    return others.topk(min(count, logits.shape[-1] - 1), dim=-1).indices
+
+
 @torch.no_grad()
 def least_likely(
     predict: Predict, params: Params, x: Tensor, y: Tensor, *, batch_size: int = 250

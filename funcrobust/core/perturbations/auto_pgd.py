@@ -13,19 +13,17 @@ halved and the best loss has not grown. The stretches between them shrink: w_1 =
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from funcrobust.core.balls.ball import Ball, require_center, require_float
-from funcrobust.core.errors import FuncrobustError, require_count, require_finite
+from funcrobust.core.balls.ball import Ball
+from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.examples import per_example
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.ascent import Ascent, AscentState, climb
 from funcrobust.core.perturbations.projected_gradient import Perturbation
-from funcrobust.core.perturbations.steps import advance
+from funcrobust.core.perturbations.steps import advance, center_of, step_length
 
 
 def apgd(
@@ -54,9 +52,7 @@ def apgd(
     def perturb(
         params: Params, start: Tensor, y: Tensor, *, center: Tensor | None = None
     ) -> Tensor:
-        center = start if center is None else center
-        require_float(start, center)
-        require_center(ball, center)
+        center = center_of(ball, start, center)
         return climb(ascended, ascent, steps + 1, params, start, y, center)["best"]
 
     return perturb
@@ -76,7 +72,7 @@ def auto_ascent(
     require_count("steps", steps, minimum=1)
     if not 0 <= rho <= 1:
         raise FuncrobustError(f"rho must be in [0, 1], got {rho}")
-    first_size = _first_size(ball, step_size)
+    first_size = step_length(step_size, ball, 2.0)
     longest, shortest, shorter = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
 
     def init(start: Tensor) -> AscentState:
@@ -123,12 +119,3 @@ def auto_ascent(
         }  # fmt: skip
 
     return Ascent(init, update)
-
-
-def _first_size(ball: Ball, given: float | None) -> float:
-    if given is not None:
-        return require_finite("step_size", given)
-    radius = getattr(ball, "radius", math.inf)
-    if not math.isfinite(radius):
-        raise FuncrobustError(f"{ball} has no finite radius to take a step size from: give one")
-    return float(2 * radius)

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 from torch.func import grad
 
-from funcrobust.core.balls.ball import Ball, require_center, require_float
+from funcrobust.core.balls.ball import Ball
 from funcrobust.core.derivatives.adjoint import adjoint
 from funcrobust.core.derivatives.implicit import Implicit
 from funcrobust.core.derivatives.iteration import Derivative, Step, unrolled
@@ -21,7 +21,7 @@ from funcrobust.core.errors import FuncrobustError, require_count, require_finit
 from funcrobust.core.losses import Loss, per_example_loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.carried import best, carry, carrying_step, last
-from funcrobust.core.perturbations.steps import advance
+from funcrobust.core.perturbations.steps import advance, center_of
 
 
 class Perturbation(Protocol):
@@ -166,9 +166,7 @@ def _iterated(loss: Loss, ball: Ball, walk: Iteration, derivative: Derivative) -
     def perturb(
         params: Params, start: Tensor, y: Tensor, *, center: Tensor | None = None
     ) -> Tensor:
-        center = start if center is None else center
-        require_float(start, center)
-        require_center(ball, center)
+        center = center_of(ball, start, center)
         if plain:
             return derivative(step, walk.steps, params, start, y, center)
         if start.ndim < 2:

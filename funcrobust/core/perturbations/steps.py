@@ -1,10 +1,13 @@
-"""One projected step: the formula that FGSM, PGD and ψ share."""
+"""What FGSM, PGD, Auto-PGD and ψ share: a projected step, its length, and where the ball lies."""
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
-from funcrobust.core.balls.ball import Ball
+from funcrobust.core.balls.ball import Ball, require_center, require_float
+from funcrobust.core.errors import FuncrobustError, require_finite
 
 
 def advance(
@@ -17,3 +20,21 @@ def advance(
     own = getattr(ball, "advance", None)
     moved = x + size * ball.steepest(gradient) if own is None else own(x, gradient, size)
     return ball.project(moved, center)
+
+
+def center_of(ball: Ball, start: Tensor, center: Tensor | None) -> Tensor:
+    """Return where the ball lies, ``start`` unless given; raise as `require_center` does."""
+    center = start if center is None else center
+    require_float(start, center)
+    require_center(ball, center)
+    return center
+
+
+def step_length(given: float | None, ball: Ball, share: float) -> float:
+    """Return the step size that was given, or else ``share`` of the radius; raise for none."""
+    if given is not None:
+        return require_finite("step_size", given)
+    radius = getattr(ball, "radius", math.inf)
+    if not math.isfinite(radius):
+        raise FuncrobustError(f"{ball} has no finite radius to take a step size from: give one")
+    return float(share * radius)

@@ -9,7 +9,7 @@ from funcrobust.core.balls.l2 import L2
 from funcrobust.core.balls.linf import Linf
 from funcrobust.core.evaluation.adversary import inside
 from funcrobust.core.evaluation.checks.case import Case, Check, share
-from funcrobust.core.examples import flat
+from funcrobust.core.evaluation.minimum_norm import norm_in
 
 
 def range_of_images(case: Case) -> Check:
@@ -25,22 +25,15 @@ def in_the_ball(case: Case) -> Check:
     fooled = case.outcome.fell_to > 0
     if not fooled.any():
         return Check("fooling images in the ball", None, "there are none", "invalid")
-    moved = flat((case.outcome.images - case.x)[fooled])
-    radius = getattr(case.ball, "radius", None)
-    if type(case.ball) is Linf:
-        size = moved.abs().amax(1)
-    elif type(case.ball) is L2:
-        size = moved.square().sum(1).sqrt()
-    else:
-        lie = inside(case.ball, case.outcome.images[fooled], case.x[fooled])
+    images, ball = case.outcome.images[fooled], case.ball
+    if not isinstance(ball, Linf | L2):
+        lie = inside(ball, images, case.x[fooled])
         return Check(
             "fooling images in the ball", bool(lie.all()), f"{share(lie):.1%} lie in it", "invalid"
         )
-    assert radius is not None
-    images = case.outcome.images[fooled]
+    largest, radius = float(norm_in(ball, images - case.x[fooled]).max()), ball.radius
     low, high = bounds_of(case.ball) or (-torch.inf, torch.inf)
     ranged = bool(images.min() >= low - 1e-6) and bool(images.max() <= high + 1e-6)
-    largest = float(size.max())
     figure = f"farthest {largest:.6g} of {radius:.6g}" + ("" if ranged else ", outside the bounds")
     passed = largest <= radius * (1 + 1e-4) + 1e-6 and ranged
     return Check("fooling images in the ball", passed, figure, "invalid")
