@@ -30,8 +30,7 @@ def few_steps(monkeypatch):
     """Ways of fewer steps: what is tested is what is made of them."""
     monkeypatch.setattr(drawing, "MARKS", (1, 6))
     monkeypatch.setattr(drawing, "WHOLE", (2, 4))
-    ways = {name: (way, 6) for name, (way, _) in drawing.WAYS.items()}
-    monkeypatch.setattr(scores, "WAYS", ways)
+    monkeypatch.setattr(drawing, "CLAIMED", (4,))
     monkeypatch.setattr(scores, "RESAMPLED", 4)
 
 
@@ -47,17 +46,21 @@ def test_scores_of_every_variant(options):
     for (row,) in rows.values():
         assert 0 <= row["robust"] <= row["clean"] <= 1
         for kind in scores.KINDS:
-            every, best = row[kind]["points"], row[kind]["best"]
-            assert [(p["way"], p["steps"]) for p in every] == [
+            every, best, tried = (row[kind][name] for name in ("points", "best", "choices"))
+            assert [(p["way"], p["steps"]) for p in tried] == [
                 ("start", 0), ("L2", 1), ("L2", 6), ("gradient", 2), ("gradient", 4),
             ]  # fmt: skip
+            chosen = min(tried[1:], key=lambda p: p["judges"][judge]["frechet"])
+            assert (best["way"], best["steps"]) == (chosen["way"], chosen["steps"])
+            shown = {("start", 0), ("gradient", 4), (best["way"], best["steps"])}
+            assert {(p["way"], p["steps"]) for p in every} == shown
             assert all(p["judges"][judge]["frechet"] > 0 for p in every)
             assert best in every[1:]
             assert best["judges"][judge]["spread"] > 0
             assert row[kind]["stability"] >= 1
             assert row[kind]["copies"].keys() >= {"features, median", "pixels, nearest"}
-        walked = row["gaussian"]["points"][2]["judges"][judge]
-        assert walked["agreement"] > row["noise"]["points"][0]["judges"][judge]["agreement"]
+        walked = row["gaussian"]["choices"][2]["judges"][judge]
+        assert walked["agreement"] > row["noise"]["choices"][0]["judges"][judge]["agreement"]
     starts = [row["gaussian"]["points"][0] for (row,) in rows.values()]
     assert starts[0] == starts[1] == starts[2], "every variant begins from the same images"
     assert rows["drift alone"][0]["drift"] != rows["before"][0]["drift"]

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from funcrobust import data, judging
-from funcrobust.commands.study.drawing import WAYS, Drawer, l2_preset
+from funcrobust.commands.study.drawing import (
+    WAYS,
+    Drawer,
+    Numbers,
+    claimed_and,
+    every_number,
+    l2_preset,
+)
 from funcrobust.commands.study.options import Study
 from funcrobust.core import evaluation
 from funcrobust.core.balls.linf import linf
@@ -119,22 +126,25 @@ def draw_starts(
 def score(model: Functional, bench: Bench, step: float | None = None) -> dict[str, Any]:
     """Accuracies, held-out drift, and for each kind of start what is drawn from it.
 
-    ``"points"`` are all ways and numbers of steps, the starts themselves first; ``"best"`` is the
-    one that the first judge would choose by other images, with the spread of its distances;
-    ``"stability"`` the largest distance over the numbers of gradient steps, over the least.
+    ``"choices"`` are all ways and numbers of steps, on the images to choose by, the starts
+    themselves first; ``"stability"`` is the largest distance over the numbers of gradient steps,
+    over the least, there. ``"points"`` are of all images: the starts, what is claimed of every
+    network, and the ``"best"``: the one that the first judge chose, with the spread of its
+    distances.
     """
     drawer = Drawer(evaluating(model, model.buffers, bench.dtype), model.params, step)
     found = accuracies(drawer, bench)
     for kind in KINDS:
-        choices = [look.point for look in looks(drawer, bench, bench.choosing, kind)[1:]]
-        chosen = min(choices, key=bench.distance)
-        every = looks(drawer, bench, bench.starts, kind)
+        choices = [k.point for k in looks(drawer, bench, bench.choosing, kind, every_number())]
+        chosen = min(choices[1:], key=bench.distance)
+        wanted = claimed_and(chosen["way"], chosen["steps"])
+        every = looks(drawer, bench, bench.starts, kind, wanted)
         best = next(look for look in every if look.is_at(chosen))
         for name, judge in bench.judges.items():
             best.point["judges"][name]["spread"] = spread(judge.real, best.seen[name])
-        whole = [bench.distance(p) for p, *_ in every if p["way"] == "gradient"]
+        whole = [bench.distance(point) for point in choices if point["way"] == "gradient"]
         found[kind] = {
-            "points": [look.point for look in every], "best": best.point,
+            "choices": choices, "points": [look.point for look in every], "best": best.point,
             "stability": max(whole) / min(whole), "copies": copies(best.some, bench),
         }  # fmt: skip
     return found
@@ -173,16 +183,18 @@ class Look(NamedTuple):
         return all(self.point[key] == point[key] for key in ("way", "steps"))
 
 
-def looks(drawer: Drawer, bench: Bench, starts: Starts, kind: str) -> list[Look]:
-    """Score the starts themselves, and what is drawn from them, way by way."""
+def looks(
+    drawer: Drawer, bench: Bench, starts: Starts, kind: str, numbers: Mapping[str, Numbers]
+) -> list[Look]:
+    """Score the starts themselves, and what is drawn from them: ``numbers`` of steps by way."""
     x, wanted = starts.images[kind], starts.wanted
     found = [judged("start", 0, x, wanted, bench)]
-    total = len(x) * sum(steps for _, steps in WAYS.values())
+    total = len(x) * sum(WAYS[name][1](steps) for name, steps in numbers.items())
     with bench.reporter.track(f"drawing from {kind} starts", total=total, unit="step") as bar:
-        for name, (way, _) in WAYS.items():
+        for name, marks in numbers.items():
             found += [
                 judged(name, steps, made, wanted, bench)
-                for steps, made in way(drawer, x, wanted, bar.advance)
+                for steps, made in WAYS[name][0](drawer, x, wanted, marks, bar.advance)
             ]
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from funcrobust.commands.study.drawing import GUIDANCE, MARKS, REMAIN, WAYS, WHOLE
+from funcrobust.commands.study.drawing import CLAIMED, GUIDANCE, MARKS, REMAIN, WAYS, WHOLE
 from funcrobust.commands.study.options import Study
 from funcrobust.commands.study.scores import KINDS, Bench
 from funcrobust.files import atomic_write
@@ -34,7 +34,8 @@ def settings(options: Study, base: str, bench: Bench) -> dict[str, Any]:
     """Return all that the figures depend on, besides the network they are of."""
     return {
         "dataset": bench.dataset.name, "checkpoint": base, "judges": list(bench.judges),
-        "l2_steps": list(MARKS), "gradient_steps": list(WHOLE), "images": options.images,
+        "l2_steps": list(MARKS), "gradient_steps": list(WHOLE),
+        "claimed": list(CLAIMED), "images": options.images,
         "choosing": options.choosing, "examples": options.examples or len(bench.dataset.y_test),
         "attack_steps": options.attack_steps, "remain": REMAIN,
         "guidance": GUIDANCE, "seed": options.seed, "precision": options.precision,
@@ -56,7 +57,10 @@ def known(options: Study, base: str, bench: Bench) -> Rows:
 
 
 def draw(rows: Rows, kind: str, way: str, bench: Bench) -> None:
-    """Plot each judge's scores against the number of steps, a line a variant (its first seed)."""
+    """Plot each judge's scores against the number of steps, a line a variant (its first seed).
+
+    Of the images to choose by, from which every number of steps is drawn.
+    """
     panels = {}
     for judge in bench.judges:
         for label, key in (("Fréchet distance", "frechet"), ("agreement", "agreement")):
@@ -65,7 +69,7 @@ def draw(rows: Rows, kind: str, way: str, bench: Bench) -> None:
             panels[f"{label}, {judge}" if len(bench.judges) > 1 else label] = {
                 name: [
                     (p["steps"], p["judges"][judge][key])
-                    for p in found[0][kind]["points"]
+                    for p in found[0][kind]["choices"]
                     if p["way"] in ("start", way)
                 ]
                 for name, found in rows.items()
@@ -96,8 +100,8 @@ def tables(rows: Rows, bench: Bench) -> None:
         bench.reporter.table(
             f"from {kind} starts, each at its best way and number of steps; {bench.options.images} "
             "images; ± over trainings, or of one over bootstrap samples; stability: the largest "
-            "distance over numbers of gradient steps by the least; copies: distance to the nearest "
-            "training image, by that of test images",
+            "distance over numbers of gradient steps by the least, on the images to choose by; "
+            "copies: distance to the nearest training image, by that of test images",
             ("", "way", *_headings(bench), "stability", "copies"),
             [("start", "", *_scores([start], bench), "", "")]
             + [
