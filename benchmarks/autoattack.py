@@ -1,11 +1,12 @@
 """AutoAttack's standard ensemble: `evaluate --autoattack`'s against the authors' package.
 
-    python benchmarks/autoattack.py [--checkpoint cifar10-linf-tiny] [--examples 100]
+    python benchmarks/autoattack.py [--checkpoint cifar10-linf-tiny] [--examples 100] [--search]
 
 Both attack the same random CIFAR-10 test images in one process: the reference implementation
 (pyautoattack, as its documentation uses it, on the plain nn.Module), and ours, attack by attack on
 those that withstood the ones before. Both draw their own random starts, so an example may fall to
-one and not to the other: the disagreements are counted.
+one and not to the other: the disagreements are counted. With ``--search`` ours is run once more,
+searching in bfloat16 as `evaluate --search bf16` does.
 
 Takes some 5 minutes on 2 CPU cores.
 """
@@ -22,7 +23,7 @@ from torch import Tensor
 
 import funcrobust as fr
 from funcrobust import checkpoints, data
-from funcrobust.commands.evaluate.attacking import autoattack
+from funcrobust.commands.evaluate.attacking import autoattack, in_half
 from funcrobust.core import evaluation
 from funcrobust.core.evaluation import Run
 from funcrobust.core.evaluation.ensemble import attack_the_standing, look
@@ -31,7 +32,9 @@ from funcrobust.running.dataset import chosen_test_images
 NAMES = {"APGD-CE": "apgd-ce", "APGD-T": "apgd-t", "FAB-T": "fab-t", "Square": "square"}
 
 
-def ours(name: str, x: Tensor, y: Tensor, numbers: Tensor, device: str) -> dict[str, Any]:
+def ours(
+    name: str, x: Tensor, y: Tensor, numbers: Tensor, device: str, *, half: bool = False
+) -> dict[str, Any]:
     """Standing after each attack, and its seconds."""
     module, card = checkpoints.load(name)
     model = fr.functionalize(module).to(device, torch.channels_last)
@@ -41,6 +44,8 @@ def ours(name: str, x: Tensor, y: Tensor, numbers: Tensor, device: str) -> dict[
         autoattack(fr.linf(card.epsilon), card.num_classes).items(), start=1
     ):
         began = time.perf_counter()
+        if half:
+            adversary = in_half(adversary, torch.bfloat16)
         run = Run(numbers, 0, f"evaluate/{attack}")
         outcome = attack_the_standing(model.predict, model.params, y, outcome, k, adversary, run)
         rows[attack] = {"seconds": time.perf_counter() - began, "robust": outcome.robust}
@@ -77,34 +82,42 @@ def main() -> None:
     parser = common.arguments(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", default="cifar10-linf-tiny")
     parser.add_argument("--examples", type=int, default=100)
+    parser.add_argument("--search", action="store_true", help="ours in bfloat16 as well")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     numbers, x, y = chosen_test_images(data.load("cifar10"), args.examples, args.seed)
     x, y = data.as_float(x).to(args.device), y.to(args.device)
-    found = {
-        "ours": ours(args.checkpoint, x, y, numbers.to(args.device), args.device),
-        "pyautoattack": reference(args.checkpoint, x, y, args.device),
-    }
-    seconds = {who: sum(row["seconds"] for row in rows.values()) for who, rows in found.items()}
-    apart = {
-        attack: int((found["ours"][attack]["robust"] ^ row["robust"]).sum())
-        for attack, row in found["pyautoattack"].items()
-    }
+    given = (args.checkpoint, x, y)
+    found = {"ours": ours(*given, numbers.to(args.device), args.device)}
+    if args.search:
+        found["in bf16"] = ours(*given, numbers.to(args.device), args.device, half=True)
+    theirs = reference(*given, args.device)
+    seconds, apart, ratios = {}, {}, {}
+    total = sum(row["seconds"] for row in theirs.values())
+    for who, rows in found.items():
+        seconds[who] = sum(row["seconds"] for row in rows.values())
+        ratios[who] = total / seconds[who]
+        apart[who] = {
+            attack: int((rows[attack]["robust"] ^ row["robust"]).sum())
+            for attack, row in theirs.items()
+        }
+    found, seconds = found | {"pyautoattack": theirs}, seconds | {"pyautoattack": total}
     table = [
-        (attack, *(f"{float(found[who][attack]['robust'].float().mean()):.1%}" for who in found),
-         apart[attack], *(f"{found[who][attack]['seconds']:.1f}" for who in found))
+        (attack, *(f"{rows[attack]['robust'].double().mean():.1%}" for rows in found.values()),
+         ", ".join(str(a[attack]) for a in apart.values()),
+         *(f"{rows[attack]['seconds']:.1f}" for rows in found.values()))
         for attack in NAMES
     ]  # fmt: skip
-    ratio = seconds["pyautoattack"] / seconds["ours"]
-    table.append(("all", "", "", "", *(f"{s:.1f}" for s in seconds.values())))
+    table.append(("all", *[""] * (len(found) + 1), *(f"{s:.1f}" for s in seconds.values())))
+    said = ", ".join(f"{ratio:.2f} x ({who})" for who, ratio in ratios.items())
     common.show(
-        f"AutoAttack, {args.checkpoint}, {len(y)} random images: {ratio:.2f} x the throughput",
-        ("standing after", *found, "apart", "our seconds", "their seconds"), table,
+        f"AutoAttack, {args.checkpoint}, {len(y)} random images: {said} the throughput",
+        ("standing after", *found, "apart", *(f"{who}, seconds" for who in found)), table,
     )  # fmt: skip
     record = {
         "checkpoint": args.checkpoint, "examples": len(y), "seed": args.seed,
-        "seconds": seconds, "throughput_ratio": ratio, "disagreements": apart,
+        "seconds": seconds, "throughput_ratio": ratios, "disagreements": apart,
         "rows": {
             who: {
                 attack: {"seconds": row["seconds"], "standing": int(row["robust"].sum())}

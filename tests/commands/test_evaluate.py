@@ -54,6 +54,17 @@ def test_autoattack_runs_the_four_in_turn(digits_run):
     assert found["not_tried"] == []
 
 
+def test_a_search_in_half_precision_is_counted_in_single(digits_run):
+    found = figures(digits_run, search="bf16", steps=10, epsilon=0.1, checks=True)
+    assert (found["search"], found["dtype"]) == ("bf16", "float32")
+    plain = figures(digits_run, steps=10, epsilon=0.1)
+    assert plain["search"] is None
+    assert abs(found["robust"] - plain["robust"]) <= 0.1
+    assert not [c for c in found["checks"] if c["passed"] is False and c["severity"] == "invalid"]
+    same = figures(digits_run, search="fp32", steps=10, epsilon=0.1)
+    assert same["robust"] == plain["robust"]
+
+
 def test_l2_square_from_pyautoattack_fools_and_stays_in_the_ball(digits_run):
     """And leaves global random state as it was, and is a function of the seed."""
     pytest.importorskip("pyautoattack")
@@ -196,6 +207,7 @@ def test_files_that_are_not_of_this_evaluation(digits_run, tmp_path):
         (("--attack", "square", "--target", "3"), "--target does nothing here: it needs --attack"),
         (("--autoattack", "--target", "3"), "--target does nothing here: --autoattack"),
         (("--attack", "apgd-dlr", "--target", "3"), "--target does nothing here"),
+        (("--search", "fp32", "--precision", "bf16"), "--search fp32 beside --precision bf16"),
         (("--target", "11"), "unknown class '11'"),
         (("--attack", "pdg"), "did you mean 'pgd'?"),
         (("--save", "images.pt"), ".safetensors"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.balls.l2 import L2
@@ -18,21 +20,39 @@ from funcrobust.core.evaluation import (
     targeted_apgd,
 )
 from funcrobust.core.evaluation.adversaries import SHARPNESS
+from funcrobust.core.evaluation.drafting import Drafted
 from funcrobust.core.evaluation.fab import targeted_fab
 from funcrobust.core.evaluation.square import square
 from funcrobust.core.losses import log_odds
+from funcrobust.core.network.functional import autocast
 from funcrobust.running.catalogue import functions
 from funcrobust.running.l2_square import l2_square
+from funcrobust.running.machine import pick_dtype
 
 STANDARD = ("APGD-CE", "APGD-T", "FAB-T", "Square")
 """AutoAttack's standard ensemble, in its order."""
 
 
-def adversaries(options: Evaluate, ball: Ball, classes: int) -> dict[str, Adversary]:
+def adversaries(
+    options: Evaluate, ball: Ball, classes: int, device: torch.device
+) -> dict[str, Adversary]:
     """Return what is to be run, in order, by the name to show."""
-    if options.autoattack:
-        return autoattack(ball, classes)
-    return {title(options): one(options, ball)}
+    found = (
+        autoattack(ball, classes) if options.autoattack else {title(options): one(options, ball)}
+    )
+    if options.search is None:
+        return found
+    dtype = pick_dtype(options.search, device)
+    if dtype is None:
+        if pick_dtype(options.precision, device) is None:
+            return found
+        raise FuncrobustError("--search fp32 beside --precision bf16: the network is in bf16")
+    return {name: in_half(each, dtype, options.target is not None) for name, each in found.items()}
+
+
+def in_half(adversary: Adversary, dtype: torch.dtype, targeted: bool = False) -> Adversary:
+    """Let an adversary search on the network in half precision."""
+    return Drafted(adversary, lambda predict: autocast(predict, dtype), targeted)
 
 
 def title(options: Evaluate) -> str:

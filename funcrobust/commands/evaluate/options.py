@@ -79,6 +79,9 @@ class Evaluate(Images, Machine):
     """Left out: radius / 4, or the attack's own."""
     precision: Precision = "fp32"
     """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
+    search: Precision | None = None
+    """Precision that attacks search in; left out: --precision's. bf16 is faster, and only what
+    fools the network in --precision counts."""
     checks: bool = True
     """Try whether the figure can be believed, and give a verdict."""
     save: Path | None = None

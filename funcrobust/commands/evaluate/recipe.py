@@ -60,14 +60,14 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
             options.target, predict, model.params, dataset, numbers, x, labels, options.seed
         )
         numbers, x, labels = numbers[kept], x[kept], labels[kept]
-    adversaries = attacking.adversaries(options, ball, card.num_classes)
+    adversaries = attacking.adversaries(options, ball, card.num_classes, device)
     settings = {
         "checkpoint": classifier.name, "model": card.model, "dataset": dataset.name,
         "examples": len(y), "attack": "autoattack" if options.autoattack else options.attack,
         "attacks": list(adversaries), "constraint": constraint, "epsilon": epsilon,
         "steps": options.steps, "restarts": options.restarts,
         "step_size": attacking.step_size(options, ball), "seed": options.seed,
-        "precision": options.precision, "target": options.target,
+        "precision": options.precision, "search": options.search, "target": options.target,
     }  # fmt: skip
     began = time.perf_counter()
     outcome = _attack(
