@@ -160,6 +160,23 @@ def test_non_local_means_is_the_librarys(channels):
     assert torch.equal(ours[1], torch.from_numpy(theirs.copy()).clamp(0, 1))
 
 
+def test_denoising_shifted_is_the_mean_over_the_shifts_that_hold_a_pixel():
+    x = torch.rand(2, 1, 7, 9, generator=torch.Generator().manual_seed(0))
+    ramp = torch.arange(63.0).reshape(7, 9) ** 1.5
+    drawn = denoising.shifted(lambda params, start, y, *, center=None: start + ramp, 2)
+    ways = [(0, 0), (2, 0), (-2, 0), (0, 2), (0, -2), (1, 1), (1, -1), (-1, 1), (-1, -1)]
+    expected = torch.zeros(7, 9)
+    for r in range(7):
+        for c in range(9):
+            at = [(r - a, c - b) for a, b in ways]
+            held = [ramp[p] for p in at if 0 <= p[0] < 7 and 0 <= p[1] < 9]
+            expected[r, c] = torch.stack(held).mean()
+    y = torch.zeros(2, dtype=torch.int64)
+    torch.testing.assert_close(drawn({}, x, y), x + expected)
+    half = denoising.shifted(lambda params, start, y, *, center: (start + center) / 2, 1)
+    torch.testing.assert_close(half({}, x, y, center=1 - x), torch.full_like(x, 0.5))
+
+
 @pytest.mark.parametrize("walk", WAYS.values(), ids=WAYS)
 def test_denoising_both_ways_sees_no_difference_between_an_image_and_its_mirror(problem, walk):
     psi = denoising.both_ways(fr.generation(problem.loss, walk))
