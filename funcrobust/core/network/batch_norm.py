@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+from funcrobust.core.shards import Shard
 
 
 class AffineBatchNorm(nn.Module):
@@ -41,19 +45,68 @@ class OwnBatchNorm(AffineBatchNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        mean, var = self._moments(x)
+        return self._affine(x, mean, var)
+
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         dims = [0, *range(2, x.ndim)]
         exact = x.float() if x.dtype.itemsize < 4 else x  # sums over a batch, as torch has them
         var, mean = torch.var_mean(exact, dims, correction=0)
+        return mean, var
+
+
+class SharedBatchNorm(OwnBatchNorm):
+    """Batch norm by the statistics of a batch whose rows lie on several processes."""
+
+    def __init__(self, norm: nn.Module, shard: Shard) -> None:
+        super().__init__(norm)
+        self.shard = shard
+
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of equal parts the mean is that of the means, and the variance (Chan et al. 1979)
+
+        that of the variances plus the variance of the means.
+        """
+        own, within = super()._moments(x)
+        mean = self.shard.mean(own)
+        return mean, self.shard.mean(within + (own - mean).square())
+
+
+class RunningBatchNorm(SharedBatchNorm):
+    """The same in training mode: it moves its running statistics, as torch's does."""
+
+    def __init__(self, norm: nn.Module, shard: Shard) -> None:
+        super().__init__(norm, shard)
+        self.momentum: float | None = norm.momentum  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = self._moments(x)
+        count = x.numel() // x.shape[1] * self.shard.size
+        buffers = self._buffers
+        counter = buffers["num_batches_tracked"]
+        assert counter is not None
+        counter.add_(1)
+        m = 1.0 / counter.to(mean) if self.momentum is None else self.momentum
+        unbiased = var * (count / max(count - 1, 1))
+        for name, new in (("running_mean", mean), ("running_var", unbiased)):
+            old = buffers[name]
+            assert old is not None
+            old.mul_(1.0 - m).add_(m * new.detach().to(old))
         return self._affine(x, mean, var)
 
 
-def replace_batch_norms(module: nn.Module, by: type[AffineBatchNorm]) -> nn.Module:
+def replace_batch_norms(
+    module: nn.Module,
+    by: Callable[[nn.Module], nn.Module],
+    without: Callable[[nn.Module], nn.Module] = OwnBatchNorm,
+) -> nn.Module:
     """Replace the batch norms; their tensors keep their names.
 
-    One that has no running statistics normalises by its batch in every mode.
+    One that has no running statistics normalises by its batch in every mode: it is replaced by
+    ``without``.
     """
     if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-        return (OwnBatchNorm if module.running_mean is None else by)(module)
+        return (without if module.running_mean is None else by)(module)
     for name, child in module.named_children():
-        setattr(module, name, replace_batch_norms(child, by))
+        setattr(module, name, replace_batch_norms(child, by, without))
     return module

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.randomness import uniform
+from funcrobust.core.shards import Shard
 
 
 class CountedDraws(TorchFunctionMode):
@@ -26,13 +27,15 @@ class CountedDraws(TorchFunctionMode):
     ``torch.rand`` and ``rand_like``, and so what is built on them: ``nn.Dropout``, the ``DropPath``
     of timm and Hugging Face, ``torchvision.ops.StochasticDepth``. What else is random raises
     `FuncrobustError` where it would draw. Masks are drawn in float32 whatever x's precision, so
-    that they are the same in all.
+    that they are the same in all. ``shard`` says which rows of the batch are here: the masks are
+    those that one process would draw for all rows.
     """
 
-    def __init__(self, key: Tensor | None) -> None:
+    def __init__(self, key: Tensor | None, shard: Shard = Shard()) -> None:
         super().__init__()
         self.key = key
         self.count = 0
+        self.shard = shard
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -51,8 +54,11 @@ class CountedDraws(TorchFunctionMode):
                 "probabilities to 0"
             )
         self.count += 1
-        found: Tensor = uniform(self.key.to(device), self.count, list(shape))
-        return found
+        whole, (rank, size) = list(shape), (self.shard.rank, self.shard.size)
+        if whole and size > 1:
+            whole[0] *= size
+        found: Tensor = uniform(self.key.to(device), self.count, whole)
+        return found[rank::size] if whole and size > 1 else found
 
     def keeping(self, x: Tensor, p: float, shape: Any) -> Tensor:
         """Draw a mask of ``shape`` that keeps the mean: 1/(1 − p) with probability 1 − p, or 0."""

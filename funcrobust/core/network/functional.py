@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.attention import differentiable_attention, uses_fused_attention
-from funcrobust.core.network.batch_norm import AffineBatchNorm, OwnBatchNorm, replace_batch_norms
+from funcrobust.core.network.batch_norm import (
+    AffineBatchNorm,
+    OwnBatchNorm,
+    RunningBatchNorm,
+    SharedBatchNorm,
+    replace_batch_norms,
+)
 from funcrobust.core.network.draws import CountedDraws
 from funcrobust.core.network.names import Names
 from funcrobust.core.network.skeletons import fill, skeleton
 from funcrobust.core.randomness import key_from
+from funcrobust.core.shards import Shard
 
 Params = dict[str, Tensor]
 Buffers = dict[str, Tensor]
@@ -46,6 +54,7 @@ class Functional:
     _param_names: Names = field(repr=False)
     _buffer_names: Names = field(repr=False)
     _fused_attention: bool = field(repr=False)
+    _shard: Shard = field(default=Shard(), repr=False)
 
     def predict(self, params: Params, x: Tensor) -> Tensor:
         """Logits (B, classes) in evaluation mode, with the buffers of `functionalize`."""
@@ -84,7 +93,7 @@ class Functional:
             key = key_from(generator)
         self._buffer_names.check(buffers)
         fresh = {name: buffer.detach().clone() for name, buffer in buffers.items()}
-        with CountedDraws(key):
+        with CountedDraws(key, self._shard):
             try:
                 logits = self._call(self._train_skeleton, params, fresh, x)
             except RuntimeError as error:
@@ -108,7 +117,7 @@ class Functional:
         def predict(params: Params, x: Tensor) -> Tensor:
             # Copies: some norms, of kinds not known here, write to their buffers all the same.
             fresh = {name: buffer.detach().clone() for name, buffer in buffers.items()}
-            with CountedDraws(key):
+            with CountedDraws(key, self._shard):
                 return self._call(self._batch_skeleton, params, fresh, x)
 
         return predict
@@ -130,7 +139,9 @@ class Functional:
         """
         found = dict(after)
         for path, module in self._train_skeleton.named_modules():
-            if not isinstance(module, _BatchNorm) or module.running_mean is None:
+            if not isinstance(module, (_BatchNorm, RunningBatchNorm)):
+                continue
+            if module.running_mean is None:
                 continue
             if module.momentum == 0.0:  # frozen: what it had is what it has
                 continue
@@ -160,6 +171,36 @@ class Functional:
             }
 
         return replace(self, params=move(self.params), buffers=move(self.buffers))
+
+    def across(self, shard: Shard) -> Functional:
+        """Return the same network for batches whose rows lie on several processes.
+
+        Where it normalises by the batch's statistics, they are of the whole batch, in values, in
+        derivatives of every order, and in the running statistics that it leaves. Masks of dropout
+        are of the whole batch too: each process draws them all and keeps its rows.
+
+        Raises `FuncrobustError` for kinds of batch norm that are not torch's own (`nn.BatchNorm1d`
+        to ``3d``), which would see their own rows alone.
+        """
+        if shard.size == 1:
+            return self
+        for path, module in self._train_skeleton.named_modules():
+            known = type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+            if isinstance(module, _BatchNorm) and not known:
+                raise FuncrobustError(
+                    f"{path or 'the network'} is a {type(module).__name__}, whose statistics "
+                    "cannot be shared by several processes: use nn.BatchNorm"
+                )
+        own, running = (partial(norm, shard=shard) for norm in (SharedBatchNorm, RunningBatchNorm))
+        evaluation = skeleton(self._skeleton).eval()
+        batch, train = (skeleton(self._skeleton).train() for _ in range(2))
+        return replace(
+            self,
+            _eval_skeleton=replace_batch_norms(evaluation, AffineBatchNorm, own),
+            _batch_skeleton=replace_batch_norms(batch, own, own),
+            _train_skeleton=replace_batch_norms(train, running, own),
+            _shard=shard,
+        )
 
     def module(self, params: Params | None = None, buffers: Buffers | None = None) -> nn.Module:
         """Return a fresh ``nn.Module`` in evaluation mode holding copies of these tensors."""

@@ -16,6 +16,7 @@ from funcrobust.core.errors import FuncrobustError, require_count, require_finit
 from funcrobust.core.network.functional import Buffers, Functional, Params
 from funcrobust.core.objectives.lift import Metrics, TrainingObjective, cut, is_key, is_rows
 from funcrobust.core.randomness import folded
+from funcrobust.core.shards import Shard
 from funcrobust.core.training.schedules import Schedule
 
 
@@ -151,6 +152,7 @@ def make_update(
     *,
     decay: float | None = None,
     accumulate: int = 1,
+    across: Shard = Shard(),
 ) -> Update:
     """Build ``(state, *batch) -> (state, metrics)``: gradient, optimizer, new state; all pure.
 
@@ -162,6 +164,8 @@ def make_update(
     ``State.average``: of the batch-norm statistics too, which belong to their parameters.
     ``accumulate`` k cuts the batch into k parts of equal size, one after the other: the gradient
     and the metrics are their means, at a k-th of the memory (batch norm sees a part at a time).
+    ``across`` several processes, each with its rows of a batch, gradient and metrics are the means
+    over them: see `shards`.
 
     Raises `FuncrobustError` for a decay outside [0, 1), or a batch that k does not divide.
     """
@@ -178,6 +182,7 @@ def make_update(
                 "initial_state(..., averaged=True)"
             )
         grads, buffers, metrics = _gradient(objective, state, batch, accumulate)
+        grads, metrics = across.mean_of_all((grads, metrics))
         updates, optimizer_state = optim.update(
             grads, state.optimizer_state, params=state.params, inplace=False
         )
