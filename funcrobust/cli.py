@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         code = perform(list(sys.argv[1:] if argv is None else argv))
     except FuncrobustError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")  # torchrun's: all processes may say the same
+        who = "error" if rank == "0" else f"error (process {rank})"
+        print(f"{who}: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -50,10 +52,13 @@ def perform(words: list[str]) -> int:
     if not isinstance(options, Options):  # help, version and completion are done
         return 0
     from funcrobust.report.console import Reporter
+    from funcrobust.running.processes import started
 
     run = import_module(f"funcrobust.commands.{words[0].replace('-', '_')}").run
-    with Reporter.silent() if options.quiet else Reporter() as reporter:
-        outcome: Any = run(options, reporter)
+    with started(options) as here:
+        quiet = options.quiet or not here.first
+        with Reporter.silent() if quiet else Reporter() as reporter:
+            outcome: Any = run(options, reporter)
     return {"diverged": 2, "interrupted": 130}.get(getattr(outcome, "status", ""), 0)
 
 

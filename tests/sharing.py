@@ -1,4 +1,4 @@
-"""What `core/test_shards.py` runs on two processes: importable, so that they find it."""
+"""What tests run on two processes: importable, so that they find it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import funcrobust as fr
 from funcrobust.core.network.functional import functionalize
 from funcrobust.core.objectives.lift import Batch, training_objective
 from funcrobust.core.training.updates import initial_state, make_update, optimizer
+from funcrobust.running.processes import Processes
 
 STEPS = 3
 
@@ -101,4 +102,18 @@ def everything(shard):
     return {
         "trained 1": trained(shard, 1), "trained 2": trained(shard, 2),
         "derivatives": derivatives(shard), "compiled": compiled(shard),
+    }  # fmt: skip
+
+
+def told(shard):
+    """What `running.processes` carries between two."""
+    here = Processes(shard)
+    whole = [
+        torch.arange(7), torch.rand(6, 2, 3, generator=torch.Generator().manual_seed(0)),
+        torch.arange(5) % 2 == 0, torch.arange(1.0),
+    ]  # fmt: skip
+    return {
+        "first": here.first, "same": here.same(f"of {shard.rank}"),
+        "any": (here.any(shard.rank == 1), here.any(False)),
+        "rows": [(here.together(here.own(rows), len(rows)), rows) for rows in whole],
     }  # fmt: skip

@@ -146,6 +146,8 @@ class Options:
 
     chosen_by: ClassVar[str | None] = None
     """The option, if there is one, that names what stands `beneath` the others: a preset."""
+    shared: ClassVar[bool] = False
+    """Whether several processes can share the work (`processes`)."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range, values that do nothing, and what `check` refuses."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.catalogue import functions
@@ -50,6 +50,8 @@ def attack_names() -> tuple[str, ...]:
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Images, Machine):
     """Evaluation."""
+
+    shared: ClassVar[bool] = True
 
     checkpoint: str | None = field(default=None, kw_only=False)
     """File, run folder, shipped name or robustbench:NAME; left out: the shipped classifier."""

@@ -27,6 +27,7 @@ from funcrobust.running.classifier import STRONGEST, Classifier, load_classifier
 from funcrobust.running.dataset import chosen_test_images, load_known
 from funcrobust.running.machine import pick_device, pick_dtype
 from funcrobust.running.measuring import evaluating
+from funcrobust.running.processes import processes
 from funcrobust.running.threat import pick_ball
 
 CHUNK = 500
@@ -74,6 +75,8 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
         options, settings, predict, model.params, x, y, numbers, adversaries, reporter
     )
     seconds = time.perf_counter() - began
+    if not processes().first:
+        return {}
     case = Case(
         predict, model.params, as_float(x), y, ball, outcome, numbers, seed=options.seed,
         step_size=attacking.step_size(options, ball), stronger=attacking.stronger(options, ball),
@@ -127,16 +130,19 @@ def _attack(
         reporter.say(f"{options.save}: {int((stage == len(adversaries)).sum())} examples are done")
 
     def keep() -> None:
-        if options.save is not None:
+        if options.save is not None and processes().first:
             saving.keep(options.save, settings, numbers, y, outcome, stage)
 
-    saved = time.monotonic()
-    total = len(y) * len(adversaries)
+    here, saved = processes(), time.monotonic()
+    chunks = torch.arange(len(y), device=y.device).split(CHUNK * here.size)
+    total = sum(len(here.own(rows)) for rows in chunks) * len(adversaries)
+    already = sum(int(stage[here.own(rows)].sum()) for rows in chunks)
     try:
-        with reporter.track("attack", total, unit="img", initial=int(stage.sum())) as bar:
-            for rows in torch.arange(len(y), device=y.device).split(CHUNK):
+        with reporter.track("attack", total, unit="img", initial=already) as bar:
+            for rows in chunks:
+                own = here.own(rows)
                 for k, (name, adversary) in enumerate(adversaries.items(), start=1):
-                    todo = rows[stage[rows] < k]
+                    todo = own[stage[own] < k]
                     if not len(todo):
                         continue
 
@@ -154,6 +160,8 @@ def _attack(
                     if time.monotonic() - saved > SAVE_EVERY:
                         keep()
                         saved = time.monotonic()
+                for whole in (*outcome, stage):
+                    whole[rows] = here.together(whole[own], len(rows))
     except KeyboardInterrupt:
         keep()
         if options.save is not None:
