@@ -22,7 +22,7 @@ from funcrobust.report.runs import CONFIG, METRICS, RunFolder, require_free
 from funcrobust.running.classifier import CHECKPOINT_FILE
 from funcrobust.running.config import program, resumed, to_config
 from funcrobust.running.groups import Run
-from funcrobust.running.options import command_name
+from funcrobust.running.options import command_name, options_of
 from funcrobust.running.state import Kept, Position, load_position, pack
 from funcrobust.running.stops import Stops
 
@@ -66,6 +66,7 @@ def hold(options: SomeRun) -> Iterator[Held[SomeRun]]:
     Raises `FuncrobustError` for a name that is taken, and for a run to resume that is complete or
     under way in another process.
     """
+    _require_text(options)
     found = resumed(options)
     with ExitStack() as stack:
         if options.resume is not None:
@@ -79,6 +80,19 @@ def hold(options: SomeRun) -> Iterator[Held[SomeRun]]:
         elif options.name is not None:
             require_free(Path(options.out), options.name)
         yield Held(found, stack)
+
+
+def _require_text(options: Run) -> None:
+    """Refuse stray bytes: they could be written into no card, log or picture's title."""
+    for name, option in options_of(type(options)).items():
+        value = getattr(options, name)
+        for text in map(str, value if isinstance(value, tuple | dict) else [value]):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise FuncrobustError(
+                    f"{option.flag} {text!a} is not UTF-8: rename what it names, or link to it"
+                ) from None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from funcrobust.checkpoints.locate import STATE
+from funcrobust.core.errors import one_line
 from funcrobust.core.training.updates import State, Update
 from funcrobust.files import WriteError, also_named
 from funcrobust.report.console import Reporter
@@ -196,7 +197,11 @@ def _record(driven: _Driven, record: Record) -> None:
     epoch, at = driven.epochs, driven.position
     numbered = {"epoch": epoch + 1, "step": at.step, **record}
     driven.log(numbered)
-    driven.sink(numbered)
+    try:
+        driven.sink(numbered)
+    except Exception as error:  # another library's, over a network or a full disk
+        driven.reporter.warn(f"records go to metrics.jsonl alone from here: {one_line(error)}")
+        driven.sink = lambda _: None
     driven.reporter.say(_line(driven.plan, epoch, record))
     driven.position = Position(at.state, seconds=driven.seconds)
 
