@@ -202,7 +202,8 @@ def test_a_folder_deleted_in_the_last_evaluation_is_rescued(tmp_path, whole, mon
 def test_signals_and_pipes_from_outside(tmp_path):
     """A process of its own whose reader has left: stopped, continued, then asked to end."""
     process = subprocess.Popen(
-        [sys.executable, "cli.py", *BARE, "--epochs", "100000", "--ema", "0", "--out", str(tmp_path)],
+        [sys.executable, "cli.py", *BARE, "--epochs", "100000", "--ema", "0", "--out",
+         str(tmp_path)],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
