@@ -12,6 +12,7 @@ from funcrobust.checkpoints.fingerprint import TOLERANCE, difference, fingerprin
 from funcrobust.checkpoints.foreign import read_foreign
 from funcrobust.checkpoints.format import KNOWINGLY, check_finite, read, single_precision
 from funcrobust.checkpoints.locate import SUFFIX, listing, resolve
+from funcrobust.checkpoints.state import read_network, step_of
 from funcrobust.checkpoints.zoo import fitted, is_zoo, locate, zoo_card
 from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.data.progress import Progress, silent
@@ -57,7 +58,7 @@ def load(
         return _load_zoo(zoo_entry(model), path)
     if path.suffix != SUFFIX:
         return _load_foreign(path, model)
-    tensors, card = read(path, verify=verify)
+    tensors, card = read_network(path) if step_of(path) is not None else read(path, verify=verify)
     if model not in (None, card.model):
         raise FuncrobustError(f"{path} holds a {card.model}, not a {model}: leave model= out")
     if ":" in card.model and model is None:

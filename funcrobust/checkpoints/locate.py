@@ -10,6 +10,9 @@ from funcrobust.core.errors import FuncrobustError, did_you_mean
 
 SUFFIX = ".safetensors"
 
+STATE, STATE_BEFORE = f"state{SUFFIX}", f"state-before{SUFFIX}"
+"""A run's newest state, and the one saved before it."""
+
 
 def shipped() -> dict[str, Path]:
     """Return the checkpoints that travel with the project, by name."""
@@ -27,12 +30,14 @@ def _shipped_folders() -> tuple[Path, ...]:
 def resolve(path_or_name: str | Path) -> Path:
     """Return the file meant by a path, a run's folder or the name of a shipped checkpoint.
 
-    A folder means its ``checkpoint.safetensors``; the suffix may be left out.
+    A folder means its ``checkpoint.safetensors``, or else the state of the run in it; the suffix
+    may be left out.
 
     Raises `FuncrobustError` that lists what there is when nothing fits.
     """
     path = Path(path_or_name).expanduser()
-    for candidate in (path, Path(f"{path}{SUFFIX}"), path / f"checkpoint{SUFFIX}"):
+    inside = (path / name for name in (f"checkpoint{SUFFIX}", STATE, STATE_BEFORE))
+    for candidate in (path, Path(f"{path}{SUFFIX}"), *inside):
         if os.path.isfile(candidate):  # noqa: PTH113  (Path's own raises on too long a name)
             return candidate
     known = shipped()

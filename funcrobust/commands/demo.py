@@ -12,7 +12,7 @@ from funcrobust.running.options import Where
 
 if TYPE_CHECKING:
     from funcrobust.report.console import Reporter
-    from funcrobust.running.loop import Result
+    from funcrobust.running.holding import Result
 
 
 @dataclass(frozen=True, kw_only=True)

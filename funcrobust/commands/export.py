@@ -42,7 +42,9 @@ def run(options: Export, reporter: Reporter) -> Path:
     """Write the checkpoint in the other form, and say how it is loaded there."""
     from funcrobust import checkpoints
     from funcrobust.checkpoints import export
+    from funcrobust.running.classifier import say_if_state
 
+    say_if_state(options.checkpoint, reporter)
     module, card = checkpoints.load(
         options.checkpoint, model=options.model, progress=reporter.progress_callback()
     )

@@ -24,6 +24,12 @@ from funcrobust.report.bars import Bars, Track
 
 
 class _Console(Console):
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError:  # the terminal was closed, or the disk that stdout goes to is full
+            self.on_broken_pipe()
+
     def on_broken_pipe(self) -> None:  # the reader left; rich would end a training there
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
@@ -74,7 +80,9 @@ class Reporter:
     def attach(self, log_file: Path) -> None:
         """Begin (or move) the log; lines said before the first file are written to it too."""
         try:
-            log = Path(log_file).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115
+            log = Path(log_file).open(  # noqa: SIM115
+                "a", encoding="utf-8", errors="backslashreplace", buffering=1
+            )
         except OSError as error:
             raise FuncrobustError(f"cannot write the log {log_file}: {error.strerror}") from error
         before, self._log = self._log, log

@@ -172,6 +172,8 @@ class Run(Images, Machine, Optimiser):
     """The run folder's name; left out: date, time and command."""
     log: Annotated[Literal["none", "tensorboard", "wandb"], Where()] = "none"
     """Where records go besides metrics.jsonl."""
+    save_every: Annotated[float, Gt(0), Where()] = 60.0
+    """Seconds between two saves: what a kill costs at most."""
     resume: Annotated[Path | None, Where()] = None
     """A run folder to continue, with its own options."""
 
@@ -212,7 +214,7 @@ class Restored(Options):
             )
 
 
-ANEW = ("device", "data_dir", "log")
+ANEW = ("device", "data_dir", "log", "save_every")
 """What may be said anew when a run is resumed: the numbers do not depend on it."""
 
 
