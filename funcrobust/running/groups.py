@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -151,6 +151,7 @@ class Optimiser(Options):
 class Run(Images, Machine, Optimiser):
     """Run."""
 
+    shared: ClassVar[bool] = True
     precision: Precision = "auto"
     """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
     compile: bool | None = None

@@ -6,12 +6,12 @@ import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from funcrobust.checkpoints.format import copies
-from funcrobust.checkpoints.locate import STATE
+from funcrobust.checkpoints.locate import STATE, STATE_BEFORE
 from funcrobust.checkpoints.state import write_state
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.training.updates import State
@@ -23,7 +23,8 @@ from funcrobust.running.classifier import CHECKPOINT_FILE
 from funcrobust.running.config import program, resumed, to_config
 from funcrobust.running.groups import Run
 from funcrobust.running.options import command_name, options_of
-from funcrobust.running.state import Kept, Position, load_position, pack
+from funcrobust.running.processes import processes
+from funcrobust.running.state import STATE_RECORDED, Kept, Position, load_position, pack
 from funcrobust.running.stops import Stops
 
 SomeRun = TypeVar("SomeRun", bound=Run)
@@ -67,8 +68,12 @@ def hold(options: SomeRun) -> Iterator[Held[SomeRun]]:
     under way in another process.
     """
     _require_text(options)
-    found = resumed(options)
+    here = processes()
     with ExitStack() as stack:
+        if not here.first:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            options = _spectating(options, folder, here.same(None))
+        found = resumed(options)
         if options.resume is not None:
             run = RunFolder.open(options.resume)
             if (result := run.result()) is not None:
@@ -79,7 +84,32 @@ def hold(options: SomeRun) -> Iterator[Held[SomeRun]]:
             stack.enter_context(run.locked())
         elif options.name is not None:
             require_free(Path(options.out), options.name)
+        if here.first:
+            here.same(_files(options.resume))
         yield Held(found, stack)
+
+
+_CARRIED = (CONFIG, METRICS, STATE, STATE_BEFORE, STATE_RECORDED)
+
+
+def _files(folder: Path | None) -> dict[str, bytes] | None:
+    """Return what a run is resumed from."""
+    if folder is None or processes().size == 1:
+        return None
+    there = {name: folder / name for name in _CARRIED}
+    return {name: path.read_bytes() for name, path in there.items() if path.is_file()}
+
+
+def _spectating(options: SomeRun, folder: Path, files: dict[str, bytes] | None) -> SomeRun:
+    """Give a process that is not the first a folder of its own, which nobody sees.
+
+    A run to resume is copied there, so that the machines need no folder in common.
+    """
+    if files is None:
+        return replace(options, out=folder)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return replace(options, resume=folder)
 
 
 def _require_text(options: Run) -> None:

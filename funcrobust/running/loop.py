@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from funcrobust.checkpoints.locate import STATE
-from funcrobust.core.errors import one_line
+from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.core.training.updates import State, Update
 from funcrobust.files import WriteError, also_named
 from funcrobust.report.console import Reporter
@@ -25,7 +25,8 @@ from funcrobust.report.records import as_line, parse_line
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import Sink
 from funcrobust.running.collapse import Record, collapse
-from funcrobust.running.holding import rescued
+from funcrobust.running.holding import rescued, resumption
+from funcrobust.running.processes import is_loss_of_another, processes
 from funcrobust.running.state import (
     STATE_RECORDED,
     Kept,
@@ -92,7 +93,12 @@ def drive(plan: Plan, start: Position, run: RunFolder, reporter: Reporter, sink:
     driven = _Driven(plan, start, run, reporter, sink)
     try:
         with Stops() as stops, Writer(run, plan.save_every, plan.kept) as writer:
-            outcome = _through(driven, writer, stops)
+            try:
+                outcome = _through(driven, writer, stops)
+            except RuntimeError as error:
+                if not is_loss_of_another(error):
+                    raise
+                raise _left_alone(driven, writer) from error
             if stops.asked:  # whatever the verdict is, it will be the same on resuming
                 writer.save(driven.position)
                 writer.wait()
@@ -100,6 +106,16 @@ def drive(plan: Plan, start: Position, run: RunFolder, reporter: Reporter, sink:
             return outcome
     except WriteError as error:
         raise rescued(run, driven.records, driven.position, plan.kept, error) from error
+
+
+def _left_alone(driven: _Driven, writer: Writer) -> FuncrobustError:
+    """Save what this process has, where another of the run has ended."""
+    writer.save(driven.position)
+    writer.wait()
+    return FuncrobustError(
+        f"another process of the run has ended; its state at step {driven.position.step} is saved: "
+        f"{resumption(driven.run)}, on as many processes as you like"
+    )
 
 
 class _Driven:
@@ -190,7 +206,8 @@ def _examined(driven: _Driven, stops: Stops) -> Record | None:
         raise
     except KeyboardInterrupt:
         return None
-    return _mean(driven.position) | found
+    record: Record = processes().same(_mean(driven.position) | found)
+    return record
 
 
 def _record(driven: _Driven, record: Record) -> None:
@@ -236,27 +253,30 @@ def _update(driven: _Driven, writer: Writer, stops: Stops) -> None:
     plan, at, epoch = driven.plan, driven.position, driven.epochs
     end = min((epoch + 1) * plan.steps_per_epoch, plan.steps)
     # Reading a number off a GPU waits for it: there, look at the metrics only now and then.
-    every = 1 if _device(at.state).type == "cpu" else 50
+    device, here = _device(at.state), processes()
+    every = 1 if device.type == "cpu" else 50
     good = at.state
     title = f"{plan.unit} {epoch + 1}/{plan.epochs}"
     total = (end - at.step) * plan.batch_size
     with driven.reporter.track(title, total=total, unit="img") as bar:
         for step in range(at.step, end):
-            if stops.asked:
+            if step % every == 0:  # all of a run's processes stop at one step
+                stops.asked = here.any(stops.asked, device)
+            if stops.asked and (here.size == 1 or step % every == 0):
                 return
-            here = driven.position
-            after, metrics = plan.update(here.state, plan.batch(step))
+            before = driven.position
+            after, metrics = plan.update(before.state, here.shard.rows(plan.batch(step)))
             shown = {}
             if (step + 1) % every == 0 or step + 1 == end:
                 shown = {name: float(m) for name, m in metrics.items()}
                 for name, value in shown.items():
                     if not math.isfinite(value):
                         raise _DivergedError(name, step, good)
-                good = here.state
+                good = before.state
                 # Not the state after, whose loss nobody has seen: a state saved is a good one.
                 if writer.due():
-                    writer.save(here)
-            driven.position = _further(here, after, metrics, driven.seconds)
+                    writer.save(before)
+            driven.position = _further(before, after, metrics, driven.seconds)
             bar.advance(plan.batch_size, **shown)
 
 

@@ -30,6 +30,7 @@ from funcrobust.running.holding import Held, Result, conclude, hold
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import maybe_compile, pick_device, pick_precision
 from funcrobust.running.measuring import evaluating, measure
+from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
 from funcrobust.running.state import Kept
 from funcrobust.running.threat import pick_ball
@@ -67,7 +68,8 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
         save_every=options.save_every,
         kept=kept,
     )
-    outcome = drive(plan, position, run, reporter, open_sink(options.log, run, "cure-train"))
+    log = options.log if processes().first else "none"
+    outcome = drive(plan, position, run, reporter, open_sink(log, run, "cure-train"))
     return conclude(
         run, outcome.status, outcome.position, reporter, kept,
         save=lambda: work.save(outcome), finish=lambda: work.finish(outcome),
@@ -164,6 +166,8 @@ class Work:
             f"PGD-{steps}"
         )
         save_checkpoint(run, model, params, buffers, replace(self.card(notes), metrics=figures))
+        if not processes().first:
+            return figures
         draw(options, predict, params, self.dataset, self.training.ball, run)
         reporter.table(
             f"cure-train: {options.model} on {self.dataset.name}, {which}, "

@@ -39,6 +39,7 @@ from funcrobust.running.machine import (
     pick_dtype,
     pick_precision,
 )
+from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
 from funcrobust.running.state import Kept
 
@@ -79,8 +80,9 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     batches = make_batches(options, dataset)
     # Not on CUDA either unless asked to: compiled, ψ is the unrolled iteration, and its memory
     # grows with the steps.
+    batch = processes().shard.rows(batches(0))
     update = maybe_compile(
-        update, state=state, batch=batches(0), wanted=bool(options.compile), reporter=reporter
+        update, state=state, batch=batch, wanted=bool(options.compile), reporter=reporter
     )
     kept = Kept(_card(work, ""), left_out=(STARTS,))
     plan = Plan(
@@ -95,7 +97,8 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
         save_every=options.save_every,
         kept=kept,
     )
-    outcome = drive(plan, position, run, reporter, open_sink(options.log, run, "psi-train"))
+    log = options.log if processes().first else "none"
+    outcome = drive(plan, position, run, reporter, open_sink(log, run, "psi-train"))
     card = _card(work, f"{outcome.status} after {outcome.position.step} updates")
     return conclude(
         run, outcome.status, outcome.position, reporter, kept,
@@ -161,6 +164,8 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float], new: Card) -
         f"{which}; robust: under PGD-{steps}; worst: and then sharp PGD-{steps}",
     )
     _save(work, outcome, replace(new, metrics=after))
+    if not processes().first:
+        return after
     draw(work, state)
     restores = ["restored"] if options.restore else []
     reporter.table(
