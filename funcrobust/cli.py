@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError
 
 from funcrobust import commands
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, visible
 from funcrobust.running.catalogue import summary
 from funcrobust.running.commandline import command, explained
 from funcrobust.running.options import Options
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         code = perform(list(sys.argv[1:] if argv is None else argv))
     except FuncrobustError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

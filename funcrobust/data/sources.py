@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, visible
 from funcrobust.data.cache import (
     Digests,
     cache_file,
@@ -135,7 +135,7 @@ def _attempt(source: _Source, failures: dict[str, str], *, warn: bool) -> Arrays
     except FuncrobustError as error:
         failures[source.phrase] = str(error)
         if warn:
-            warnings.warn(f"{source.phrase}: {error}; looking elsewhere", stacklevel=4)
+            warnings.warn(visible(f"{source.phrase}: {error}; looking elsewhere"), stacklevel=4)
         return None
 
 
