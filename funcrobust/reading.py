@@ -55,6 +55,27 @@ def read_file(path: str | Path, *, most: int | None = None) -> bytes:
         os.close(descriptor)
 
 
+def require_own_files(folder: Path) -> None:
+    """Raise `FuncrobustError` unless all in a folder are plain files of its own, and folders.
+
+    To go on with a run writes to its files: a link that leads elsewhere would let it write there.
+    """
+    own = os.path.realpath(folder)
+    for place, folders, files in os.walk(own):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            kind = path.lstat().st_mode
+            if stat.S_ISLNK(kind):
+                real = os.path.realpath(path)
+                if os.path.commonpath([own, real]) != own or not os.path.exists(real):  # noqa: PTH110
+                    raise FuncrobustError(
+                        f"{path} is a link that leads out of the folder, to {real}: put the file "
+                        "itself there"
+                    )
+            elif not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                raise FuncrobustError(f"{path} is no plain file: take it out of the folder")
+
+
 _NO_WAIT: int = getattr(os, "O_NONBLOCK", 0)
 _BINARY: int = getattr(os, "O_BINARY", 0)
 
@@ -160,7 +181,7 @@ def converter() -> cattrs.Converter:
     made.register_structure_hook(Path, lambda value, _: Path(strictly(value, str)))
     # Whether a text is one of the choices, the options themselves say.
     made.register_structure_hook_func(
-        lambda kind: get_origin(kind) is Literal, lambda value, _: strictly(value, str)
+        lambda kind: _origin(kind) is Literal, lambda value, _: strictly(value, str)
     )
 
     def several(value: Any, kind: Any) -> Any:
@@ -179,10 +200,14 @@ def converter() -> cattrs.Converter:
         name, held = get_args(kind)
         return {made.structure(k, name): made.structure(v, held) for k, v in value.items()}
 
-    made.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, several)
-    made.register_structure_hook_func(lambda kind: get_origin(kind) is dict, by_name)
+    made.register_structure_hook_func(lambda kind: _origin(kind) is tuple, several)
+    made.register_structure_hook_func(lambda kind: _origin(kind) is dict, by_name)
     made.register_unstructure_hook(Path, str)
     return made
+
+
+def _origin(kind: Any) -> Any:
+    return get_origin(kind)
 
 
 def _shown(value: Any) -> str:

@@ -41,7 +41,7 @@ def listening(path):
 def test_what_is_no_plain_file_is_refused_without_waiting(tmp_path, monkeypatch, make):
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "it")
-    with pytest.raises(FuncrobustError, match="cannot read .*it: "):
+    with pytest.raises(FuncrobustError, match=r"cannot read .*it: "):
         read_file(tmp_path / "it")
 
 
@@ -117,10 +117,10 @@ def test_another_type_is_refused(change, why):
 
 
 def test_what_is_lacking_is_named():
-    with pytest.raises(FuncrobustError, match="^card: it lacks 'sizes'"):
+    with pytest.raises(FuncrobustError, match=r"^card: it lacks 'sizes'"):
         structured(Shape, {"name": "a"}, "card")
     for value in (None, 3, [], "ab"):
-        with pytest.raises(FuncrobustError, match="^card: "):
+        with pytest.raises(FuncrobustError, match=r"^card: "):
             structured(Shape, value, "card")
 
 

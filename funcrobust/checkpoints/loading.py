@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ def load(
     if ":" in card.model and model is None:
         raise FuncrobustError(
             f"{path} needs the code {card.model!r}: if you trust it, say so with "
-            f"--model {card.model} (in Python: model={card.model!r})"
+            f"--model {shlex.quote(card.model)} (in Python: model={card.model!r})"
         )
     network = fill(build(card), tensors, card.model, path)
     if verify and card.fingerprint:

@@ -35,13 +35,13 @@ def one_line(error: object) -> str:
 
 
 def visible(text: str, most: int = 4000) -> str:
-    """Return a text as a terminal can be given it: one line, nothing in it that is obeyed.
+    r"""Return a text as a terminal can be given it: one line, nothing in it that is obeyed.
 
     Control characters (ESC, a line's end), marks that turn the direction of writing and all else
     that is not to be seen are spelled out. What is longer than ``most`` is cut.
 
-    >>> print(visible("a\\x1b[2J\\u202eb"))
-    a\\x1b[2J\\u202eb
+    >>> print(visible("a\x1b[2J\u202eb"))
+    a\x1b[2J\u202eb
     """
     cut = text if len(text) <= most else f"{text[:most]}..."
     if cut.isprintable():

@@ -13,6 +13,7 @@ from funcrobust.data.npz import read_npz
 from funcrobust.data.progress import Progress, silent
 from funcrobust.data.sets import find, names
 from funcrobust.data.sources import Embedded, obtain
+from funcrobust.reading import user_path
 
 
 def load(
@@ -43,7 +44,7 @@ def load(
         _refuse(folder, f"{name} comes with {known.library}")
         arrays, source = known.read(), known.library
     else:
-        where = default_cache() if cache is None else cache.expanduser()
+        where = default_cache() if cache is None else user_path(cache)
         arrays, source = obtain(
             name, known, folder=folder, cache=where, download=download, progress=progress
         )
@@ -52,7 +53,7 @@ def load(
 
 def _own(name: str, folder: Path | None) -> Dataset:
     """A user's own set, by the path of its file or folder."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.suffix == ".npz":
         _refuse(folder, f"{name} is itself a file")
         return dataset_from(name, read_npz(path), f"file {path}")

@@ -23,6 +23,7 @@ from funcrobust.data.cache import (
 )
 from funcrobust.data.dataset import Arrays
 from funcrobust.data.progress import Progress
+from funcrobust.reading import user_path
 
 
 class DataUnavailable(FuncrobustError):  # noqa: N818, the name says what is so
@@ -109,7 +110,7 @@ def _local(name: str, published: Published, folder: Path | None) -> list[_Source
     def read(place: Path) -> Arrays:
         return _checked(name, published, published.read_folder(place))
 
-    given = [] if folder is None else [folder.expanduser()]
+    given = [] if folder is None else [user_path(folder)]
     found = [place for place in published.system_folders if place.is_dir()]
     return [_Source(f"folder {place}", partial(read, place)) for place in (*given, *found)]
 

@@ -5,6 +5,7 @@ Lengths (epsilon, alpha, step_size) are in units of the data, [0, 1]: 8/255 is 0
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.reading import user_path
 from funcrobust.running.catalogue import files_in
 from funcrobust.running.options import (
     Choices,
@@ -22,6 +24,7 @@ from funcrobust.running.options import (
     Flag,
     Options,
     Spelled,
+    Vouched,
     Weight,
     Where,
     only_with,
@@ -32,8 +35,40 @@ from funcrobust.running.options import (
 if TYPE_CHECKING:
     from funcrobust.core.walks import AnyWalk, Walks
 
+
+def _is_code(value: str, _folder: Path) -> bool:
+    return ":" in value
+
+
+def _is_elsewhere(value: str | Path, folder: Path) -> bool:
+    """Tell whether a place is outside a run's folder."""
+    try:
+        place, own = (os.path.realpath(user_path(path)) for path in (value, folder))
+        return os.path.commonpath([place, own]) != own
+    except ValueError:  # no path at all, or another drive of Windows
+        return True
+
+
+def _is_others_checkpoint(value: str, folder: Path) -> bool:
+    from funcrobust.checkpoints import resolve, shipped
+
+    try:
+        return resolve(value) not in shipped().values() and _is_elsewhere(value, folder)
+    except FuncrobustError:  # not there, or of RobustBench's zoo
+        return True
+
+
+def _is_own_data(value: str, folder: Path) -> bool:
+    return value not in files_in("data/sets") and _is_elsewhere(value, folder)
+
+
+Factory = Vouched(_is_code)
+Place = Vouched(_is_elsewhere)
+CheckpointName = Annotated[str, Vouched(_is_others_checkpoint)]
 Precision = Literal["fp32", "bf16", "auto"]
-DatasetName = Annotated[str, Choices(partial(files_in, "data/sets"), all_there_is=False)]
+DatasetName = Annotated[
+    str, Choices(partial(files_in, "data/sets"), all_there_is=False), Vouched(_is_own_data)
+]
 Rate = Annotated[Weight, Flag("--lr-max", "--lr")]
 Radius = Annotated[Weight, Flag("--epsilon", "--eps")]
 Schedule = Literal[
@@ -61,7 +96,7 @@ class Images(Options):
 
     dataset: DatasetName | None = None
     """A name, FILE.npz or FOLDER; left out: the data that the checkpoint was made for."""
-    data_dir: Annotated[Path | None, Where()] = None
+    data_dir: Annotated[Path | None, Where(), Place] = None
     """A local folder that holds a published dataset."""
 
 
@@ -173,7 +208,16 @@ class Run(Images, Machine, Optimiser):
     log: Annotated[Literal["none", "tensorboard", "wandb"], Where()] = "none"
     """Where records go besides metrics.jsonl."""
     resume: Annotated[Path | None, Where()] = None
-    """A run folder to continue, with its own options."""
+    """A run folder to continue, with its own options.
+
+    Code that its config.json names, and places outside the folder, are taken only if they are said
+    again.
+    """
+
+    @property
+    def unread(self) -> bool:
+        """Whether the others are those of the run to resume."""
+        return self.resume is not None
 
     @classmethod
     def filled(cls, given: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> Self:
@@ -219,7 +263,11 @@ ANEW = ("device", "data_dir", "log")
 def require_resumable(cls: type[Options], given: Iterable[str]) -> None:
     """Raise for options that a resumed run has already, and would ignore."""
     fields = options_of(cls)
-    extra = [fields[name].flag for name in given if name not in (*ANEW, "resume")]
+    extra = [
+        fields[name].flag
+        for name in given
+        if name not in (*ANEW, "resume") and not fields[name].vouched
+    ]
     if extra:
         raise FuncrobustError(
             f"--resume goes on with the run's own options: leave {', '.join(extra)} out"

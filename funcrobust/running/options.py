@@ -88,6 +88,16 @@ class Acts:
     needs: Callable[[Any], str]
 
 
+@dataclass(frozen=True)
+class Vouched:
+    """A file may not choose it by itself: a run is resumed with it only if it is said again.
+
+    ``outside(value, folder)`` tells so of a value that the run in ``folder`` has stored.
+    """
+
+    outside: Callable[[Any, Path], bool]
+
+
 class Where:
     """The option says where, not what: a command that does the same again leaves it out."""
 
@@ -178,6 +188,11 @@ class Options:
     @property
     def quiet(self) -> bool:
         """Whether the command prints nothing but its result."""
+        return False
+
+    @property
+    def unread(self) -> bool:
+        """Whether the others are in a folder that is yet to be read."""
         return False
 
     @classmethod
@@ -274,12 +289,24 @@ class Option:
         """Whether it says where, not what."""
         return any(isinstance(m, Where) for m in self.marks)
 
+    def outside(self, value: Any, folder: Path) -> bool:
+        """Whether a run in the folder may have such a value only if a person says it, too."""
+        marks = (mark for mark in self.marks if isinstance(mark, Vouched))
+        return value is not None and any(mark.outside(value, folder) for mark in marks)
+
+    @property
+    def vouched(self) -> bool:
+        """Whether there are such values."""
+        return any(isinstance(mark, Vouched) for mark in self.marks)
+
     def acts(self, options: Any) -> bool:
         """Whether the option does anything beside these."""
         return all(m.when(options) for m in self.marks if isinstance(m, Acts))
 
     def require_acting(self, options: Any) -> None:
         """Raise for an option that does nothing beside these."""
+        if options.unread:
+            return
         for mark in self.marks:
             if isinstance(mark, Acts) and not mark.when(options):
                 raise FuncrobustError(f"{self.flag} does nothing here: {mark.needs(options)}")

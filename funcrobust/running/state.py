@@ -14,7 +14,7 @@ from funcrobust.core.training.updates import State
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.running.classifier import CHECKPOINT_FILE
-from funcrobust.running.config import program, to_config
+from funcrobust.running.config import resume_command, to_config
 from funcrobust.running.groups import Run
 from funcrobust.running.options import command_name
 
@@ -39,7 +39,7 @@ def say_how_to_resume(run: RunFolder, command: str, reporter: Reporter) -> None:
     reporter.warn(
         f"interrupted: {run.file(CHECKPOINT_FILE)} holds the parameters as they are. Continue with"
     )
-    reporter.say(f"{program()} {command} --resume {run.path}")
+    reporter.say(resume_command(run, command))
 
 
 def save_state(run: RunFolder, state: State) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError, unknown_name
-from funcrobust.running.groups import Radius, Rate, Restored, Run
+from funcrobust.running.groups import CheckpointName, Factory, Radius, Rate, Restored, Run
 from funcrobust.running.options import (
     Choices,
     Count,
@@ -150,9 +150,9 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
     objective: Annotated[str, Choices(OBJECTIVES)] = "restoration"
     """Where the other options begin: restoration trains ψ to restore degraded images, drift is the
     ψ document's own."""
-    checkpoint: str | None = None
+    checkpoint: CheckpointName | None = None
     """File, run folder, shipped name or robustbench:NAME; left out: the shipped classifier."""
-    model: str | None = None
+    model: Annotated[str, Factory] | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     restore: Weight = 8.0
     updates: Count = 6000

@@ -119,7 +119,8 @@ def transferred(
     if not _finished(path):
         if path.exists() and not begun:  # killed before there was anything to go on from
             shutil.rmtree(path)
-        resumed = PsiTrain.filled(where | {"resume": path}) if begun else wanted
+        own = where | {"resume": path, "checkpoint": base, "dataset": dataset}
+        resumed = PsiTrain.filled(own) if begun else wanted
         if psi_train(resumed, reporter).status == "interrupted":
             raise KeyboardInterrupt
     return path
