@@ -60,4 +60,5 @@ def destination(path: str | Path, in_folder: str) -> Path:
 def listing(found: Sequence[str], limit: int) -> str:
     """Name the first of what was found, in a line."""
     more = ", ..." if len(found) > limit else ""
-    return (", ".join(found[:limit]) or "nothing") + more
+    names = (name if len(name) <= 80 else f"{name[:80]}..." for name in found[:limit])
+    return (", ".join(names) or "nothing") + more

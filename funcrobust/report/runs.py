@@ -7,6 +7,7 @@ the recipe puts there (``checkpoint.safetensors``, ``console.log``, pictures).
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import sys
@@ -19,6 +20,7 @@ from typing import Any, Self
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.environment import device_name, versions
 from funcrobust.files import atomic_write
+from funcrobust.reading import LARGEST_TEXT, parse_json, read_file
 from funcrobust.report.records import Record, append_line, as_json, as_line, parse_line
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
@@ -95,13 +97,10 @@ class RunFolder:
         """
         path = Path(path)
         try:
-            record = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise FuncrobustError(
-                f"{path} is not a run folder: cannot read its {CONFIG} ({error.strerror})"
-            ) from error
-        except ValueError as error:
-            raise FuncrobustError(f"{path / CONFIG} is not JSON: {error}") from error
+            raw = read_file(path / CONFIG, most=LARGEST_TEXT)
+        except FuncrobustError as error:
+            raise FuncrobustError(f"{path} is not a run folder: {error}") from error
+        record = parse_json(raw, path / CONFIG)
         if not isinstance(record, dict) or not isinstance(record.get("options"), dict):
             raise FuncrobustError(f"{path / CONFIG} is not the record of a run: no options in it")
         return cls(path, record)
@@ -139,7 +138,8 @@ class RunFolder:
             FuncrobustError: a line before the last is damaged.
         """
         path = self.file(METRICS)
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        raw = read_file(path, most=LARGEST_TEXT) if os.path.lexists(path) else b""
+        lines = raw.split(b"\n")
         records = []
         for number, line in enumerate(lines, start=1):
             record = parse_line(line)

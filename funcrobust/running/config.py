@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from funcrobust.core.errors import FuncrobustError, did_you_mean
+from funcrobust.core.errors import FuncrobustError, did_you_mean, require_count
 from funcrobust.reading import converter, require_own_files, structured
-from funcrobust.report.runs import CONFIG, RunFolder
+from funcrobust.report.runs import CONFIG, METRICS, RunFolder
 from funcrobust.running.groups import ANEW, Run, require_resumable
 from funcrobust.running.options import Options, command_name, options_of
 
@@ -70,7 +70,17 @@ def resumed(options: SomeRun) -> SomeRun:
         )
     stored = from_config(cls, run.config, options.resume / CONFIG)
     _require_vouched(stored, given, options.resume)
+    _require_records(run)
     return replace(stored, **given)
+
+
+def _require_records(run: RunFolder) -> None:
+    """Raise unless a run's records are numbers, of epochs and steps that are counts."""
+    for record in run.metrics():
+        what = f"a record in {run.file(METRICS)}"
+        for name in ("epoch", "step"):
+            require_count(f"the {name} of {what}", record.get(name))  # type: ignore[arg-type]
+        structured(dict[str, float | None], record, what)
 
 
 def _require_vouched(stored: Run, given: Mapping[str, Any], folder: Path) -> None:

@@ -132,7 +132,7 @@ def test_strips_are_left_along_the_way(options):
 
 @pytest.mark.parametrize("start", ["own", "made", "learned", "degraded"])
 def test_resumed_equals_uninterrupted(options, restoring, monkeypatch, start):
-    """Ctrl-C while the seventh batch is drawn; then --resume, and which checkpoint it began from."""
+    """Ctrl-C while the seventh batch is drawn; then --resume, with its checkpoint said again."""
     changes = {"learn_starts": 32} if start == "learned" else {"start": start}
     if start == "degraded":
         options, changes = restoring, {}

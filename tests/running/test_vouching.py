@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -176,3 +176,40 @@ def test_json_of_a_run_folder_is_written_for_reading(tmp_path):
     folder = stored(tmp_path)
     assert json.loads((folder / "config.json").read_text())["command"] == "cure-train"
     assert RunFolder.open(folder).config["preset"] == "digits"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {}, {"epoch": 1}, {"epoch": "1", "step": 2}, {"epoch": 1, "step": -7},
+        {"epoch": 1.5, "step": 2}, {"epoch": None, "step": 2}, {"epoch": True, "step": 2},
+        {"epoch": 1, "step": 2, "train_worst": "x"}, {"epoch": 1, "step": 2, "test_clean": [0.5]},
+        {"epoch": 1, "step": 2, "lr": {"a": 1}},
+    ],
+)  # fmt: skip
+def test_records_of_another_form_are_refused(tmp_path, record):
+    folder = stored(tmp_path)
+    good = {"epoch": 1, "step": 2, "train_worst": None, "lr": 0.1}
+    (folder / "metrics.jsonl").write_text(f"{json.dumps(good)}\n")
+    assert resumed(CureTrain(resume=folder)).resume == folder
+    (folder / "metrics.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(record)}\n")
+    with pytest.raises(FuncrobustError, match=r"a record in .*metrics\.jsonl"):
+        resumed(CureTrain(resume=folder))
+
+
+@pytest.mark.parametrize("name", sorted({f.name for f in fields(CureTrain)} - {"resume"}))
+@pytest.mark.parametrize(
+    "value", [None, "x", "", -7, 10**19, 1.5, True, [], {}, [[[]]], {"a": {"b": 1}}, "\0"]
+)
+def test_an_option_of_another_type_is_refused_or_is_one(tmp_path, monkeypatch, name, value):
+    monkeypatch.chdir(tmp_path)
+    folder, said, found = stored(tmp_path, **{name: value}), "", None
+    try:
+        found = resumed(CureTrain(resume=folder))
+    except FuncrobustError as error:
+        said = str(error)
+    assert (found is None) == bool(said)
+    assert "\n" not in said
+    assert len(said) < 1000
+    if found is not None:
+        assert to_config(found)[name] == value

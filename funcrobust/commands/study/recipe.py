@@ -7,7 +7,6 @@ that it has on other images (`scores`), with what the classifier before draws at
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from funcrobust import checkpoints, data
+from funcrobust.checkpoints.card import card_from
 from funcrobust.checkpoints.zoo import is_zoo
 from funcrobust.commands.psi_train.options import DRIFT, PsiTrain
 from funcrobust.commands.psi_train.recipe import psi_train
@@ -28,6 +28,7 @@ from funcrobust.core.losses import cross_entropy
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.perturbations.projected_gradient import psi
 from funcrobust.core.randomness import generator, key
+from funcrobust.reading import read_file
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import CONFIG, RunFolder
 from funcrobust.running.classifier import load_classifier, pick_judges
@@ -153,8 +154,8 @@ def _require_same(given: PsiTrain, path: Path) -> None:
 
 
 def _finished(path: Path) -> bool:
-    card = path / "checkpoint.json"
-    return card.exists() and "interrupted" not in json.loads(card.read_text())["notes"]
+    beside = path / "checkpoint.json"
+    return beside.exists() and "interrupted" not in card_from(read_file(beside), beside).notes
 
 
 def published(model: Functional, dataset: data.Dataset, options: Study) -> Functional:
