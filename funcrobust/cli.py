@@ -49,6 +49,7 @@ def perform(words: list[str]) -> int:
     options = call(*bound.args, **bound.kwargs)
     if not isinstance(options, Options):  # help, version and completion are done
         return 0
+    options.require_places()
     from funcrobust.report.console import Reporter
 
     run = import_module(f"funcrobust.commands.{words[0].replace('-', '_')}").run

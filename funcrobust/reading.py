@@ -96,16 +96,18 @@ def user_path(path: str | Path) -> Path:
 # --- JSON ---------------------------------------------------------------------------------------
 
 
-def parse_json(text: str | bytes, what: object) -> Any:
+def parse_json(text: str | bytes, what: object, *, finite: bool = True) -> Any:
     """Return what JSON says: no name twice, and finite numbers of which integers have 64 bits.
+
+    Without ``finite``, NaN and infinities are numbers too.
 
     Raises `FuncrobustError` that names ``what`` for all else, and for too deep a nesting.
     """
     try:
         plain = text.decode("utf-8") if isinstance(text, bytes) else text
         value = json.loads(
-            plain, object_pairs_hook=_once, parse_int=_integer, parse_float=_finite,
-            parse_constant=_finite,
+            plain, object_pairs_hook=_once, parse_int=_integer,
+            parse_float=_finite if finite else float, parse_constant=_finite if finite else float,
         )  # fmt: skip
         if "\\ud" in plain.lower():  # half a character, perhaps, which nothing can be written with
             json.dumps(value, ensure_ascii=False).encode()
@@ -180,7 +182,13 @@ def converter() -> cattrs.Converter:
 
     for kind in (int, float, str, bool):
         made.register_structure_hook(kind, strictly)
-    made.register_structure_hook(Path, lambda value, _: Path(strictly(value, str)))
+
+    def path(value: Any, _: Any) -> Path:
+        if not strictly(value, str):  # the current folder, to pathlib
+            raise TypeError("expected a path, got ''")
+        return Path(value)
+
+    made.register_structure_hook(Path, path)
     # Whether a text is one of the choices, the options themselves say.
     made.register_structure_hook_func(
         lambda kind: _origin(kind) is Literal, lambda value, _: strictly(value, str)

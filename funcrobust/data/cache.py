@@ -72,7 +72,7 @@ def read_cache(path: Path, expected: Digests | None) -> Arrays:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         arrays = Arrays(**tensors, class_names=tuple(json.loads(header["class_names"])))
         recorded: Digests = json.loads(header["sha256"])
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # of many types: a header may hold anything
         raise FuncrobustError(f"{path} is damaged ({error})") from error
     return verify(str(path), arrays, expected or recorded)
 

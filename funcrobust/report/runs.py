@@ -100,7 +100,7 @@ class RunFolder:
             raw = read_file(path / CONFIG, most=LARGEST_TEXT)
         except FuncrobustError as error:
             raise FuncrobustError(f"{path} is not a run folder: {error}") from error
-        record = parse_json(raw, path / CONFIG)
+        record = parse_json(raw, path / CONFIG, finite=False)
         if not isinstance(record, dict) or not isinstance(record.get("options"), dict):
             raise FuncrobustError(f"{path / CONFIG} is not the record of a run: no options in it")
         return cls(path, record)

@@ -16,13 +16,18 @@ from funcrobust.checkpoints import Card
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.randomness import generator, key
+from funcrobust.data.archives import LIMIT
 from funcrobust.report.console import Reporter
 from funcrobust.running.groups import Images
 
 
-def load_data(name: str, folder: Path | None, reporter: Reporter) -> data.Dataset:
+def load_data(
+    name: str, folder: Path | None, reporter: Reporter, max_bytes: int = LIMIT
+) -> data.Dataset:
     """Load a dataset, and say what it is; ``folder`` may hold a published one."""
-    dataset = data.load(name, folder=folder, progress=reporter.progress_callback())
+    dataset = data.load(
+        name, folder=folder, progress=reporter.progress_callback(), max_bytes=max_bytes
+    )
     reporter.say(
         f"{dataset.name}: {len(dataset.y_train)} training and {len(dataset.y_test)} test images "
         f"of {'x'.join(map(str, dataset.image_shape))} ({dataset.source})"
@@ -62,7 +67,8 @@ def dataset_for(given: str | None, card: Card) -> str:
 
 def load_known(images: Images, card: Card, reporter: Reporter) -> data.Dataset:
     """Load the data that a command was given, or else the classifier's; they must fit it."""
-    dataset = load_data(dataset_for(images.dataset, card), images.data_dir, reporter)
+    name = dataset_for(images.dataset, card)
+    dataset = load_data(name, images.data_dir, reporter, images.max_bytes)
     require_same_images(card, dataset)
     return dataset
 

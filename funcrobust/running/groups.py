@@ -5,23 +5,19 @@ Lengths (epsilon, alpha, step_size) are in units of the data, [0, 1]: 8/255 is 0
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.reading import user_path
-from funcrobust.running.catalogue import files_in
 from funcrobust.running.options import (
-    Choices,
     Count,
     Flag,
+    Lies,
     Options,
     Spelled,
     Vouched,
@@ -31,44 +27,21 @@ from funcrobust.running.options import (
     options_of,
     unless,
 )
+from funcrobust.running.places import (
+    MAX_GIB,
+    DatasetName,
+    Decoded,
+    Folder,
+    Place,
+    is_much,
+    require_there,
+)
 
 if TYPE_CHECKING:
     from funcrobust.core.walks import AnyWalk, Walks
 
 
-def _is_code(value: str, _folder: Path) -> bool:
-    return ":" in value
-
-
-def _is_elsewhere(value: str | Path, folder: Path) -> bool:
-    """Tell whether a place is outside a run's folder."""
-    try:
-        place, own = (os.path.realpath(user_path(path)) for path in (value, folder))
-        return os.path.commonpath([place, own]) != own
-    except ValueError:  # no path at all, or another drive of Windows
-        return True
-
-
-def _is_others_checkpoint(value: str, folder: Path) -> bool:
-    from funcrobust.checkpoints import resolve, shipped
-
-    try:
-        return resolve(value) not in shipped().values() and _is_elsewhere(value, folder)
-    except FuncrobustError:  # not there, or of RobustBench's zoo
-        return True
-
-
-def _is_own_data(value: str, folder: Path) -> bool:
-    return value not in files_in("data/sets") and _is_elsewhere(value, folder)
-
-
-Factory = Vouched(_is_code)
-Place = Vouched(_is_elsewhere)
-CheckpointName = Annotated[str, Vouched(_is_others_checkpoint)]
 Precision = Literal["fp32", "bf16", "auto"]
-DatasetName = Annotated[
-    str, Choices(partial(files_in, "data/sets"), all_there_is=False), Vouched(_is_own_data)
-]
 Rate = Annotated[Weight, Flag("--lr-max", "--lr")]
 Radius = Annotated[Weight, Flag("--epsilon", "--eps")]
 Schedule = Literal[
@@ -82,12 +55,9 @@ def _require_device(text: str) -> None:
         raise FuncrobustError(f"unknown device {text!r}: use auto, cpu, cuda or cuda:N")
 
 
-def _require_png(text: str) -> None:
-    if not text.lower().endswith(".png"):
-        raise FuncrobustError(f"--png must name a .png file, got {text}")
-
-
-Picture = Annotated[Path, Spelled(_require_png)]
+def _require_plain_name(text: str) -> None:
+    if text in (".", "..") or Path(text).name != text or not text.isprintable() or len(text) > 200:
+        raise FuncrobustError(f"--name must be one plain folder name, got {text[:80]!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +66,15 @@ class Images(Options):
 
     dataset: DatasetName | None = None
     """A name, FILE.npz or FOLDER; left out: the data that the checkpoint was made for."""
-    data_dir: Annotated[Path | None, Where(), Place] = None
+    data_dir: Annotated[Path | None, Where(), Place, Lies(require_there)] = None
     """A local folder that holds a published dataset."""
+    max_data_gib: Annotated[float, Gt(0), Le(2**20), Vouched(is_much), Decoded] = MAX_GIB
+    """What images of your own may be at most when they are decoded; more is refused before."""
+
+    @property
+    def max_bytes(self) -> int:
+        """The same in bytes."""
+        return int(self.max_data_gib * 2**30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,13 +178,13 @@ class Run(Images, Machine, Optimiser):
     """Test images of the final figures, at random."""
     evaluate_steps: Count = 20
     """PGD steps of the final figures."""
-    out: Annotated[Path, Where()] = Path("runs")
+    out: Folder = Path("runs")
     """Where run folders go."""
-    name: Annotated[str | None, Where()] = None
+    name: Annotated[str | None, Where(), Spelled(_require_plain_name)] = None
     """The run folder's name; left out: date, time and command."""
     log: Annotated[Literal["none", "tensorboard", "wandb"], Where()] = "none"
     """Where records go besides metrics.jsonl."""
-    resume: Annotated[Path | None, Where()] = None
+    resume: Annotated[Path | None, Where(), Lies(require_there)] = None
     """A run folder to continue, with its own options.
 
     Code that its config.json names, and places outside the folder, are taken only if they are said

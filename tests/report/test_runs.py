@@ -154,7 +154,7 @@ def test_sinks_that_are_not_there(tmp_path, monkeypatch):
 DEEP = b"[" * 50_000 + b"]" * 50_000
 CONFIGS = [
     b"", b"null", b"3", b"[]", b"\xff\xfe", b'{"options": []}', b'{"options": null}', DEEP,
-    b'{"options":' * 50_000, b'{"options": {"seed": NaN}}', b'{"options": {"seed": 1e999}}',
+    b'{"options":' * 50_000,
     b'{"options": {}, "options": {}}', b'{"options": {"seed": ' + b"9" * 5000 + b"}}",
     b'{"options": {"name": "\\ud800"}}', b" " * (2**26 + 1),
 ]  # fmt: skip

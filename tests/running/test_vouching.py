@@ -197,19 +197,26 @@ def test_records_of_another_form_are_refused(tmp_path, record):
         resumed(CureTrain(resume=folder))
 
 
-@pytest.mark.parametrize("name", sorted({f.name for f in fields(CureTrain)} - {"resume"}))
-@pytest.mark.parametrize(
-    "value", [None, "x", "", -7, 10**19, 1.5, True, [], {}, [[[]]], {"a": {"b": 1}}, "\0"]
-)
-def test_an_option_of_another_type_is_refused_or_is_one(tmp_path, monkeypatch, name, value):
+NOT_A_VALUE = [None, "x", "", -7, 10**19, 1.5, True, [], {}, [[[]]], {"a": {"b": 1}}, "\0"]
+
+
+@pytest.mark.parametrize("value", NOT_A_VALUE, ids=range(len(NOT_A_VALUE)))
+@pytest.mark.parametrize("cls", [CureTrain, PsiTrain])
+def test_an_option_of_another_type_is_refused_or_is_one(tmp_path, monkeypatch, cls, value):
+    """Each in turn has the value in config.json."""
     monkeypatch.chdir(tmp_path)
-    folder, said, found = stored(tmp_path, **{name: value}), "", None
-    try:
-        found = resumed(CureTrain(resume=folder))
-    except FuncrobustError as error:
-        said = str(error)
-    assert (found is None) == bool(said)
-    assert "\n" not in said
-    assert len(said) < 1000
-    if found is not None:
-        assert to_config(found)[name] == value
+    path = stored(tmp_path, cls) / "config.json"
+    record = json.loads(path.read_text())
+    for name in (field.name for field in fields(cls) if field.name != "resume"):
+        changed = record | {"options": record["options"] | {name: value}}
+        path.write_text(json.dumps(changed))
+        said, found = "", None
+        try:
+            found = resumed(cls(resume=path.parent))
+        except FuncrobustError as error:
+            said = str(error)
+        assert (found is None) == bool(said), name
+        assert "\n" not in said
+        assert len(said) < 1000
+        if found is not None:
+            assert to_config(found)[name] == value

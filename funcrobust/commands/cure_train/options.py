@@ -11,16 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from funcrobust.commands.cure_train.presets import PRESETS, fitting
 from funcrobust.core.errors import FuncrobustError, unknown_name
 from funcrobust.running.catalogue import Function, ParameterOf, functions, parameter_of
-from funcrobust.running.groups import (
-    CheckpointName,
-    DatasetName,
-    Factory,
-    Radius,
-    Rate,
-    Restored,
-    Run,
-    Schedule,
-)
+from funcrobust.running.groups import Radius, Rate, Restored, Run, Schedule
 from funcrobust.running.options import (
     Choices,
     Count,
@@ -29,6 +20,7 @@ from funcrobust.running.options import (
     Weight,
     only_with,
 )
+from funcrobust.running.places import CheckpointName, DatasetName, Factory
 
 ALIASES = {"fgsm": "rs-fgsm", "pgd": "pgd-k"}
 """Other names of attacks: the document family's, and the one that everybody uses."""

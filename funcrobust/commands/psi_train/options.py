@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError, unknown_name
-from funcrobust.running.groups import CheckpointName, Factory, Radius, Rate, Restored, Run
+from funcrobust.running.groups import Radius, Rate, Restored, Run
 from funcrobust.running.options import (
     Choices,
     Count,
@@ -21,6 +21,7 @@ from funcrobust.running.options import (
     only_with,
     unless,
 )
+from funcrobust.running.places import CheckpointName, Factory
 
 DERIVATIVES = r"adjoint(:\d+)?|unrolled|truncated:[1-9]\d*|one-step|implicit(:[1-9]\d*)?"
 
