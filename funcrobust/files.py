@@ -13,6 +13,7 @@ import zlib
 from pathlib import Path
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.reading import user_path
 
 TEMPORARY = ".*.tmp"
 """The pattern of the names under which files are written, to find what a killed process left."""
@@ -33,7 +34,7 @@ def name_and_path(text: str, kind: str) -> tuple[str, Path | None]:
     name, equals, path = text.removeprefix(kind).removeprefix(":").partition("=")
     if not name or (equals and not path):
         raise FuncrobustError(f"{text!r} lacks a part: {kind}:NAME or {kind}:NAME=PATH")
-    return name, Path(path).expanduser() if path else None
+    return name, user_path(path) if path else None
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from funcrobust.core.errors import FuncrobustError, did_you_mean
+from funcrobust.reading import user_path
 
 SUFFIX = ".safetensors"
 
@@ -35,7 +36,7 @@ def resolve(path_or_name: str | Path) -> Path:
 
     Raises `FuncrobustError` that lists what there is when nothing fits.
     """
-    path = Path(path_or_name).expanduser()
+    path = user_path(path_or_name)
     inside = (path / name for name in (f"checkpoint{SUFFIX}", STATE, STATE_BEFORE))
     for candidate in (path, Path(f"{path}{SUFFIX}"), *inside):
         if os.path.isfile(candidate):  # noqa: PTH113  (Path's own raises on too long a name)
@@ -55,7 +56,7 @@ def resolve(path_or_name: str | Path) -> Path:
 
 def destination(path: str | Path, in_folder: str) -> Path:
     """Return where to write: ``path`` with our suffix; in a folder, a file named ``in_folder``."""
-    path = Path(path).expanduser()
+    path = user_path(path)
     if os.path.isdir(path):  # noqa: PTH112
         return path / f"{in_folder}{SUFFIX}"
     return path if path.suffix == SUFFIX else Path(f"{path}{SUFFIX}")
@@ -64,4 +65,5 @@ def destination(path: str | Path, in_folder: str) -> Path:
 def listing(found: Sequence[str], limit: int) -> str:
     """Name the first of what was found, in a line."""
     more = ", ..." if len(found) > limit else ""
-    return (", ".join(found[:limit]) or "nothing") + more
+    names = (name if len(name) <= 80 else f"{name[:80]}..." for name in found[:limit])
+    return (", ".join(names) or "nothing") + more

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from torch import Tensor
 
 from funcrobust.checkpoints.card import Card, card_from
@@ -23,7 +25,8 @@ from funcrobust.checkpoints.format import (
     write,
 )
 from funcrobust.checkpoints.locate import destination, resolve
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, require_count
+from funcrobust.reading import parse_json, structured
 
 _STATE = "funcrobust.state"  # its key in the safetensors metadata
 
@@ -60,24 +63,63 @@ def load_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is not the state of a run, so nothing can be resumed from it: give the file "
             "that save_state wrote"
         )
-    try:
-        found = json.loads(metadata[_STATE])
-        meta, sha256 = found["meta"], found["sha256"]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    found = parse_json(metadata[_STATE], f"the state in {path}")
+    if not isinstance(found, dict) or not isinstance(found.get("meta"), dict):
         raise FuncrobustError(
-            f"{path} is damaged, or of an earlier version (its state does not parse: {error!r}): "
-            "go on with the version that wrote it, or start anew"
-        ) from error
-    if sha256 != _sha256(tensors, meta):
+            f"{path} is damaged, or of an earlier version: go on with the version that wrote it, "
+            "or start anew"
+        )
+    meta: dict[str, Any] = found["meta"]
+    if found.get("sha256") != _sha256(tensors, meta):
         raise FuncrobustError(
             f"{path} is damaged: what it holds does not have the SHA-256 that was written with it"
         )
+    _check_step(tensors, meta, path)
+    _check_strides(tensors, meta, path)
     return tensors, meta
 
 
 def _sha256(tensors: Mapping[str, Tensor], meta: Any) -> str:
     text = digest(tensors) + json.dumps(meta, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_step(tensors: Mapping[str, Tensor], meta: Mapping[str, Any], path: Path) -> None:
+    """Raise for a step, where there is one, that is no count."""
+    step = tensors.get("step")
+    if step is not None and (step.shape or step.dtype != torch.int64 or int(step) < 0):
+        raise FuncrobustError(f"{path} is damaged: its step is no whole number >= 0")
+    if "step" in meta:
+        require_count(f"the step in {path}", meta["step"])
+
+
+def _check_strides(tensors: Mapping[str, Tensor], meta: Mapping[str, Any], path: Path) -> None:
+    """Raise unless memory layouts, where there are any, are orders of the axes of each tensor.
+
+    With gaps between them a few numbers would claim any amount of memory. The sums of an epoch's
+    metrics are numbers without a layout.
+    """
+    if "strides" not in meta:
+        return
+    strides = structured(dict[str, tuple[int, ...]], meta["strides"], f"the strides in {path}")
+    for name, tensor in tensors.items():
+        if name.startswith("sums/") and tensor.ndim == 0:
+            continue
+        if name not in strides or not _is_dense(tuple(tensor.shape), strides[name]):
+            raise FuncrobustError(f"{path} is damaged: it has no memory layout of {name[:80]!r}")
+
+
+def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Tell whether the elements lie one after another, in whatever order of the axes."""
+    if len(strides) != len(shape) or min(strides, default=0) < 0:
+        return False
+    expected = 1
+    for stride, size in sorted(pair for pair in zip(strides, shape, strict=True) if pair[1] > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    # Where an axis is of one element, or none is there, no step along it is taken.
+    return max(strides, default=0) <= max(math.prod(n for n in shape if n), 1)
 
 
 # --- the network in it --------------------------------------------------------------------------
@@ -119,8 +161,9 @@ def read_network(path: Path) -> tuple[dict[str, Tensor], Card]:
         for key, tensor in tensors.items()
         if key.startswith(f"{part}/")
     }
-    network = {name: t for name, t in network.items() if name not in meta["left_out"]}
+    left_out = structured(tuple[str, ...], meta.get("left_out"), f"the state in {path}")
+    network = {name: t for name, t in network.items() if name not in left_out}
     check_finite(network, path)
     card = card_from(json.dumps(meta["card"]), path)
-    notes = f"the state at step {meta['step']} of a run that has not ended"
+    notes = f"the state at step {meta.get('step')} of a run that has not ended"
     return single_precision(network), replace(card, notes=notes)

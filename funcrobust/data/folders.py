@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +12,30 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.archives import reading
+from funcrobust.data.archives import LIMIT, reading, require_room
 from funcrobust.data.dataset import Arrays
+from funcrobust.reading import read_file
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
+_FORMATS = ("PNG", "JPEG")
 _GRAY = ("1", "L")
 _COLOUR = ("RGB", "RGBA", "P", "LA", "CMYK")
 
 
-def read_image_folder(root: Path) -> Arrays:
+def read_image_folder(root: Path, max_bytes: int = LIMIT) -> Arrays:
     """Read ``train/<class>/*.png|jpg`` and ``test/<class>/*``; labels follow the sorted names.
 
     The set is gray if every image is, else RGB. Raises ``FuncrobustError`` if the halves' classes
-    differ, a class has no image, or an image cannot be read or has another size (it is named).
+    differ, a class has no image, or an image cannot be read or has another size (it is named); and
+    for images of more than ``max_bytes`` in all, before the first is decoded.
     """
     classes, test_classes = (_classes(root / half) for half in ("train", "test"))
     if odd := sorted(set(classes) ^ set(test_classes)):
         raise FuncrobustError(f"{root}: class {odd[0]!r} is in only one of train and test")
     halves = [[_images(root / half / name) for name in classes] for half in ("train", "test")]
     size, mode = _common_format([path for half in halves for paths in half for path in paths])
+    count = sum(len(paths) for half in halves for paths in half)
+    require_room(root, count * size[0] * size[1] * (1 if mode == "L" else 3), max_bytes)
     x_train, x_test = (_decode([path for paths in half for path in paths], size, mode)
                        for half in halves)  # fmt: skip
     y_train, y_test = (np.repeat(np.arange(len(half)), [len(paths) for paths in half])
@@ -74,16 +81,26 @@ def _common_format(paths: list[Path]) -> tuple[tuple[int, int], str]:
 
 
 def _header(path: Path) -> tuple[tuple[int, int], str]:
-    with reading(path), Image.open(path) as image:
+    with reading(path), opened(path) as image:
         if image.mode not in _GRAY + _COLOUR:
             raise FuncrobustError(f"{path} is in mode {image.mode}; only 8-bit images are read")
         return image.size, image.mode
+
+
+def opened(path: Path, formats: tuple[str, ...] = _FORMATS) -> Image.Image:
+    """Open an image, of which the header is read alone.
+
+    Of the formats named: a file's content chooses the decoder, and one of PIL's runs a program.
+    """
+    with warnings.catch_warnings():  # of sizes, for which there is a limit here
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(read_file(path)), formats=formats)
 
 
 def _decode(paths: list[Path], size: tuple[int, int], mode: str) -> NDArray[Any]:
     width, height = size
     images = np.empty((len(paths), height, width, 1 if mode == "L" else 3), np.uint8)
     for place, path in zip(images, paths, strict=True):
-        with reading(path), Image.open(path) as image:
+        with reading(path), opened(path) as image:
             place[...] = np.asarray(image.convert(mode)).reshape(place.shape)
     return images

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from funcrobust.core.errors import FuncrobustError, did_you_mean
+from funcrobust.data.archives import LIMIT
 from funcrobust.data.cache import default_cache
 from funcrobust.data.dataset import Dataset, dataset_from
 from funcrobust.data.folders import read_image_folder
@@ -13,6 +14,7 @@ from funcrobust.data.npz import read_npz
 from funcrobust.data.progress import Progress, silent
 from funcrobust.data.sets import find, names
 from funcrobust.data.sources import Embedded, obtain
+from funcrobust.reading import user_path
 
 
 def load(
@@ -22,6 +24,7 @@ def load(
     cache: Path | None = None,
     download: bool = True,
     progress: Progress = silent,
+    max_bytes: int = LIMIT,
 ) -> Dataset:
     """Return the set ``name``: one of ``names()``, a ``.npz`` file or a folder of images.
 
@@ -29,7 +32,8 @@ def load(
     copy in a layout it is published in, or its archive), then, unless ``download`` is False, at
     its remotes; it is checked against published checksums wherever it comes from, so ``folder``
     can only change where the bits come from, never which. An embedded set, a file and a folder of
-    one's own need none of this, and refuse a ``folder``.
+    one's own need none of this, and refuse a ``folder``. They are decoded only if they are at most
+    ``max_bytes`` then.
 
     Raises:
         DataUnavailable: no source is in reach; each is listed with the reason.
@@ -37,28 +41,30 @@ def load(
             cache cannot be written.
     """
     if name not in names():
-        return _own(name, folder)
+        return _own(name, folder, max_bytes)
     known = find(name)
     if isinstance(known, Embedded):
         _refuse(folder, f"{name} comes with {known.library}")
         arrays, source = known.read(), known.library
     else:
-        where = default_cache() if cache is None else cache.expanduser()
+        if folder is not None and not os.path.exists(user_path(folder)):  # noqa: PTH110
+            raise FuncrobustError(f"no such folder: {folder}")
+        where = default_cache() if cache is None else user_path(cache)
         arrays, source = obtain(
             name, known, folder=folder, cache=where, download=download, progress=progress
         )
     return dataset_from(name, arrays, source, mirrored=known.mirrored)
 
 
-def _own(name: str, folder: Path | None) -> Dataset:
+def _own(name: str, folder: Path | None, max_bytes: int) -> Dataset:
     """A user's own set, by the path of its file or folder."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.suffix == ".npz":
         _refuse(folder, f"{name} is itself a file")
-        return dataset_from(name, read_npz(path), f"file {path}")
-    if path.is_dir():
+        return dataset_from(name, read_npz(path, max_bytes), f"file {path}")
+    if os.path.isdir(path):  # noqa: PTH112  (Path's raises on NUL and long names)
         _refuse(folder, f"{name} is itself a folder")
-        return dataset_from(name, read_image_folder(path), f"folder {path}")
+        return dataset_from(name, read_image_folder(path, max_bytes), f"folder {path}")
     raise FuncrobustError(_unknown(name))
 
 

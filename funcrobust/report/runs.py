@@ -8,6 +8,7 @@ recipe puts there (``checkpoint.safetensors``, ``console.log``, pictures), and a
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -23,6 +24,7 @@ from filelock import FileLock, Timeout
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.environment import device_name, versions
 from funcrobust.files import WriteError, atomic_write, clear_leftovers, temporary_name
+from funcrobust.reading import LARGEST_TEXT, parse_json, read_file
 from funcrobust.report.records import Record, append_line, as_json, as_line, parse_line
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
@@ -102,13 +104,10 @@ class RunFolder:
         """
         path = Path(path)
         try:
-            record = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise FuncrobustError(
-                f"{path} is not a run folder: cannot read its {CONFIG} ({error.strerror})"
-            ) from error
-        except ValueError as error:
-            raise FuncrobustError(f"{path / CONFIG} is not JSON: {error}") from error
+            raw = read_file(path / CONFIG, most=LARGEST_TEXT)
+        except FuncrobustError as error:
+            raise FuncrobustError(f"{path} is not a run folder: {error}") from error
+        record = parse_json(raw, path / CONFIG, finite=False)
         if not isinstance(record, dict) or not isinstance(record.get("options"), dict):
             raise FuncrobustError(f"{path / CONFIG} is not the record of a run: no options in it")
         return cls(path, record)
@@ -201,7 +200,8 @@ class RunFolder:
             FuncrobustError: a line before the last is damaged.
         """
         path = self.file(METRICS)
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        raw = read_file(path, most=LARGEST_TEXT) if os.path.lexists(path) else b""
+        lines = raw.split(b"\n")
         records = []
         for number, line in enumerate(lines, start=1):
             record = parse_line(line)

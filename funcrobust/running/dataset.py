@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,18 @@ from funcrobust.checkpoints import Card
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.randomness import generator, key
+from funcrobust.data.archives import LIMIT
 from funcrobust.report.console import Reporter
 from funcrobust.running.groups import Images
 
 
-def load_data(name: str, folder: Path | None, reporter: Reporter) -> data.Dataset:
+def load_data(
+    name: str, folder: Path | None, reporter: Reporter, max_bytes: int = LIMIT
+) -> data.Dataset:
     """Load a dataset, and say what it is; ``folder`` may hold a published one."""
-    dataset = data.load(name, folder=folder, progress=reporter.progress_callback())
+    dataset = data.load(
+        name, folder=folder, progress=reporter.progress_callback(), max_bytes=max_bytes
+    )
     reporter.say(
         f"{dataset.name}: {len(dataset.y_train)} training and {len(dataset.y_test)} test images "
         f"of {'x'.join(map(str, dataset.image_shape))} ({dataset.source})"
@@ -44,15 +50,25 @@ def shuffled_if_sorted(dataset: data.Dataset) -> data.Dataset:
 
 
 def dataset_for(given: str | None, card: Card) -> str:
-    """Use the data the classifier was made for, unless told otherwise."""
+    """Use the data the classifier was made for, unless told otherwise.
+
+    Raises `FuncrobustError` for a card that does not say, and for one that names a place: a file
+    does not choose what is read.
+    """
     if not given and card.dataset == "unknown":
         raise FuncrobustError("this checkpoint does not say which data it is for: use --dataset")
+    if not given and card.dataset not in data.names():
+        raise FuncrobustError(
+            f"this checkpoint's card says the data {card.dataset}, and a file may not choose what "
+            f"is read: if it is right, say --dataset {shlex.quote(card.dataset)}"
+        )
     return given or card.dataset
 
 
 def load_known(images: Images, card: Card, reporter: Reporter) -> data.Dataset:
     """Load the data that a command was given, or else the classifier's; they must fit it."""
-    dataset = load_data(dataset_for(images.dataset, card), images.data_dir, reporter)
+    name = dataset_for(images.dataset, card)
+    dataset = load_data(name, images.data_dir, reporter, images.max_bytes)
     require_same_images(card, dataset)
     return dataset
 

@@ -114,7 +114,8 @@ def transferred(
     if begun:
         _require_same(wanted, path)
     if not begun or RunFolder.open(path).result() is None:
-        resumed = PsiTrain.filled(where | {"resume": path}) if begun else wanted
+        own = where | {"resume": path, "checkpoint": base, "dataset": dataset}
+        resumed = PsiTrain.filled(own) if begun else wanted
         if psi_train(resumed, reporter).status == "interrupted":
             raise KeyboardInterrupt
     return path
