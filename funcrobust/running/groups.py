@@ -34,6 +34,7 @@ from funcrobust.running.places import (
     Folder,
     Place,
     is_much,
+    require_run,
     require_there,
 )
 
@@ -184,7 +185,7 @@ class Run(Images, Machine, Optimiser):
     """The run folder's name; left out: date, time and command."""
     log: Annotated[Literal["none", "tensorboard", "wandb"], Where()] = "none"
     """Where records go besides metrics.jsonl."""
-    resume: Annotated[Path | None, Where(), Lies(require_there)] = None
+    resume: Annotated[Path | None, Where(), Lies(require_run)] = None
     """A run folder to continue, with its own options.
 
     Code that its config.json names, and places outside the folder, are taken only if they are said
