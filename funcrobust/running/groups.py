@@ -34,6 +34,7 @@ from funcrobust.running.places import (
     Folder,
     Place,
     is_much,
+    require_run,
     require_there,
 )
 
@@ -187,7 +188,7 @@ class Run(Images, Machine, Optimiser):
     """Where records go besides metrics.jsonl."""
     save_every: Annotated[float, Gt(0), Where()] = 60.0
     """Seconds between two saves: what a kill costs at most."""
-    resume: Annotated[Path | None, Where(), Lies(require_there)] = None
+    resume: Annotated[Path | None, Where(), Lies(require_run)] = None
     """A run folder to continue, with its own options.
 
     Code that its config.json names, and places outside the folder, are taken only if they are said
