@@ -1,24 +1,33 @@
 """AutoAttack's standard ensemble: `evaluate --autoattack`'s against the authors' package.
 
     python benchmarks/autoattack.py [--checkpoint cifar10-linf-tiny] [--examples 100] [--search]
+        [--processes 2]
 
 Both attack the same random CIFAR-10 test images in one process: the reference implementation
 (pyautoattack, as its documentation uses it, on the plain nn.Module), and ours, attack by attack on
 those that withstood the ones before. Both draw their own random starts, so an example may fall to
 one and not to the other: the disagreements are counted. With ``--search`` ours is run once more,
-searching in bfloat16 as `evaluate --search bf16` does.
+searching in bfloat16 as `evaluate --search bf16` does; with ``--processes`` once more by so many
+processes of torchrun, which share the images and the threads.
 
 Takes some 5 minutes on 2 CPU cores.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import common
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import funcrobust as fr
@@ -29,6 +38,7 @@ from funcrobust.core.evaluation import Run
 from funcrobust.core.evaluation.ensemble import attack_the_standing, look
 from funcrobust.running.dataset import chosen_test_images
 
+ROOT = Path(__file__).parents[1]
 NAMES = {"APGD-CE": "apgd-ce", "APGD-T": "apgd-t", "FAB-T": "fab-t", "Square": "square"}
 
 
@@ -50,6 +60,28 @@ def ours(
         outcome = attack_the_standing(model.predict, model.params, y, outcome, k, adversary, run)
         rows[attack] = {"seconds": time.perf_counter() - began, "robust": outcome.robust}
     return rows
+
+
+def shared(name: str, examples: int, seed: int, processes: int, threads: int) -> dict[str, Any]:
+    """Standing after each attack, and the seconds of all: `evaluate` under torchrun."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved, figures = Path(folder, "found.safetensors"), Path(folder, "figures.json")
+        words = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+            str(processes), str(ROOT / "cli.py"), "evaluate", name, "--autoattack", "--examples",
+            str(examples), "--seed", str(seed), "--no-checks", "--no-page", "--save", str(saved),
+            "--json", str(figures),
+        ]  # fmt: skip
+        given = {**os.environ, "OMP_NUM_THREADS": str(max(1, threads // processes))}
+        subprocess.run(words, env=given, check=True, capture_output=True)
+        seconds = json.loads(figures.read_text())["seconds"]
+        fell_to = load_file(saved)["fell_to"]
+    standing = {k: (fell_to < 0) | (fell_to > k) for k in range(1, len(NAMES) + 1)}
+    last = list(NAMES)[-1]  # which has the seconds of all four
+    return {
+        attack: {"seconds": seconds if attack == last else 0.0, "robust": standing[k]}
+        for k, attack in enumerate(NAMES, start=1)
+    }
 
 
 def reference(name: str, x: Tensor, y: Tensor, device: str) -> dict[str, Any]:
@@ -83,6 +115,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="cifar10-linf-tiny")
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--search", action="store_true", help="ours in bfloat16 as well")
+    parser.add_argument("--processes", type=int, help="ours by so many processes as well")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -92,6 +125,9 @@ def main() -> None:
     found = {"ours": ours(*given, numbers.to(args.device), args.device)}
     if args.search:
         found["in bf16"] = ours(*given, numbers.to(args.device), args.device, half=True)
+    if args.processes:
+        count = (args.examples, args.seed, args.processes, args.threads)
+        found[f"{args.processes} processes"] = shared(args.checkpoint, *count)
     theirs = reference(*given, args.device)
     seconds, apart, ratios = {}, {}, {}
     total = sum(row["seconds"] for row in theirs.values())

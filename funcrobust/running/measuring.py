@@ -15,6 +15,7 @@ from funcrobust.core.network.functional import (
 )
 from funcrobust.report.console import Reporter
 from funcrobust.running.dataset import Chosen
+from funcrobust.running.processes import Processes, processes
 
 
 def measure(
@@ -36,18 +37,24 @@ def measure(
         worst    and under sharp PGD of as many from each of its starts as well
 
     PGD can be blind where a gradient is masked; more restarts of it are as blind. Sharp PGD takes
-    other ways, and only on the images that withstood.
+    other ways, and only on the images that withstood. Several processes share the images; all of
+    them must call this.
     """
+    here = processes() if len(images.y) >= processes().size else Processes()
+    own = here.own(torch.arange(len(images.y), device=images.y.device))
+    part = Chosen(*(rows[own] for rows in images))
     step_size = getattr(ball, "radius", 1.0) / 4
     adversaries: dict[str, evaluation.Adversary] = {
         "robust": evaluation.Pgd(ball, step_size, steps),
         "worst": evaluation.sharp_pgd(ball, step_size=step_size, steps=steps),
     }
-    with reporter.track(title, total=len(images.y) * len(adversaries), unit="img") as bar:
+    with reporter.track(title, total=len(own) * len(adversaries), unit="img") as bar:
         outcome = evaluation.attack_all(
-            predict, params, images.x, images.y, adversaries, numbers=images.places, seed=seed,
+            predict, params, part.x, part.y, adversaries, numbers=part.places, seed=seed,
             batch_size=batch_size, advance=bar.advance,
         )  # fmt: skip
+    fell_to = here.together(outcome.fell_to, len(images.y))
+    outcome = outcome._replace(fell_to=fell_to)
     which = {"clean": outcome.clean, "robust": outcome.after(1), "worst": outcome.robust}
     return {name: float(right.float().mean()) for name, right in which.items()}
 

@@ -27,6 +27,20 @@ def carried(share: float, count: int) -> int:
     return max(1, round(share * count))
 
 
+def require_equal_shares(share: float, count: int, size: int) -> None:
+    """Refuse a batch of ``count`` images, of which a share carries a term, that ``size`` processes
+    cannot have equal parts of.
+    """
+    part = carried(share, count)
+    own = carried(share, count // size)
+    if count % size or part % size or own * size != part:
+        carrying = f", {part} of which carry a term on a share of them" if part < count else ""
+        raise FuncrobustError(
+            f"{size} processes cannot share batches of {count} images{carrying}: choose a batch "
+            "size that both divide by them"
+        )
+
+
 def gaussian_starts(dataset: data.Dataset) -> GaussianStarts:
     """Take 800 images of each class: plenty for its mean and covariance.
 

@@ -31,7 +31,13 @@ from funcrobust.core.training.updates import State, Update
 from funcrobust.data.progress import Progress, silent
 from funcrobust.running.dataset import rehearse, require_same_images
 from funcrobust.running.machine import pick_dtype, to_device
-from funcrobust.running.restoring import carried, degrading, gaussian_starts
+from funcrobust.running.processes import processes
+from funcrobust.running.restoring import (
+    carried,
+    degrading,
+    gaussian_starts,
+    require_equal_shares,
+)
 from funcrobust.running.threat import pick_ball
 
 Prepare = Callable[..., Update]
@@ -50,7 +56,8 @@ class Training:
     rate: Schedule
     dtype: torch.dtype | None
     update: Callable[[Prepare], Update]
-    """Builds the update, with each of its (one or two) pure parts handed through ``Prepare``."""
+    """Builds the update, with each of its (one or two) pure parts handed through ``Prepare``. Of a
+    batch it takes the rows that are this process's."""
 
 
 def assemble(options: CureTrain, dataset: data.Dataset, progress: Progress = silent) -> Training:
@@ -83,11 +90,15 @@ def assemble(options: CureTrain, dataset: data.Dataset, progress: Progress = sil
         _helper_labels(options, dataset, dtype, progress),
     )
 
+    shard = processes().shard
+    require_equal_shares(options.cure_fraction, options.batch_size, shard.size)
+    whole = model.across(shard)
+
     def update_with(weight: float, prepare: Prepare) -> Update:
         composed = replace(composition, weight=weight)
-        objective = training_objective(model, composed, dtype=dtype)
-        made = updates.make_update(objective, optim, decay=options.ema or None)
-        return prepare(made, state=state, batch=batches(0))
+        objective = training_objective(whole, composed, dtype=dtype)
+        made = updates.make_update(objective, optim, decay=options.ema or None, across=shard)
+        return prepare(made, state=state, batch=shard.rows(batches(0)))
 
     def update(prepare: Prepare) -> Update:
         k = options.cure_every if options.regularised else 1

@@ -31,14 +31,25 @@ from funcrobust.core.training import updates
 from funcrobust.core.training.schedules import schedule
 from funcrobust.core.training.updates import State, Update
 from funcrobust.running.measuring import evaluating
-from funcrobust.running.restoring import carried, degrading, gaussian_starts, of_class, white
+from funcrobust.running.processes import processes
+from funcrobust.running.restoring import (
+    carried,
+    degrading,
+    gaussian_starts,
+    of_class,
+    require_equal_shares,
+    white,
+)
 
 
 def make_training(
     options: PsiTrain, ball: Ball, model: Functional, dataset: data.Dataset,
     dtype: torch.dtype | None,
 ) -> tuple[Update, State]:  # fmt: skip
-    """Build the update and the state before the first one."""
+    """Build the update and the state before the first one.
+
+    Of a batch the update takes the rows that are this process's.
+    """
     rate = schedule(
         options.lr_schedule, lr_max=options.lr_max, lr_min=options.lr_min,
         total_steps=options.updates,
@@ -49,7 +60,9 @@ def make_training(
     )  # fmt: skip
     held = evaluating(model, model.buffers, dtype)
     composition = Composition(options, ball, make_anchor(options, partial(held, model.params)))
-    objective = training_objective(model, composition, dtype=dtype)
+    shard = processes().shard
+    require_equal_shares(options.drift_fraction, options.batch_size, shard.size)
+    objective = training_objective(model.across(shard), composition, dtype=dtype)
     if options.learn_starts:
         if options.learn_starts > len(dataset.y_train):
             raise FuncrobustError(
@@ -58,7 +71,7 @@ def make_training(
             )
         images = data.as_float(dataset.x_train[: options.learn_starts])
         model = replace(model, params=model.params | {STARTS: images / options.starts_rate})
-    update = updates.make_update(objective, optim, decay=options.ema or None)
+    update = updates.make_update(objective, optim, decay=options.ema or None, across=shard)
     return update, updates.initial_state(model, optim, averaged=options.ema > 0)
 
 
