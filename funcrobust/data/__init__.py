@@ -8,13 +8,14 @@ no worker processes: a batch is an index into a tensor. What memory cannot hold 
 from funcrobust.core.images import as_float
 from funcrobust.data.augment import batches, flip_and_crop
 from funcrobust.data.cache import default_cache
-from funcrobust.data.dataset import Dataset
+from funcrobust.data.dataset import Dataset, reordered
 from funcrobust.data.feeding import Feed, feed, training_feed
 from funcrobust.data.loading import load
 from funcrobust.data.progress import Progress, silent
 from funcrobust.data.sets import names
 from funcrobust.data.sources import DataUnavailable
-from funcrobust.data.streaming import Streamed, Streaming
+from funcrobust.data.streaming.images import Streamed
+from funcrobust.data.streaming.opening import Streaming
 
 __all__ = [
     "DataUnavailable",
@@ -30,6 +31,7 @@ __all__ = [
     "flip_and_crop",
     "load",
     "names",
+    "reordered",
     "silent",
     "training_feed",
 ]

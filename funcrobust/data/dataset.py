@@ -95,6 +95,14 @@ class Dataset:
             y_test=self.y_test.to(device),
         )
 
+    def in_memory(self) -> tuple[Tensor, Tensor]:
+        """Return the training and test images; raises `FuncrobustError` if they are streamed."""
+        if isinstance(self.x_train, Streamed) or isinstance(self.x_test, Streamed):
+            raise FuncrobustError(
+                f"this needs all images in memory, but those of {self.name} are streamed"
+            )
+        return self.x_train, self.x_test
+
     def subset(self, train: int | None, test: int | None, seed: int) -> Dataset:
         """Return the first ``train`` and ``test`` examples of a permutation drawn from ``seed``.
 

@@ -10,7 +10,9 @@ from funcrobust.core.randomness import generator
 from funcrobust.core.shards import Shard
 from funcrobust.data.augment import flip_and_crop
 from funcrobust.data.dataset import Dataset
-from funcrobust.data.streaming import Augment, Order, Stream, Streamed
+from funcrobust.data.streaming.images import Streamed
+from funcrobust.data.streaming.stream import Order, Stream
+from funcrobust.data.streaming.workers import Augment
 
 Feed = Callable[[int], Tensor]
 """``step -> images`` (B, C, H, W), as the set has them: uint8 or float."""

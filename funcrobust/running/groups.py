@@ -63,6 +63,13 @@ class Images(Options):
     """A name, FILE.npz or FOLDER; left out: the data that the checkpoint was made for."""
     data_dir: Annotated[Path | None, Where()] = None
     """A local folder that holds a published dataset."""
+    stream: bool | None = None
+    """Decode a FOLDER's images when they are wanted, in place of holding all in memory; left out:
+    where they would take more than 4 GiB, and for a FOLDER of train-*.tar and val-*.tar."""
+    image_size: Count | None = None
+    """Side of the square that streamed images are cut to; left out: the checkpoint's, or 224."""
+    workers: Annotated[Annotated[int, Ge(0)] | None, Where()] = None
+    """Processes that decode streamed images; left out: one a processor but one, at most 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +219,7 @@ class Restored(Options):
             )
 
 
-ANEW = ("device", "data_dir", "log")
+ANEW = ("device", "data_dir", "log", "workers")
 """What may be said anew when a run is resumed: the numbers do not depend on it."""
 
 

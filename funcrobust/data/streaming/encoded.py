@@ -77,7 +77,8 @@ class ShardImages:
     def read(self, number: int) -> bytes:
         with self.shards[self.which[number]].open("rb") as file:
             file.seek(int(self.offsets[number]))
-            return file.read(int(self.sizes[number]))
+            content: bytes = file.read(int(self.sizes[number]))
+        return content
 
 
 def as_bytes(names: list[str]) -> Array:

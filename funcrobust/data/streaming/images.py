@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class Streamed:
     """S."""
     workers: int
     """Processes that decode; 0: this one."""
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where the tensors go."""
 
     dtype = torch.uint8
@@ -77,5 +77,3 @@ class Streamed:
         given = workers.begun(workers.loader(self.decoder(), wanted, count, ahead=2 * count))
         for _ in wanted:
             yield workers.images(given)
-
-

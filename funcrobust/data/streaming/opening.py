@@ -33,6 +33,8 @@ class Streaming:
     """The side of the square that each is cut to; None: 224."""
     workers: int | None = None
     """Processes that decode; None: one for each processor but one, at most 8."""
+    fitting: int | None = None
+    """In place of 224: the size that a network takes."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Found:
 
     def streamed(self, streaming: Streaming) -> tuple[tuple[Streamed, Tensor], ...]:
         """Return each half's images (N, 3, S, S) and labels (N,)."""
-        size = 224 if streaming.size is None else streaming.size
+        size = streaming.size or streaming.fitting or 224
         workers = usual_workers() if streaming.workers is None else streaming.workers
         return tuple(
             (Streamed(images, torch.arange(len(images)), size, workers), torch.from_numpy(labels))
@@ -62,11 +64,11 @@ def to_stream(root: Path, streaming: Streaming) -> Found | None:
     if streaming.wanted is False:
         return None
     train_folder, test_folder, classes = class_folders(root)
-    train_half, test_half = (_half(root, folder, classes) for folder in (train_folder, test_folder))
-    if streaming.wanted is None:
-        if sum(_pixel_bytes(images) for images, _ in (train_half, test_half)) <= IN_MEMORY:
-            return None
-    return Found((train_half, test_half), tuple(classes))
+    train_half = _half(root, train_folder, classes)
+    test_half = _half(root, test_folder, classes)
+    found = Found((train_half, test_half), tuple(classes))
+    large = sum(_pixel_bytes(images) for images, _ in (train_half, test_half)) > IN_MEMORY
+    return found if streaming.wanted or large else None
 
 
 def _half(root: Path, folder: Path, classes: list[str]) -> tuple[FileImages, Array]:

@@ -31,7 +31,8 @@ def decode(content: bytes, name: str) -> Image.Image:
 
 def centred(size: int) -> Cut:
     """Resize the shorter side to 8/7 of ``size`` (256 for 224), and take the middle."""
-    return v2.Compose([v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size), v2.PILToTensor()])
+    cut: Cut = v2.Compose([v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size), v2.PILToTensor()])
+    return cut
 
 
 def at_random(size: int, *, mirrored: bool) -> Cut:
@@ -41,7 +42,8 @@ def at_random(size: int, *, mirrored: bool) -> Cut:
     see `seeded`.
     """
     flip = [v2.RandomHorizontalFlip()] if mirrored else []
-    return v2.Compose([v2.RandomResizedCrop(size), *flip, v2.PILToTensor()])
+    cut: Cut = v2.Compose([v2.RandomResizedCrop(size), *flip, v2.PILToTensor()])
+    return cut
 
 
 def seeded(cut: Cut, image: Image.Image, seed: int) -> Tensor:

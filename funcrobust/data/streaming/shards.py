@@ -61,7 +61,9 @@ def _class_names(root: Path, count: int) -> tuple[str, ...]:
     with reading(path):
         names = tuple(path.read_text("utf-8").splitlines())
     if len(names) < count:
-        raise FuncrobustError(f"{path} names {len(names)} classes, but there is a label {count - 1}")
+        raise FuncrobustError(
+            f"{path} names {len(names)} classes, but there is a label {count - 1}"
+        )
     return names
 
 

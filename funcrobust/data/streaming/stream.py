@@ -41,7 +41,7 @@ class Stream:
     ) -> None:
         self._images, self._order, self._augment = images, order, augment
         self._shard = Shard() if shard is None else shard
-        self._next = -1
+        self._first = self._next = -1
         self._ahead: deque[tuple[int, int]] = deque()
         """Of each step that is under way: images, requests."""
         self._loading: DataLoader[Any] | None = None
@@ -57,7 +57,7 @@ class Stream:
         parts += [workers.images(self._given) for _ in range(pieces - 1)]
         self._next = step + 1
         device = self._images.device
-        own = torch.cat(parts).to(device, non_blocking=True) if pieces > 1 else parts[0].to(device)
+        own = torch.cat([part.to(device, non_blocking=True) for part in parts])
         if self._shard.size == 1:
             return own
         whole = own.new_zeros((total, *own.shape[1:]))
