@@ -130,7 +130,9 @@ def images(given: Iterator[Any]) -> Tensor:
 
 def usual_workers() -> int:
     """Return a worker for each processor but one, at most 8."""
-    return min(8, max(1, len(os.sched_getaffinity(0)) - 1))
+    here = getattr(os, "sched_getaffinity", None)  # Linux alone says which are ours
+    processors = len(here(0)) if here else os.cpu_count() or 1
+    return min(8, max(1, processors - 1))
 
 
 def _as_it_is(part: Any) -> Any:
