@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import re
@@ -225,6 +226,17 @@ def test_a_workers_death_is_said_where_its_images_are_missed(folder):
     time.sleep(0.1)  # nothing is raised here, where an update might be
     with pytest.raises(FuncrobustError, match=r"worker process.*has died.*--workers"):
         list(map(feed, range(1, 30)))
+
+
+def test_workers_go_when_nobody_holds_the_stream(folder):
+    feed = data.training_feed(load(folder, workers=2), order, 1)
+    children = started_by(lambda: feed(0))
+    gc.disable()
+    try:
+        del feed
+    finally:
+        gc.enable()
+    assert [child.exitcode is None for child in children] == [False, False]
 
 
 def test_workers_leave_ctrl_c_to_the_run(folder):

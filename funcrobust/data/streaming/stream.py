@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -24,6 +25,26 @@ AHEAD = 2
 """Batches that are decoded ahead."""
 
 
+@dataclass(eq=False)
+class _Asked:
+    """What the workers are asked for: one step's images after another's, from ``first`` on."""
+
+    numbers: Tensor
+    order: Order
+    shard: Shard
+    first: int = 0
+    under_way: deque[tuple[int, int]] = field(default_factory=deque)
+    """Of each step that was asked for and not yet given: images, requests."""
+
+    def __iter__(self) -> Iterator[Request]:
+        for step in count(self.first):
+            index = self.order(step)
+            own = index[self.shard.rank :: self.shard.size]
+            wanted = workers.requests(self.numbers[own.cpu()], step)
+            self.under_way.append((len(index), len(wanted)))
+            yield from wanted
+
+
 class Stream:
     """``step -> images`` (B, 3, S, S): those that ``order`` says, cut as ``augment`` says.
 
@@ -39,11 +60,10 @@ class Stream:
         augment: Augment | None = None,
         shard: Shard | None = None,
     ) -> None:
-        self._images, self._order, self._augment = images, order, augment
-        self._shard = Shard() if shard is None else shard
-        self._first = self._next = -1
-        self._ahead: deque[tuple[int, int]] = deque()
-        """Of each step that is under way: images, requests."""
+        # Apart from the stream, which then ends, with its workers, when nobody holds it any more.
+        self._asked = _Asked(images.numbers, order, Shard() if shard is None else shard)
+        self._images, self._augment = images, augment
+        self._next = -1
         self._loading: DataLoader[Any] | None = None
         self._given: Iterator[Any] = iter(())
 
@@ -53,34 +73,25 @@ class Stream:
             self._begin(step)
         self._next = -1  # until all is well
         parts = [workers.images(self._given)]
-        total, pieces = self._ahead.popleft()
+        total, pieces = self._asked.under_way.popleft()
         parts += [workers.images(self._given) for _ in range(pieces - 1)]
         self._next = step + 1
-        device = self._images.device
-        own = torch.cat([part.to(device, non_blocking=True) for part in parts])
-        if self._shard.size == 1:
+        own = torch.cat([part.to(self._images.device, non_blocking=True) for part in parts])
+        shard = self._asked.shard
+        if shard.size == 1:
             return own
         whole = own.new_zeros((total, *own.shape[1:]))
-        whole[self._shard.rank :: self._shard.size] = own
+        whole[shard.rank :: shard.size] = own
         return whole
 
-    def __iter__(self) -> Iterator[Request]:
-        """Yield what the workers are asked for, from the step on that is wanted next."""
-        for step in count(self._first):
-            index = self._order(step)
-            own = index[self._shard.rank :: self._shard.size]
-            wanted = workers.requests(self._images.numbers[own.cpu()], step)
-            self._ahead.append((len(index), len(wanted)))
-            yield from wanted
-
     def _begin(self, step: int) -> None:
-        self._first = step
-        self._ahead.clear()
+        self._asked.first = step
+        self._asked.under_way.clear()
         if self._loading is None:
-            images, batch = self._images, len(self._order(step))
+            images, batch = self._images, len(self._asked.order(step))
             self._loading = workers.loader(
-                images.decoder(self._augment), self, images.workers,
-                ahead=AHEAD * -(-batch // (self._shard.size * CHUNK)),
+                images.decoder(self._augment), self._asked, images.workers,
+                ahead=AHEAD * -(-batch // (self._asked.shard.size * CHUNK)),
                 pinned=images.device.type == "cuda",
             )  # fmt: skip
         self._given = workers.begun(self._loading)
