@@ -229,11 +229,11 @@ def test_a_workers_death_is_said_where_its_images_are_missed(folder):
 
 
 def test_workers_go_when_nobody_holds_the_stream(folder):
-    feed = data.training_feed(load(folder, workers=2), order, 1)
-    children = started_by(lambda: feed(0))
+    held = [data.training_feed(load(folder, workers=2), order, 1)]
+    children = started_by(lambda: held[0](0))
     gc.disable()
     try:
-        del feed
+        held.clear()
     finally:
         gc.enable()
     assert [child.exitcode is None for child in children] == [False, False]
