@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor
 
@@ -10,8 +12,19 @@ from funcrobust.core.examples import flat
 from funcrobust.core.images import as_float
 
 
+class Indexed(Protocol):
+    """Images (N, C, H, W), of which an index gives some: a tensor, or what reads files."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, C, H, W)."""
+
+    def __getitem__(self, index: Any, /) -> Tensor:
+        """Return those at an index, a mask or a slice."""
+
+
 def class_conditional_gaussian(
-    images: Tensor,
+    images: Indexed,
     labels: Tensor,
     wanted: Tensor,
     generator: torch.Generator,
@@ -38,14 +51,14 @@ class GaussianStarts:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Indexed,
         labels: Tensor,
         *,
         bounds: tuple[float, float] | None = (0.0, 1.0),
     ) -> None:
         if labels.shape != images.shape[:1]:
             raise FuncrobustError(
-                f"{len(images)} images need labels of shape ({len(images)},), got "
+                f"{images.shape[0]} images need labels of shape ({images.shape[0]},), got "
                 f"{tuple(labels.shape)}"
             )
         self._images, self._labels, self._bounds = images, labels, bounds

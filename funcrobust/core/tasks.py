@@ -17,6 +17,7 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.losses import Loss, cross_entropy, logit
 from funcrobust.core.network.functional import Functional, Params
 from funcrobust.core.perturbations.projected_gradient import Perturbation
+from funcrobust.core.starts import Indexed
 from funcrobust.core.walks import AnyWalk, Restoring, Walks
 
 
@@ -34,7 +35,7 @@ class Scene:
     ``model`` draws; ``features()`` is its representation. ``x`` (N, C, H, W) in [0, 1] are test
     images with their classes ``y`` (N,), or a user's ``own`` with the classes that the model sees
     in them; ``count`` images are wanted where none are given. ``target`` is the class asked for, if
-    any; ``train`` are all training images, of uint8 or float, and their classes; ``mirrored`` says
+    any; ``train`` are training images, of uint8 or float, and their classes; ``mirrored`` says
     whether an image's mirror image is one of the set.
     """
 
@@ -46,7 +47,7 @@ class Scene:
     count: int
     target: int | None
     class_names: tuple[str, ...]
-    train: tuple[Tensor, Tensor]
+    train: tuple[Indexed, Tensor]
     mirrored: bool
     walk: AnyWalk
     seed: int

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError, one_line, unknown_name
 from funcrobust.core.randomness import derive_seed
+from funcrobust.data.streaming.images import Streamed
 
 Array = NDArray[Any]
 SIDE = 32
@@ -82,12 +83,12 @@ def corrupt(
     return torch.from_numpy(corrupted).permute(0, 3, 1, 2).contiguous().to(images.device)
 
 
-def require_corruptible(images: Tensor) -> None:
+def require_corruptible(images: Tensor | Streamed) -> None:
     """Raise unless the images are (N, 3, 32, 32), uint8, and the library is installed.
 
     CIFAR-10-C's constants are for images of that size alone.
     """
-    if images.ndim != 4 or images.shape[1:] != (3, SIDE, SIDE) or images.dtype != torch.uint8:
+    if len(images.shape) != 4 or images.shape[1:] != (3, SIDE, SIDE) or images.dtype != torch.uint8:
         raise FuncrobustError(
             "CIFAR-10-C's corruptions are made for uint8 images of 3x32x32, got "
             f"{str(images.dtype).removeprefix('torch.')} of {'x'.join(map(str, images.shape[1:]))}"

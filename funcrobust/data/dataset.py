@@ -14,6 +14,7 @@ from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.randomness import generator
+from funcrobust.data.streaming.images import Streamed
 
 
 class Arrays(NamedTuple):
@@ -33,16 +34,16 @@ class Arrays(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A labelled image set in memory, on one device.
+    """A labelled image set in memory, on one device; or one whose images are `Streamed`.
 
     Images are (N, C, H, W), contiguous: uint8 (0 to 255), or float32 in [0, 1] when the source
     holds floats. Labels are int64 (N,), from 0 to ``num_classes - 1``.
     """
 
     name: str
-    x_train: Tensor = field(repr=False)
+    x_train: Tensor | Streamed = field(repr=False)
     y_train: Tensor = field(repr=False)
-    x_test: Tensor = field(repr=False)
+    x_test: Tensor | Streamed = field(repr=False)
     y_test: Tensor = field(repr=False)
     class_names: tuple[str, ...]
     source: str
@@ -64,17 +65,24 @@ class Dataset:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """The mean of each channel of ``x_train``, as floats in [0, 1]."""
+        """The mean of each channel of ``x_train``, as floats in [0, 1].
+
+        Of streamed images: over `LOOKED_AT` of them, at random.
+        """
         return self._moments[0]
 
     @property
     def std(self) -> tuple[float, ...]:
-        """The standard deviation (dividing by N) of each channel of ``x_train``, as floats."""
+        """The standard deviation (dividing by N) of each channel, over the same images."""
         return self._moments[1]
 
     @cached_property
     def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        moments = [_moments(channel) for channel in self.x_train.unbind(1)]
+        x = self.x_train
+        if isinstance(x, Streamed):
+            moments = [_moments_of(counts) for counts in _counts_of_some(x)]
+        else:
+            moments = [_moments(channel) for channel in x.unbind(1)]
         return tuple(mean for mean, _ in moments), tuple(std for _, std in moments)
 
     def to(self, device: torch.device | str) -> Dataset:
@@ -86,6 +94,14 @@ class Dataset:
             x_test=self.x_test.to(device),
             y_test=self.y_test.to(device),
         )
+
+    def in_memory(self) -> tuple[Tensor, Tensor]:
+        """Return the training and test images; raises `FuncrobustError` if they are streamed."""
+        if isinstance(self.x_train, Streamed) or isinstance(self.x_test, Streamed):
+            raise FuncrobustError(
+                f"this needs all images in memory, but those of {self.name} are streamed"
+            )
+        return self.x_train, self.x_test
 
     def subset(self, train: int | None, test: int | None, seed: int) -> Dataset:
         """Return the first ``train`` and ``test`` examples of a permutation drawn from ``seed``.
@@ -131,20 +147,49 @@ def _moments(channel: Tensor) -> tuple[float, float]:
     if channel.dtype != torch.uint8:
         std, mean = torch.std_mean(channel.to(torch.float64), correction=0)
         return float(mean), float(std)
-    weights = torch.bincount(channel.flatten(), minlength=256).to(torch.float64) / channel.numel()
-    values = torch.arange(256, dtype=torch.float64, device=channel.device) / 255
+    return _moments_of(_counts(channel))
+
+
+def _counts(channel: Tensor) -> Tensor:
+    """How many pixels have each level: int64 (256,)."""
+    return torch.bincount(channel.flatten(), minlength=256)
+
+
+def _moments_of(counts: Tensor) -> tuple[float, float]:
+    weights = counts.to(torch.float64) / counts.sum()
+    values = torch.arange(256, dtype=torch.float64, device=counts.device) / 255
     mean = (weights * values).sum()
     return float(mean), float((weights * (values - mean) ** 2).sum().sqrt())
 
 
-def _chosen(half: str, x: Tensor, y: Tensor, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
+LOOKED_AT = 2048
+"""Streamed images whose mean and standard deviation stand for all: to 0.004 or so."""
+
+
+def _counts_of_some(x: Streamed) -> Tensor:
+    """(C, 256), over images drawn without replacement; memory holds a few at a time."""
+    drawn = torch.randperm(len(x), generator=generator(0, "data/moments"))[:LOOKED_AT]
+    counts = torch.zeros(x.shape[1], 256, dtype=torch.int64)
+    for part in x.at(drawn).parts():
+        counts += torch.stack([_counts(channel) for channel in part.unbind(1)])
+    return counts
+
+
+def reordered(x: Tensor | Streamed, index: Tensor) -> Tensor | Streamed:
+    """Return the images at ``index``; streamed ones are not decoded for that."""
+    return x.at(index) if isinstance(x, Streamed) else x[index]
+
+
+def _chosen(
+    half: str, x: Tensor | Streamed, y: Tensor, count: int | None, seed: int
+) -> tuple[Tensor | Streamed, Tensor]:
     if count is None:
         return x, y
     if require_count(half, count, minimum=1) > len(x):
         raise FuncrobustError(f"cannot take {count} {half} examples, the set has {len(x)}")
     order = torch.randperm(len(x), generator=generator(seed, f"data/subset/{half}"))
     index = order[:count].to(x.device)
-    return x[index], y[index]
+    return reordered(x, index), y[index]
 
 
 def _halves(arrays: Arrays) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:

@@ -19,20 +19,19 @@ from funcrobust.reading import read_file
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _FORMATS = ("PNG", "JPEG")
 _GRAY = ("1", "L")
-_COLOUR = ("RGB", "RGBA", "P", "LA", "CMYK")
+EIGHT_BIT = (*_GRAY, "RGB", "RGBA", "P", "LA", "CMYK")
+"""Pillow's modes that are read."""
 
 
 def read_image_folder(root: Path, max_bytes: int = LIMIT) -> Arrays:
-    """Read ``train/<class>/*.png|jpg`` and ``test/<class>/*``; labels follow the sorted names.
+    """Read ``train/<class>/*.png|jpg`` and ``test`` (or ``val``); labels follow the sorted names.
 
     The set is gray if every image is, else RGB. Raises ``FuncrobustError`` if the halves' classes
     differ, a class has no image, or an image cannot be read or has another size (it is named); and
     for images of more than ``max_bytes`` in all, before the first is decoded.
     """
-    classes, test_classes = (_classes(root / half) for half in ("train", "test"))
-    if odd := sorted(set(classes) ^ set(test_classes)):
-        raise FuncrobustError(f"{root}: class {odd[0]!r} is in only one of train and test")
-    halves = [[_images(root / half / name) for name in classes] for half in ("train", "test")]
+    train, test, classes = class_folders(root)
+    halves = [[images_in(half / name) for name in classes] for half in (train, test)]
     size, mode = _common_format([path for half in halves for paths in half for path in paths])
     count = sum(len(paths) for half in halves for paths in half)
     require_room(root, count * size[0] * size[1] * (1 if mode == "L" else 3), max_bytes)
@@ -43,19 +42,41 @@ def read_image_folder(root: Path, max_bytes: int = LIMIT) -> Arrays:
     return Arrays(x_train, y_train, x_test, y_test, tuple(classes))
 
 
+def class_folders(root: Path) -> tuple[Path, Path, list[str]]:
+    """Return the folders of training and of test images, and the classes, which both must have.
+
+    The test images are those in ``test``, or in ``val`` where ``test`` is not there or has no
+    folders of classes (ImageNet's has no labels).
+    """
+    train, test, val = (root / half for half in ("train", "test", "val"))
+    if val.is_dir() and not _subfolders(test):
+        test = val
+    classes = _classes(train)
+    if odd := sorted(set(classes) ^ set(_classes(test))):
+        raise FuncrobustError(f"{root}: class {odd[0]!r} is in only one of train and {test.name}")
+    return train, test, classes
+
+
+def _subfolders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if _visible(path) and path.is_dir())
+
+
 def _classes(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise FuncrobustError(
             f"{folder.parent} has no folder {folder.name!r}: an image set has train/<class>/ and "
-            "test/<class>/"
+            "test/<class>/ (or val)"
         )
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and _visible(path))
+    found = _subfolders(folder)
     if not found:
         raise FuncrobustError(f"{folder} is empty: it needs a folder of images for each class")
     return found
 
 
-def _images(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """Return the images of a folder, which has one at least, by name."""
     found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES]
     found = sorted(path for path in found if path.is_file() and _visible(path))
     if not found:
@@ -69,20 +90,22 @@ def _visible(path: Path) -> bool:
 
 def _common_format(paths: list[Path]) -> tuple[tuple[int, int], str]:
     """The (width, height) that all images share, and "L" if all are gray, else "RGB"."""
-    first, *others = ((path, *_header(path)) for path in paths)
+    first, *others = ((path, *header(path)) for path in paths)
     for path, size, _ in others:
         if size != first[1]:
             raise FuncrobustError(
                 f"{path} is {size[0]}x{size[1]} (width x height), but {first[0]} is "
-                f"{first[1][0]}x{first[1][1]}: all images must have one size"
+                f"{first[1][0]}x{first[1][1]}: all images must have one size, or be cut to one by "
+                "--stream"
             )
     gray = all(mode in _GRAY for _, _, mode in (first, *others))
     return first[1], "L" if gray else "RGB"
 
 
-def _header(path: Path) -> tuple[tuple[int, int], str]:
+def header(path: Path) -> tuple[tuple[int, int], str]:
+    """Return (width, height) and Pillow's mode of an image, which is not decoded."""
     with reading(path), opened(path) as image:
-        if image.mode not in _GRAY + _COLOUR:
+        if image.mode not in EIGHT_BIT:
             raise FuncrobustError(f"{path} is in mode {image.mode}; only 8-bit images are read")
         return image.size, image.mode
 

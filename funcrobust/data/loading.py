@@ -14,6 +14,7 @@ from funcrobust.data.npz import read_npz
 from funcrobust.data.progress import Progress, silent
 from funcrobust.data.sets import find, names
 from funcrobust.data.sources import Embedded, obtain
+from funcrobust.data.streaming.opening import Found, Streaming, to_stream
 from funcrobust.reading import user_path
 
 
@@ -25,8 +26,13 @@ def load(
     download: bool = True,
     progress: Progress = silent,
     max_bytes: int = LIMIT,
+    streaming: Streaming = Streaming(),
 ) -> Dataset:
     """Return the set ``name``: one of ``names()``, a ``.npz`` file or a folder of images.
+
+    A folder has ``train/<class>/`` and ``test/<class>/`` (or ``val``), or WebDataset's shards
+    ``train-*.tar`` and ``val-*.tar`` (or ``test``); ``streaming`` says whether and how its images
+    are decoded only when they are wanted.
 
     A published set is looked for in ``cache`` (``default_cache()``), then in ``folder`` (a local
     copy in a layout it is published in, or its archive), then, unless ``download`` is False, at
@@ -37,11 +43,12 @@ def load(
 
     Raises:
         DataUnavailable: no source is in reach; each is listed with the reason.
-        FuncrobustError: the name is unknown, a file is unreadable or holds bad values, or the
-            cache cannot be written.
+        FuncrobustError: the name is unknown, a file is unreadable or holds bad values, the
+            cache cannot be written, or ``streaming`` says of a set in memory what it cannot heed.
     """
     if name not in names():
-        return _own(name, folder, max_bytes)
+        return _own(name, folder, max_bytes, streaming)
+    _refuse_to_stream(name, streaming)
     known = find(name)
     if isinstance(known, Embedded):
         _refuse(folder, f"{name} comes with {known.library}")
@@ -56,16 +63,39 @@ def load(
     return dataset_from(name, arrays, source, mirrored=known.mirrored)
 
 
-def _own(name: str, folder: Path | None, max_bytes: int) -> Dataset:
+def _own(name: str, folder: Path | None, max_bytes: int, streaming: Streaming) -> Dataset:
     """A user's own set, by the path of its file or folder."""
     path = user_path(name)
     if path.suffix == ".npz":
         _refuse(folder, f"{name} is itself a file")
+        _refuse_to_stream(name, streaming)
         return dataset_from(name, read_npz(path, max_bytes), f"file {path}")
     if os.path.isdir(path):  # noqa: PTH112  (Path's raises on NUL and long names)
         _refuse(folder, f"{name} is itself a folder")
+        if (found := to_stream(path, streaming)) is not None:
+            return _streamed(name, path, found, streaming)
+        _refuse_to_stream(name, streaming)
         return dataset_from(name, read_image_folder(path, max_bytes), f"folder {path}")
     raise FuncrobustError(_unknown(name))
+
+
+def _streamed(name: str, path: Path, found: Found, streaming: Streaming) -> Dataset:
+    (x_train, y_train), (x_test, y_test) = found.streamed(streaming)
+    return Dataset(
+        name, x_train, y_train, x_test, y_test, found.class_names, f"streamed from folder {path}"
+    )
+
+
+def _refuse_to_stream(name: str, streaming: Streaming) -> None:
+    if streaming.wanted:
+        raise FuncrobustError(
+            f"{name} is held in memory: --stream is for a folder of images or of .tar shards"
+        )
+    for flag, value in (("--image-size", streaming.size), ("--workers", streaming.workers)):
+        if value is not None:
+            raise FuncrobustError(
+                f"{flag} does nothing here: {name} is held in memory; it needs --stream"
+            )
 
 
 def _refuse(folder: Path | None, why: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,18 +16,23 @@ from funcrobust.checkpoints import Card
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.randomness import generator, key
-from funcrobust.data.archives import LIMIT
+from funcrobust.core.starts import Indexed
 from funcrobust.report.console import Reporter
 from funcrobust.running.groups import Images
 
 
 def load_data(
-    name: str, folder: Path | None, reporter: Reporter, max_bytes: int = LIMIT
+    name: str, images: Images, reporter: Reporter, *, size: int | None = None
 ) -> data.Dataset:
-    """Load a dataset, and say what it is; ``folder`` may hold a published one."""
+    """Load a dataset as the options of ``images`` say, and say what it is.
+
+    ``size`` is that of the images which a network takes, where streamed ones are to be cut to it.
+    """
     dataset = data.load(
-        name, folder=folder, progress=reporter.progress_callback(), max_bytes=max_bytes
-    )
+        name, folder=images.data_dir, progress=reporter.progress_callback(),
+        max_bytes=images.max_bytes,
+        streaming=data.Streaming(images.stream, images.image_size, images.workers, fitting=size),
+    )  # fmt: skip
     reporter.say(
         f"{dataset.name}: {len(dataset.y_train)} training and {len(dataset.y_test)} test images "
         f"of {'x'.join(map(str, dataset.image_shape))} ({dataset.source})"
@@ -44,7 +49,7 @@ def shuffled_if_sorted(dataset: data.Dataset) -> data.Dataset:
         labels = getattr(dataset, y)
         if len(labels) > 1 and bool((labels.diff() >= 0).all()):
             order = torch.randperm(len(labels), generator=generator(0, "shuffle"))
-            changed = {x: getattr(dataset, x)[order], y: labels[order]}
+            changed = {x: data.reordered(getattr(dataset, x), order), y: labels[order]}
             dataset = replace(dataset, **changed)
     return dataset
 
@@ -68,7 +73,8 @@ def dataset_for(given: str | None, card: Card) -> str:
 def load_known(images: Images, card: Card, reporter: Reporter) -> data.Dataset:
     """Load the data that a command was given, or else the classifier's; they must fit it."""
     name = dataset_for(images.dataset, card)
-    dataset = load_data(name, images.data_dir, reporter, images.max_bytes)
+    size = None if card.dataset == "unknown" else card.image_shape[-1]
+    dataset = load_data(name, images, reporter, size=size)
     require_same_images(card, dataset)
     return dataset
 
@@ -129,7 +135,9 @@ def chosen_training_images(dataset: data.Dataset, examples: int | None, seed: in
     return _chosen(dataset.x_train, dataset.y_train, examples, seed, "training images")
 
 
-def _chosen(x: Tensor, y: Tensor, examples: int | None, seed: int, purpose: str) -> Chosen:
+def _chosen(
+    x: Tensor | data.Streamed, y: Tensor, examples: int | None, seed: int, purpose: str
+) -> Chosen:
     places = torch.arange(len(y))
     if examples is not None and examples < len(y):
         places = torch.randperm(len(y), generator=generator(seed, purpose))[:examples]
@@ -165,3 +173,31 @@ def first_of_each_class(dataset: data.Dataset) -> tuple[Tensor, Tensor]:
     classes = dataset.y_test.unique()
     index = torch.stack([(dataset.y_test == c).nonzero()[0, 0] for c in classes])
     return data.as_float(dataset.x_test[index]), dataset.y_test[index]
+
+
+STATISTICS = 8 * 2**30
+"""Bytes that the statistics of streamed images' classes may take, as floats."""
+
+
+def for_statistics(dataset: data.Dataset, most: int | None = None) -> tuple[Indexed, Tensor]:
+    """Return training images whose mean and covariance stand for their classes'; and the labels.
+
+    ``most`` of each class at most (None: all). Of streamed images 100 at most, and so few that
+    `core.starts.GaussianStarts` can keep them; each class's are decoded when it is asked for.
+    Raises `FuncrobustError` where those would be fewer than 10.
+    """
+    x, y = dataset.x_train, dataset.y_train
+    if isinstance(x, data.Streamed):
+        fit = STATISTICS // (dataset.num_classes * 4 * math.prod(dataset.image_shape))
+        if fit < 10:
+            height, width = dataset.image_shape[1:]
+            raise FuncrobustError(
+                f"Gaussian images of {dataset.num_classes} classes, {width}x{height}, need more "
+                "memory than is taken here: use a smaller --image-size (in training --mixed 0 and "
+                "another --start)"
+            )
+        most = min(100, fit, most or 100)
+    if most is None:
+        return x, y
+    rows = torch.cat([(y == c).nonzero().squeeze(1)[:most] for c in y.unique().tolist()])
+    return data.reordered(x, rows), y[rows]

@@ -71,6 +71,13 @@ class Images(Options):
     """A local folder that holds a published dataset."""
     max_data_gib: Annotated[float, Gt(0), Le(2**20), Vouched(is_much), Decoded] = MAX_GIB
     """What images of your own may be at most when they are decoded; more is refused before."""
+    stream: bool | None = None
+    """Decode a FOLDER's images when they are wanted, in place of holding all in memory; left out:
+    where they would take more than 4 GiB, and for a FOLDER of train-*.tar and val-*.tar."""
+    image_size: Count | None = None
+    """Side of the square that streamed images are cut to; left out: the checkpoint's, or 224."""
+    workers: Annotated[Annotated[int, Ge(0)] | None, Where()] = None
+    """Processes that decode streamed images; left out: one a processor but one, at most 8."""
 
     @property
     def max_bytes(self) -> int:
@@ -237,7 +244,7 @@ class Restored(Options):
             )
 
 
-ANEW = ("device", "data_dir", "log", "save_every")
+ANEW = ("device", "data_dir", "log", "save_every", "workers")
 """What may be said anew when a run is resumed: the numbers do not depend on it."""
 
 

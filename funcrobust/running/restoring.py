@@ -11,6 +11,7 @@ from funcrobust import data
 from funcrobust.core.degrading import Degrade, gaussian_noise, in_shares, mixed_with
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.starts import GaussianStarts
+from funcrobust.running.dataset import for_statistics
 from funcrobust.running.groups import Restored
 
 
@@ -42,19 +43,17 @@ def require_equal_shares(share: float, count: int, size: int) -> None:
 
 
 def gaussian_starts(dataset: data.Dataset) -> GaussianStarts:
-    """Take 800 images of each class: plenty for its mean and covariance.
+    """Take 800 images of each class: plenty for its mean and covariance; of streamed ones fewer.
 
     Raises `FuncrobustError` for a class of a single training image, before anything is drawn.
     """
-    y = dataset.y_train
-    some = {c: (y == c).nonzero().squeeze(1)[:800] for c in y.unique().tolist()}
-    if rare := [c for c, rows in some.items() if len(rows) < 2]:
+    found, count = dataset.y_train.unique(return_counts=True)
+    if rare := found[count < 2].tolist():
         raise FuncrobustError(
             f"class {rare[0]} has one training image, and Gaussian starts need two: use more "
             "images, or --mixed 0 and another --start"
         )
-    rows = torch.cat([*some.values()])
-    return GaussianStarts(dataset.x_train[rows], y[rows])
+    return GaussianStarts(*for_statistics(dataset, 800))
 
 
 def degrading(options: Restored, gaussian: GaussianStarts | None) -> Degrade:

@@ -16,7 +16,7 @@ from funcrobust.core.tasks import Features, Scene
 from funcrobust.core.walks import AnyWalk, Walks
 from funcrobust.models import head, representation
 from funcrobust.running.classifier import Classifier
-from funcrobust.running.dataset import wanted_class
+from funcrobust.running.dataset import for_statistics, wanted_class
 from funcrobust.running.machine import to_device
 
 
@@ -61,5 +61,5 @@ def scene_of(
     return Scene(
         model=to_device(functionalize(module), device), features=features, x=data.as_float(x), y=y,
         own=False, count=count, target=target, class_names=dataset.class_names,
-        train=(dataset.x_train, dataset.y_train), mirrored=dataset.mirrored, walk=walk, seed=seed,
+        train=for_statistics(dataset), mirrored=dataset.mirrored, walk=walk, seed=seed,
     )  # fmt: skip

@@ -6,7 +6,8 @@ The recipe drives it and the benchmarks time it, so both run the same thing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from funcrobust.core.losses import cross_entropy
 from funcrobust.core.network.functional import Buffers, Functional, Params, autocast, functionalize
 from funcrobust.core.objectives.lift import Batch, Metrics, training_objective
 from funcrobust.core.randomness import generator, key
+from funcrobust.core.shards import Shard
 from funcrobust.core.training import updates
 from funcrobust.core.training.schedules import Schedule, schedule
 from funcrobust.core.training.updates import State, Update
@@ -72,7 +74,9 @@ def assemble(options: CureTrain, dataset: data.Dataset, progress: Progress = sil
     )  # fmt: skip
     model = to_device(functionalize(module), device)
     rehearse(model, dataset)
-    batches = Batches(dataset, ball, attack, options, _steps_per_epoch(options, dataset))
+    shard = processes().shard
+    per_epoch = _steps_per_epoch(options, dataset)
+    batches = Batches(dataset, ball, attack, options, per_epoch, shard)
     steps = options.epochs * batches.steps_per_epoch
     rate = schedule(
         options.lr_schedule, lr_max=options.lr_max, lr_min=options.lr_min, total_steps=steps
@@ -90,7 +94,6 @@ def assemble(options: CureTrain, dataset: data.Dataset, progress: Progress = sil
         _helper_labels(options, dataset, dtype, progress),
     )
 
-    shard = processes().shard
     require_equal_shares(options.cure_fraction, options.batch_size, shard.size)
     whole = model.across(shard)
 
@@ -122,10 +125,10 @@ def evaluated(training: Training, state: State) -> tuple[Params, Buffers]:
     if not state.average:
         return params, buffers
     attack = training.batches.attack
-    model, dtype = training.model, training.dtype
+    model, dtype, batches = training.model, training.dtype, training.batches.whole()
 
     def seen(step: int) -> Tensor:
-        batch = training.batches(step)
+        batch = batches(step)
         if attack is None or batch.start is None:
             return batch.x
         loss = cross_entropy(autocast(model.by_batch(buffers, key=batch.key), dtype))
@@ -159,7 +162,8 @@ def every(k: int, update: Update, otherwise: Update) -> Update:
 class Batches:
     """``step -> Batch``, with the random parts that its terms use.
 
-    Every random number is counted from (seed, purpose, step).
+    Every random number is counted from (seed, purpose, step). Of streamed images only the rows that
+    are the ``shard``'s are decoded, the others are black.
     """
 
     dataset: data.Dataset
@@ -167,9 +171,16 @@ class Batches:
     attack: Attack | None
     options: CureTrain
     steps_per_epoch: int
-    _order: tuple[int, list[Tensor]] = (-1, [])
+    shard: Shard = field(default_factory=Shard)
 
     def __post_init__(self) -> None:
+        # Two epochs: at the end of one the images of the next are decoded already.
+        self._epoch = lru_cache(2)(self._order)
+        self._images = data.training_feed(
+            self.dataset, self._indices, self.options.seed, shard=self.shard
+        )
+        # Not the crops, which have black borders: those would be drawn too.
+        self._uncropped = data.feed(self.dataset.x_train, self._carrying, shard=self.shard)
         total = self.options.epochs * self.steps_per_epoch
         self._growth = compose.Growth(self.options.h_schedule, total)
         self._points = compose.points_of(self.options)
@@ -181,11 +192,8 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         """Draw the batch of one step."""
         device = self.dataset.x_train.device
-        index = self._indices(step)
-        x, y = self.dataset.x_train[index], self.dataset.y_train[index]
+        x, y = self._images(step), self.dataset.y_train[self._indices(step)]
         seed = self.options.seed
-        if self.dataset.mirrored:
-            x = data.flip_and_crop(x, generator(seed, "augment", step, device))
         x = data.as_float(x).contiguous(memory_format=torch.channels_last)
         masks = key(seed, "dropout", step, device)
         batch = Batch(x, y, growth=self._growth(step).to(device), key=masks)
@@ -201,21 +209,30 @@ class Batches:
             mix = torch.rand(len(x), generator=draw, device=device)
             batch = batch._replace(points=points, mix=mix)
         if self._degrade is not None:
-            # Not the crops, which have black borders: those would be drawn too.
-            n = carried(self.options.cure_fraction, len(x))
-            whole = data.as_float(self.dataset.x_train[index[:n]])
+            whole = data.as_float(self._uncropped(step))
             draw = generator(seed, "degraded", step, device)
-            batch = batch._replace(restored=(whole, self._degrade(whole, y[:n], draw)))
+            degraded = self._degrade(whole, y[: len(whole)], draw)
+            batch = batch._replace(restored=(whole, degraded))
         return batch
+
+    def whole(self) -> Batches:
+        """Return batches whose rows are all there, for what every process computes."""
+        return self if self.shard.size == 1 else replace(self, shard=Shard())
 
     def _indices(self, step: int) -> Tensor:
         epoch, i = divmod(step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            device = self.dataset.y_train.device
-            draw = generator(self.options.seed, "order", epoch, device)
-            n = len(self.dataset.y_train)
-            self._order = (epoch, list(data.batches(n, self.options.batch_size, draw)))
-        return self._order[1][i]
+        return self._epoch(epoch)[i]
+
+    def _order(self, epoch: int) -> list[Tensor]:
+        device = self.dataset.y_train.device
+        draw = generator(self.options.seed, "order", epoch, device)
+        n = len(self.dataset.y_train)
+        return list(data.batches(n, self.options.batch_size, draw))
+
+    def _carrying(self, step: int) -> Tensor:
+        """The images that carry the restoration."""
+        index = self._indices(step)
+        return index[: carried(self.options.cure_fraction, len(index))]
 
 
 def input_scale(options: CureTrain, dataset: data.Dataset) -> float:

@@ -48,7 +48,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     options = replace(options, precision=pick_precision(options.precision, device))
     pick_ball(options.constraint, options.epsilon)  # refused now, not after the data are loaded
     reporter.say(_headline(options, device))
-    dataset = load_data(options.dataset, options.data_dir, reporter, options.max_bytes)
+    dataset = load_data(options.dataset, options, reporter)
     dataset = dataset.subset(options.train_examples, options.test_examples, options.seed)
     dataset = dataset.to(device)
     training = assemble(options, dataset, reporter.progress_callback())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -89,11 +89,9 @@ class Batches:
 
     def __call__(self, step: int) -> PsiBatch:
         """Draw the batch of one step."""
-        options, device = self.options, self.dataset.y_train.device
-        draw = self.drawing("order", step)
-        n = len(self.dataset.y_train)
-        index = torch.randperm(n, generator=draw, device=device)[: options.batch_size]
-        x = data.as_float(self.dataset.x_train[index])
+        options, draw = self.options, self.drawing("order", step)
+        index = self._index(draw)
+        x = data.as_float(self._images(step))
         if options.objective != "drift" and self.dataset.mirrored:
             x = flipped(x, draw)
         x, y = x.contiguous(memory_format=torch.channels_last), self.dataset.y_train[index]
@@ -106,6 +104,19 @@ class Batches:
             near = linf(threat_radius(options)).sample(x, self.drawing("near", step))
             batch = batch._replace(near=_like(near))
         return self.drifting(batch, draw, step) if options.drifts else batch
+
+    @cached_property
+    def _images(self) -> data.Feed:
+        """Of streamed images only this process's rows are decoded, the others are black."""
+
+        def order(step: int) -> Tensor:
+            return self._index(self.drawing("order", step))
+
+        return data.feed(self.dataset.x_train, order, shard=processes().shard)
+
+    def _index(self, draw: torch.Generator) -> Tensor:
+        n = len(self.dataset.y_train)
+        return torch.randperm(n, generator=draw, device=draw.device)[: self.options.batch_size]
 
     def drifting(self, batch: PsiBatch, draw: torch.Generator, step: int) -> PsiBatch:
         """Add where the drift's ψ starts, and the label that it goes toward or from."""

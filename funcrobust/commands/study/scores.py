@@ -93,13 +93,12 @@ def make_bench(
         with reporter.track(f"{name} judges real images", total=len(x), unit="img") as bar:
             return judging.look(judges[name], x, advance=bar.advance)
 
+    x_train, x_test = dataset.in_memory()
     seen = {
-        name: Judge(
-            judge, looked(name, dataset.x_test), None if i else looked(name, dataset.x_train)
-        )
+        name: Judge(judge, looked(name, x_test), None if i else looked(name, x_train))
         for i, (name, judge) in enumerate(judges.items())
     }
-    gaussian = GaussianStarts(dataset.x_train, dataset.y_train)
+    gaussian = GaussianStarts(x_train, dataset.y_train)
     starts, choosing = (
         draw_starts(options, dataset, gaussian, count, number)
         for number, count in enumerate((options.images, options.choosing))
@@ -156,13 +155,14 @@ def accuracies(drawer: Drawer, bench: Bench) -> dict[str, Any]:
     n = options.examples or len(dataset.y_test)
     draw = generator(options.seed, "study/examples", 0, dataset.y_test.device)
     index = torch.randperm(len(dataset.y_test), generator=draw, device=draw.device)[:n]
-    images = Chosen(index, dataset.x_test[index], dataset.y_test[index])
+    x_test = dataset.in_memory()[1]
+    images = Chosen(index, x_test[index], dataset.y_test[index])
     found: dict[str, Any] = measure(
         drawer.predict, drawer.params, images, bench.reporter, ball=linf(8 / 255),
         steps=options.attack_steps, seed=options.seed, title=f"PGD-{options.attack_steps}",
     )  # fmt: skip
     some = max(1, min(500, n // 2))
-    walk = l2_preset(dataset.x_test)._replace(steps=5)
+    walk = l2_preset(x_test)._replace(steps=5)
     five = walk.toward(log_odds(drawer.predict), walk.ball)
     found["drift"] = evaluation.mean_of(
         drift(five), drawer.params, images.x[:some], images.y[:some]
@@ -225,12 +225,13 @@ def copies(made: Tensor, bench: Bench) -> dict[str, float]:
     """
     judge, dataset = next(iter(bench.judges.values())), bench.dataset
     n, found = len(made), {}
+    x_train, x_test = dataset.in_memory()
     assert judge.known is not None
     unseen = judge.real.part(slice(n)).features
     new = judging.look(judge.network, made).features
     for space, (known, ours, theirs) in {
         "features": (judge.known.features, new, unseen),
-        "pixels": (dataset.x_train, made, dataset.x_test[:n]),
+        "pixels": (x_train, made, x_test[:n]),
     }.items():
         near, usual = (judging.nearest(known, x).distances for x in (ours, theirs))
         found[f"{space}, median"] = float(near.median() / usual.median())
