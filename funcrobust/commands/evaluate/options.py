@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from annotated_types import Gt
+
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.catalogue import functions
 from funcrobust.running.groups import Images, Machine, Precision, Radius
@@ -14,7 +16,6 @@ from funcrobust.running.options import (
     Count,
     Flag,
     Spelled,
-    Weight,
     Where,
     only_with,
     unless,
@@ -77,7 +78,7 @@ class Evaluate(Images, Machine):
     epsilon: Radius | None = None
     """Its radius; left out: the checkpoint's."""
     step_size: (
-        Annotated[Weight, only_with(attack=WITH_STEP_SIZE), unless(autoattack=True)] | None
+        Annotated[float, Gt(0), only_with(attack=WITH_STEP_SIZE), unless(autoattack=True)] | None
     ) = None
     """Left out: radius / 4, or the attack's own."""
     precision: Precision = "fp32"
