@@ -32,6 +32,7 @@ from funcrobust.running.places import (
     DatasetName,
     Decoded,
     Folder,
+    Output,
     Place,
     is_much,
     require_run,
@@ -93,6 +94,20 @@ class Machine(Options):
     """auto, cpu, cuda or cuda:N."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Every random number follows from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures(Options):
+    """Figures."""
+
+    json_file: Annotated[Output | None, Flag("--json")] = None
+    """Write the figures there, those of every image too where there are any; - prints them alone.
+    """
+
+    @property
+    def quiet(self) -> bool:
+        """Whether standard output is for the figures."""
+        return str(self.json_file) == "-"
 
 
 @dataclass(frozen=True, kw_only=True)
