@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Lt
 
@@ -31,6 +31,8 @@ def _tasks(parameter: str) -> ParameterOf:
 @dataclass(frozen=True, kw_only=True)
 class Apply(Figures, Images, Drawing, Machine):
     """Application."""
+
+    shared: ClassVar[bool] = True
 
     task: Annotated[str, Choices(applications.names)] = field(kw_only=False)
     """What to draw."""
