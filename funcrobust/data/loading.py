@@ -13,7 +13,7 @@ from funcrobust.data.folders import read_image_folder
 from funcrobust.data.npz import read_npz
 from funcrobust.data.progress import Progress, silent
 from funcrobust.data.sets import find, names
-from funcrobust.data.sources import Embedded, obtain
+from funcrobust.data.sources import DataUnavailable, Embedded, obtain
 from funcrobust.data.streaming.opening import Found, Streaming, to_stream
 from funcrobust.reading import user_path
 
@@ -55,7 +55,7 @@ def load(
         arrays, source = known.read(), known.library
     else:
         if folder is not None and not os.path.exists(user_path(folder)):  # noqa: PTH110
-            raise FuncrobustError(f"no such folder: {folder}")
+            raise DataUnavailable(f"no such folder: {folder}")
         where = default_cache() if cache is None else user_path(cache)
         arrays, source = obtain(
             name, known, folder=folder, cache=where, download=download, progress=progress

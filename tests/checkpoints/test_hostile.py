@@ -79,7 +79,7 @@ CARDS = {
     "mean none": {"mean": None}, "std zero": {"std": [0, 0, 0]}, "std tiny": {"std": [1e-60] * 3},
     "std negative": {"std": [-1.0] * 3}, "std dict": {"std": {"0": 1.0}},
     "seed": {"seed": 2**70}, "seed negative": {"seed": -1}, "seed float": {"seed": 0.5},
-    "class names": {"class_names": ["a"]}, "class names text": {"class_names": "abcdefghij"},
+    "class names": {"class_names": ["a"] * 11}, "class names text": {"class_names": "abcdefghij"},
     "class names numbers": {"class_names": list(range(10))},
     "shape": {"image_shape": [3, 10**9, 10**9]}, "channels": {"image_shape": [10**9, 1, 1]},
     "shape text": {"image_shape": "333"}, "shape zero": {"image_shape": [3, 0, 32]},

@@ -19,6 +19,7 @@ from published_sets import (
 )
 
 from funcrobust import data
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.sets import cifar10
 
 
@@ -120,3 +121,10 @@ def test_real_cifar10():
     assert torch.bincount(dataset.y_train).tolist() == [5000] * 10
     assert dataset.mean == pytest.approx((0.49139968, 0.48215841, 0.44653091), abs=1e-8)
     assert dataset.std == pytest.approx((0.24703223, 0.24348513, 0.26158784), abs=1e-8)
+
+
+def test_a_folder_that_is_not_there_is_not_passed_over(tmp_path):
+    """Though the set is in the cache: what was asked for would be ignored."""
+    for name in ("cifar10", "digits"):
+        with pytest.raises(FuncrobustError, match="nowhere"):
+            data.load(name, folder=tmp_path / "nowhere")
