@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError
 
 from funcrobust import commands
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, visible
 from funcrobust.running.catalogue import summary
 from funcrobust.running.commandline import command, explained
 from funcrobust.running.options import Options
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except FuncrobustError as error:
         rank = os.environ.get("RANK", "0")  # torchrun's: all processes may say the same
         who = "error" if rank == "0" else f"error (process {rank})"
-        print(f"{who}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{visible(who)}: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -51,6 +51,7 @@ def perform(words: list[str]) -> int:
     options = call(*bound.args, **bound.kwargs)
     if not isinstance(options, Options):  # help, version and completion are done
         return 0
+    options.require_places()
     from funcrobust.report.console import Reporter
     from funcrobust.running.processes import started
 

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import platform
+import re
 import secrets
+import shutil
+import zlib
 from pathlib import Path
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.reading import user_path
 
 TEMPORARY = ".*.tmp"
 """The pattern of the names under which files are written, to find what a killed process left."""
+
+_NODE = f"{zlib.crc32(platform.node().encode()):08x}"
+_WRITER = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{12}\.tmp$")
+
+
+class WriteError(FuncrobustError):
+    """A file or folder that the system does not let us write: it is full, gone or forbidden."""
 
 
 def name_and_path(text: str, kind: str) -> tuple[str, Path | None]:
@@ -21,7 +34,7 @@ def name_and_path(text: str, kind: str) -> tuple[str, Path | None]:
     name, equals, path = text.removeprefix(kind).removeprefix(":").partition("=")
     if not name or (equals and not path):
         raise FuncrobustError(f"{text!r} lacks a part: {kind}:NAME or {kind}:NAME=PATH")
-    return name, Path(path).expanduser() if path else None
+    return name, user_path(path) if path else None
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
@@ -31,11 +44,11 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
     place; on failure the temporary file is removed. Text is written as UTF-8. Missing folders are
     made. A link's target is replaced, not the link.
 
-    Raises `FuncrobustError` when the folder or disk does not let it.
+    Raises `WriteError` when the folder or disk does not let it.
     """
     raw = data.encode() if isinstance(data, str) else data
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:60]}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_name(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -50,8 +63,64 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
             raise
         _sync(target.parent)
     except OSError as error:
-        raise FuncrobustError(
+        raise WriteError(
             f"cannot write {path}: {error.strerror or error}: free some space or choose a folder "
+            "you may write to"
+        ) from error
+
+
+def temporary_name(target: Path) -> Path:
+    """Return a name beside ``target`` to write under: it says whose, for `clear_leftovers`."""
+    whose = f"{_NODE}-{os.getpid()}-{secrets.token_hex(6)}"
+    return target.with_name(f".{target.name[:40]}.{whose}.tmp")
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what killed processes of this machine left half-written in a folder.
+
+    What a live process writes stays, and what another machine's may.
+    """
+    for path in folder.glob(TEMPORARY):
+        found = _WRITER.search(path.name)
+        if found and found[1] == _NODE and not _alive(int(found[2])):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":  # to ask would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return error.errno != errno.ESRCH
+    except OverflowError:
+        return False
+    return True
+
+
+def also_named(path: Path, other: Path) -> None:
+    """Give a file a second name in the same folder, whatever that named before.
+
+    What replaces ``path`` later (`atomic_write`) leaves ``other`` as it is. No bytes are copied
+    where the file system has links. At every instant both names are of whole files.
+
+    Raises `WriteError` when the folder or disk does not let it.
+    """
+    temporary = temporary_name(other)
+    try:
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, other)  # noqa: PTH105
+        # Two names of one file already: then POSIX renames nothing.
+        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise WriteError(
+            f"cannot write {other}: {error.strerror or error}: free some space or choose a folder "
             "you may write to"
         ) from error
 

@@ -8,6 +8,7 @@ from torch import nn
 import funcrobust as fr
 from funcrobust.core.network.functional import functionalize
 from funcrobust.core.objectives.lift import Batch, training_objective
+from funcrobust.core.training.sharding import is_spread, sharded, whole
 from funcrobust.core.training.updates import initial_state, make_update, optimizer
 from funcrobust.running.processes import Processes
 
@@ -64,6 +65,27 @@ def trained(shard, accumulate=1):
     return state, found
 
 
+def spread(shard, name):
+    """The same with parameters, momenta and average spread over the processes."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    torch.manual_seed(0)
+    model = functionalize(Net().double()).across(shard)
+    if shard.size > 1:
+        model = sharded(model, init_device_mesh("cpu", (shard.size,)))
+    optim = optimizer(name, 0.1, weight_decay=1e-3, clip_norm=1.0)
+    update = make_update(training_objective(model, compose), optim, decay=0.9, across=shard)
+    state = initial_state(model, optim, averaged=True)
+    for step in range(STEPS):
+        state, metrics = update(state, shard.rows(batch_of(step)))
+    kept = sum(p.to_local().numel() if is_spread(p) else p.numel() for p in state.params.values())
+    psi = fr.psi(fr.logit(model.predict), fr.unconstrained(), targeted=True, steps=2, step_size=0.5)
+    batch = batch_of(0)
+    with torch.no_grad():
+        moved = psi(whole(state.params), batch.x, batch.y)
+    return whole((state.params, state.average, metrics, moved)), kept
+
+
 def derivatives(shard):
     """Of a mean over the batch: value, gradient, gradient of a gradient's norm, and under vmap."""
     draw = torch.Generator().manual_seed(3)
@@ -101,6 +123,7 @@ def everything(shard):
     """All of it, in one start of the processes."""
     return {
         "trained 1": trained(shard, 1), "trained 2": trained(shard, 2),
+        "spread sgd": spread(shard, "sgd"), "spread adamw": spread(shard, "adamw"),
         "derivatives": derivatives(shard), "compiled": compiled(shard),
     }  # fmt: skip
 

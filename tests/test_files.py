@@ -11,10 +11,17 @@ import sys
 import pytest
 import torch
 from cards import CARD
+from problems import ROOT
 
 from funcrobust import checkpoints
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.files import atomic_write
+from funcrobust.files import (
+    WriteError,
+    also_named,
+    atomic_write,
+    clear_leftovers,
+    temporary_name,
+)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -101,3 +108,39 @@ def test_the_content_is_on_disk_before_it_gets_its_name_and_the_name_after(tmp_p
     monkeypatch.setattr(os, "replace", replaced)
     atomic_write(tmp_path / "a.txt", "x")
     assert events == ["file", "replace", "folder"]
+
+
+def test_leftovers_of_the_dead_are_deleted_and_no_others(tmp_path):
+    dead = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+         "from pathlib import Path; from funcrobust.files import temporary_name\n"
+         f"temporary_name(Path({str(tmp_path)!r}, 'file')).touch()\n"
+         f"temporary_name(Path({str(tmp_path)!r}, 'folder')).mkdir()"],
+        check=True,
+    )  # fmt: skip
+    assert dead.returncode == 0
+    assert len(list(tmp_path.iterdir())) == 2
+    mine = temporary_name(tmp_path / "file")
+    elsewhere = tmp_path / ".file.00000000-1-0123456789ab.tmp"
+    for path in (mine, elsewhere, tmp_path / ".somebodys.tmp"):
+        path.touch()
+    clear_leftovers(tmp_path)
+    assert set(tmp_path.iterdir()) == {mine, elsewhere, tmp_path / ".somebodys.tmp"}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_second_name_keeps_what_the_first_is_replaced_by(tmp_path, monkeypatch, links):
+    one, other = tmp_path / "one", tmp_path / "other"
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (tmp_path / "nowhere").stat())
+    atomic_write(one, "1")
+    also_named(one, other)
+    also_named(one, other)
+    atomic_write(one, "2")
+    assert (one.read_text(), other.read_text()) == ("2", "1")
+    also_named(one, other)
+    assert other.read_text() == "2"
+    assert sorted(tmp_path.iterdir()) == [one, other]
+    with pytest.raises(WriteError, match="cannot write"):
+        also_named(tmp_path / "nowhere", other)
+    assert sorted(tmp_path.iterdir()) == [one, other]

@@ -6,7 +6,7 @@ from funcrobust.checkpoints.format import read
 from funcrobust.checkpoints.loading import load
 from funcrobust.checkpoints.locate import resolve, shipped
 from funcrobust.checkpoints.saving import save
-from funcrobust.checkpoints.state import load_state, save_state
+from funcrobust.checkpoints.state import load_state, save_state, step_of
 from funcrobust.checkpoints.zoo import is_zoo
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "save",
     "save_state",
     "shipped",
+    "step_of",
 ]

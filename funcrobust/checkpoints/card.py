@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from funcrobust.checkpoints.fingerprint import WIDTH, Fingerprint, count, is_fingerprint
-from funcrobust.core.errors import FuncrobustError, one_line, require_count
+from funcrobust.core.errors import FuncrobustError, require_count, unknown_name
 from funcrobust.environment import versions
+from funcrobust.reading import parse_json, structured
 
 
 def _now() -> str:
@@ -20,6 +20,10 @@ def _now() -> str:
 
 def _versions() -> dict[str, str]:
     return versions(("torch", "funcrobust"))
+
+
+CONSTRAINTS = ("linf", "l2", "inf", "2", "unconstrained", "fourier")
+"""Threat models that a card may name."""
 
 
 @dataclass(frozen=True)
@@ -59,30 +63,58 @@ class Card:
     fingerprint: Fingerprint = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, str) or not self.model:
-            raise FuncrobustError(f"a card's model must be a name, got {self.model!r}")
+        _require_texts(self, "model", "dataset", "constraint", "command", "notes", "created")
+        if not 0 < len(self.model) <= 400:
+            raise FuncrobustError(f"a card's model must be a name, got {_short(self.model)}")
         require_count("a card's num_classes", self.num_classes, minimum=1)
+        require_count("a card's seed", self.seed)
+        if max(self.num_classes, self.seed) >= 2**63:
+            raise FuncrobustError("a card's num_classes and seed must be below 2^63")
         shape = self.image_shape
         if not isinstance(shape, tuple) or len(shape) != 3:
-            raise FuncrobustError(f"a card's image_shape must be (C, H, W), got {shape!r}")
+            raise FuncrobustError(f"a card's image_shape must be (C, H, W), got {_short(shape)}")
         for size in shape:
             require_count("a card's image_shape", size, minimum=1)
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if not isinstance(value, tuple) or len(value) != shape[0]:
-                raise FuncrobustError(
-                    f"a card's {name} must have one number for each of {shape[0]} channels, "
-                    f"got {value!r}"
-                )
-            if not all(isinstance(number, int | float) for number in value):
-                raise FuncrobustError(f"a card's {name} must be numbers, got {value!r}")
-        step = self.restoring_step
-        if step is not None and not (isinstance(step, int | float) and 0 < step < float("inf")):
-            raise FuncrobustError(f"a card's restoring_step must be a number > 0, got {step!r}")
+        self._check_normalisation()
+        self._check_threat()
+        names = self.class_names
+        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+            raise FuncrobustError(f"a card's class_names must be texts, got {_short(names)}")
+        if names and len(names) != self.num_classes:
+            raise FuncrobustError(
+                f"a card's class_names must be {self.num_classes}, or none; there are {len(names)}"
+            )
         for name in ("metrics", "versions"):
             if not isinstance(getattr(self, name), dict):
                 raise FuncrobustError(f"a card's {name} must be a dict by name")
         self._check_proof()
+
+    def _check_normalisation(self) -> None:
+        channels = self.image_shape[0]
+        for name, low in (("mean", -1e6), ("std", 1e-6)):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or len(value) != channels:
+                raise FuncrobustError(
+                    f"a card's {name} must have one number for each of {channels} channels, "
+                    f"got {_short(value)}"
+                )
+            if not all(_is_number(number) and low <= number <= 1e6 for number in value):
+                raise FuncrobustError(
+                    f"a card's {name} must be numbers of {low:g} to 1e6, got {_short(value)}"
+                )
+
+    def _check_threat(self) -> None:
+        if self.constraint not in CONSTRAINTS:
+            raise unknown_name("constraint of a card", self.constraint[:40], CONSTRAINTS)
+        if not (_is_number(self.epsilon) and 0 <= self.epsilon < 1e30):
+            raise FuncrobustError(
+                f"a card's epsilon must be a number >= 0, got {_short(self.epsilon)}"
+            )
+        step = self.restoring_step
+        if step is not None and not (_is_number(step) and 0 < step < 1e30):
+            raise FuncrobustError(
+                f"a card's restoring_step must be a number > 0, got {_short(step)}"
+            )
 
     def _check_proof(self) -> None:
         if not isinstance(self.sha256, str) or not re.fullmatch("([0-9a-f]{64})?", self.sha256):
@@ -99,16 +131,26 @@ def renewed(card: Card) -> Card:
     return replace(card, versions=_versions(), created=_now())
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _require_texts(card: Card, *names: str) -> None:
+    for name in names:
+        value = getattr(card, name)
+        if not isinstance(value, str):
+            raise FuncrobustError(f"a card's {name} must be a text, got {_short(value)}")
 
 
-def card_from(text: str, path: Path) -> Card:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80]
+
+
+def card_from(text: str | bytes, path: Path) -> Card:
     """Read a card from its JSON; raise `FuncrobustError` that names ``path`` if it is none."""
+    what = f"{path} has a card that is not one"
+    found = parse_json(text, what)
+    if not isinstance(found, dict):
+        raise FuncrobustError(f"{what}: it is no object of JSON")
     known = {f.name for f in fields(Card)}  # a later version's card may hold more
-    try:
-        values: dict[str, Any] = {k: v for k, v in json.loads(text).items() if k in known}
-        values = {k: _tuples(v) for k, v in values.items()}
-        return Card(**values)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise FuncrobustError(f"{path} has a card that is not one: {one_line(error)}") from error
+    return structured(Card, {k: v for k, v in found.items() if k in known}, what)

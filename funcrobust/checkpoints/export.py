@@ -16,6 +16,7 @@ from funcrobust.checkpoints.card import Card
 from funcrobust.checkpoints.zoo import is_zoo
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.files import atomic_write
+from funcrobust.reading import user_path
 
 __all__ = ["FORMS", "Exported", "export"]
 
@@ -48,7 +49,7 @@ def export(module: nn.Module, card: Card, path: str | Path, *, to: str = "robust
     Raises `FuncrobustError` for an unknown form, a network that robustbench has no class for, and
     files that cannot be written.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if to not in FORMS:
         raise FuncrobustError(f"unknown form {to!r}: export to {' or '.join(FORMS)}")
     if to == "robustness":

@@ -12,7 +12,6 @@ import io
 import math
 import pickle
 import struct
-import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -22,7 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from funcrobust.checkpoints.format import DTYPES
 from funcrobust.core.errors import FuncrobustError, one_line
+from funcrobust.reading import PlainUnpickler, flat_items, read_file
 
 # The last is what robustbench takes of files that hold a "best" one too.
 _NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net", "network", "last")
@@ -42,13 +43,12 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
     Raises `FuncrobustError` when the file cannot be read or holds no tensors by name.
     """
     path = Path(path)
+    data = read_file(path)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FuncrobustError(f"cannot read {path}: {error.strerror or error}") from error
-    try:
-        root = _unpickle(data)
+        root = _read_zip(data) if data[:4] == b"PK\x03\x04" else _read_stream(data)
         tensors = _strip_wrappers(_find_state_dict(root))
+        _require_affordable(tensors, len(data))
+        instead = "" if tensors else _describe(root)
     except Exception as error:  # a broken or hostile pickle can raise anything at all
         reason = one_line(f"{type(error).__name__}: {error}")
         raise FuncrobustError(
@@ -57,18 +57,20 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
         ) from error
     if not tensors:
         raise FuncrobustError(
-            f"{path} holds no tensors by name ({_describe(root)}): write the weights with "
+            f"{path} holds no tensors by name ({instead}): write the weights with "
             "torch.save(model.state_dict(), path)"
         )
     return tensors
 
 
-def _unpickle(data: bytes) -> Any:
-    try:  # torch's own restricted reader, where the file holds nothing but tensors
-        with warnings.catch_warnings(action="ignore"):  # about pickle protocols it seldom sees
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception:  # it refuses files that name other classes; ours reads past them
-        return _read_zip(data) if data[:4] == b"PK\x03\x04" else _read_stream(data)
+def _require_affordable(tensors: Mapping[str, Tensor], size: int) -> None:
+    """Raise where names that share their values would be much more than the file as copies.
+
+    Tied weights are there twice, and robustness's networks.
+    """
+    claimed = sum(tensor.numel() * tensor.itemsize for tensor in tensors.values())
+    if claimed > 8 * size + 4096:
+        raise pickle.UnpicklingError(f"tensors of {claimed} bytes in a file of {size}")
 
 
 # --- the two containers -------------------------------------------------------------------------
@@ -78,6 +80,8 @@ def _read_zip(data: bytes) -> Any:
     """The format since torch 1.6: ``data.pkl``, and each storage as an uncompressed member."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {info.filename: info for info in archive.infolist()}
+        if sum(info.file_size for info in archive.infolist()) > len(data):  # members that overlap
+            raise pickle.UnpicklingError("members of more bytes than the file has")
         root = min(name for name in members if name.endswith("/data.pkl")).removesuffix("data.pkl")
 
         def read(name: str) -> bytes:
@@ -94,25 +98,34 @@ def _read_zip(data: bytes) -> Any:
                 storages[key] = _flat(read(f"{root}data/{key}"), torch.uint8)
             return storages[key].view(dtype)
 
-        return _Unpickler(io.BytesIO(read(f"{root}data.pkl")), storage).load()
+        content = read(f"{root}data.pkl")
+        return _Unpickler(io.BytesIO(content), len(content), storage).load()
 
 
-def _read_stream(data: bytes) -> Any:
-    """A plain pickle, or the format before torch 1.6: five pickles, then the storages."""
+def _read_stream(data: bytes, *, nested: bool = False) -> Any:
+    """A plain pickle, or the format before torch 1.6: five pickles, then the storages.
+
+    ``nested``: it is a tensor within a plain pickle.
+    """
     file = io.BytesIO(data)
     storages: dict[str, Tensor] = {}
+    announced = 0
 
     def storage(
         dtype: torch.dtype, key: str, _location: str, count: int, view: Any = None
     ) -> Tensor:
-        if not 0 <= count * dtype.itemsize <= len(data):
-            raise pickle.UnpicklingError("a storage larger than the file")
-        # Filled below: in this format the values come after the objects that use them.
-        flat = storages.setdefault(key, torch.zeros(count, dtype=dtype)).view(dtype)
+        nonlocal announced
+        if key not in storages:
+            announced += count * dtype.itemsize
+            if count < 0 or announced > len(data):
+                raise pickle.UnpicklingError("storages larger than the file")
+            # Filled below: in this format the values come after the objects that use them.
+            storages[key] = torch.zeros(count, dtype=dtype)
+        flat = storages[key].view(dtype)
         return flat if view is None else flat[view[1] : view[1] + view[2]]
 
     def load() -> Any:
-        return _Unpickler(file, storage).load()
+        return _Unpickler(file, len(data), storage, nested=nested).load()
 
     first = load()
     if first != _LEGACY_MAGIC:
@@ -159,35 +172,43 @@ def _inert(name: str) -> _Inert:
     return _Inert(name, (), {"__new__": ignore, **{m: classmethod(ignore) for m in methods}})
 
 
-class _Unpickler(pickle._Unpickler):
-    """Reads a pickle with nothing but the builders below.
+class _Unpickler(PlainUnpickler):
+    """Reads a pickle with nothing but the builders below; what is inert stays so."""
 
-    The unpickler written in Python is used on purpose: a damaged memo index makes the one written
-    in C allocate up to 32 GiB. For the same reason bytearrays, which allocate whatever length
-    they announce and which torch never writes, are not understood.
-    """
-
-    dispatch = {  # noqa: RUF012  (the base class's own table, less one entry)
-        code: read
-        for code, read in pickle._Unpickler.dispatch.items()
-        if code != pickle.BYTEARRAY8[0]
-    }
-
-    def __init__(self, file: io.BytesIO, storage: Callable[..., Tensor]) -> None:
-        super().__init__(file, encoding="latin1")  # Python 2's strings, whatever their bytes
-        self._storage = storage
+    def __init__(
+        self, file: io.BytesIO, size: int, storage: Callable[..., Tensor], *, nested: bool = False
+    ) -> None:
+        super().__init__(file, size)
+        self._storage, self._nested = storage, nested
+        self._inert: dict[tuple[str, str], _Inert] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         torch_like = module == "torch" or module.startswith("torch.")
         if torch_like and name in _STORAGE_DTYPES:
             return _STORAGE_DTYPES[name]
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+        if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
             return getattr(torch, name)
-        build = _BUILDERS.get((module, name))
-        if build is None:
-            return _inert(f"{module}.{name}")
         # A fresh function each time: a pickle can set attributes on what it is given.
-        return lambda *args: build(*args)
+        if (module, name) in _COPIERS:
+            return lambda *args: self._copied(_COPIERS[module, name], *args)
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return lambda raw: self._within(raw)
+        if build := _BUILDERS.get((module, name)):
+            return lambda *args: build(*args)
+        if len(self._inert) > _MOST_NAMES:
+            raise pickle.UnpicklingError(f"more than {_MOST_NAMES} foreign names")
+        return self._inert.setdefault((module, name), _inert(f"{module}.{name}"))
+
+    def _copied(self, build: Callable[..., Any], *args: Any) -> Any:
+        self.charge(sum(len(arg) for arg in args if hasattr(type(arg), "__len__")))
+        return build(*args)
+
+    def _within(self, raw: bytes) -> Any:
+        """Tensors inside a plain pickle: their storage is a small file of the older format."""
+        if self._nested:
+            raise pickle.UnpicklingError("a file within a file within a file")
+        self.charge(len(raw))
+        return _read_stream(raw, nested=True)
 
     def persistent_load(self, saved: Any) -> Any:
         kind = saved[0].decode() if isinstance(saved[0], bytes) else saved[0]
@@ -200,6 +221,8 @@ class _Unpickler(pickle._Unpickler):
 
 def _tensor(flat: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
     """View a flat storage as a tensor, after checking that it lies inside."""
+    if len(size) > _MOST_AXES:  # their product would take for ever
+        raise pickle.UnpicklingError("a tensor of many axes")
     size, stride = tuple(map(int, size)), tuple(map(int, stride))
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -256,14 +279,18 @@ _BUILDERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_parameter"): _first,
     ("torch._utils", "_rebuild_parameter_with_state"): _first,
     ("torch._tensor", "_rebuild_from_type_v2"): lambda build, _type, args, _state: build(*args),
-    # Tensors inside a plain pickle: their storage is a small file of the older format.
-    ("torch.storage", "_load_from_bytes"): lambda raw: _read_stream(raw),
+}
+
+_COPIERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch", "Size"): lambda dims=(): tuple(dims),
-    ("collections", "OrderedDict"): lambda items=(): OrderedDict(items),
-    ("collections", "defaultdict"): lambda _factory=None, items=(): dict(items),
+    ("collections", "OrderedDict"): lambda items=(): OrderedDict(flat_items(items)),
+    ("collections", "defaultdict"): lambda _factory=None, items=(): dict(flat_items(items)),
     # How pickles of protocol 2 spell bytes.
     ("_codecs", "encode"): lambda text, _encoding="latin1": text.encode("latin1"),
 }
+
+_MOST_NAMES = 10_000
+_MOST_AXES = 64
 
 
 # --- from the file's contents to a bare network's weights ---------------------------------------
@@ -279,7 +306,7 @@ def _find_state_dict(root: Any) -> dict[str, Tensor]:
     return {
         name: value.detach()
         for name, value in root.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
+        if isinstance(name, str) and isinstance(value, Tensor) and value.dtype in DTYPES
     }
 
 
@@ -298,5 +325,6 @@ def _strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _describe(root: Any) -> str:
     if isinstance(root, Mapping):
-        return f"a mapping with the keys {', '.join(map(repr, list(root)[:5])) or 'of nothing'}"
+        keys = [str(key)[:40] if isinstance(key, int) else repr(key)[:40] for key in list(root)[:5]]
+        return f"a mapping with the keys {', '.join(keys) or 'of nothing'}"
     return f"its content is a {root.__name__ if isinstance(root, _Inert) else type(root).__name__}"

@@ -19,11 +19,19 @@ from funcrobust.checkpoints.fingerprint import digest
 from funcrobust.checkpoints.locate import SUFFIX, listing, resolve
 from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.files import atomic_write
+from funcrobust.reading import parse_json, read_file, structured
 
 CARD = "funcrobust.card"  # its key in the safetensors metadata
 
 # A list without lists or dicts in it goes on one line. Within a text JSON has no line's end.
 _INNERMOST = re.compile(r"\[\s*\n\s*([^\[\]{}]*?)\s*\]")
+
+DTYPES = frozenset({
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32,
+    torch.uint64, torch.bool,
+})  # fmt: skip
+"""What tensors may be of: torch adds and compares them."""
 
 KNOWINGLY = "load it with checkpoints.load(..., verify=False) and save it again"
 """What to do with a checkpoint that is not what its card says, and should not be."""
@@ -91,19 +99,22 @@ def parse(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return a safetensors file's tensors, on the CPU, and the texts in its header."""
     # Read whole rather than mapped: a resumed run replaces the very file it was read from, which
     # some systems forbid while it is mapped.
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FuncrobustError(f"cannot read {path}: {error.strerror or error}") from error
+    data = read_file(path)
     try:
         tensors = safetensors.torch.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except (SafetensorError, LookupError, ValueError, RuntimeError, TypeError) as error:
+    except Exception as error:  # of several types, for sizes that overflow among others
         raise FuncrobustError(
             f"{path} is truncated or not a safetensors file ({one_line(error)}): copy or train "
             "it again"
         ) from error
-    return tensors, header.get("__metadata__", {})
+    header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")], f"the header of {path}")
+    if strange := [name for name, tensor in tensors.items() if tensor.dtype not in DTYPES]:
+        raise FuncrobustError(
+            f"{path} holds {listing(strange, 3)} as {tensors[strange[0]].dtype}, which no network "
+            "here computes with: save it in another precision"
+        )
+    metadata = structured(dict[str, str], header.get("__metadata__") or {}, f"the header of {path}")
+    return tensors, metadata
 
 
 def single_precision(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -115,6 +126,7 @@ def single_precision(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise `FuncrobustError` that names ``path`` and the tensors that are not finite."""
     bad = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    bad += [n for n, t in tensors.items() if t.is_complex() and not t.isfinite().all()]
     if bad:
         raise FuncrobustError(
             f"{path}: {len(bad)} tensors with NaN or infinite values ({listing(bad, 3)}): the run "

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from funcrobust import models
@@ -12,6 +16,7 @@ from funcrobust.checkpoints.fingerprint import TOLERANCE, difference, fingerprin
 from funcrobust.checkpoints.foreign import read_foreign
 from funcrobust.checkpoints.format import KNOWINGLY, check_finite, read, single_precision
 from funcrobust.checkpoints.locate import SUFFIX, listing, resolve
+from funcrobust.checkpoints.state import read_network, step_of
 from funcrobust.checkpoints.zoo import fitted, is_zoo, locate, zoo_card
 from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.data.progress import Progress, silent
@@ -57,15 +62,17 @@ def load(
         return _load_zoo(zoo_entry(model), path)
     if path.suffix != SUFFIX:
         return _load_foreign(path, model)
-    tensors, card = read(path, verify=verify)
+    tensors, card = read_network(path) if step_of(path) is not None else read(path, verify=verify)
     if model not in (None, card.model):
         raise FuncrobustError(f"{path} holds a {card.model}, not a {model}: leave model= out")
     if ":" in card.model and model is None:
         raise FuncrobustError(
             f"{path} needs the code {card.model!r}: if you trust it, say so with "
-            f"--model {card.model} (in Python: model={card.model!r})"
+            f"--model {shlex.quote(card.model)} (in Python: model={card.model!r})"
         )
-    network = fill(build(card), tensors, card.model, path)
+    network = _made(
+        card.model, card.num_classes, lambda: build(card), tensors, lambda _: tensors, path
+    )
     if verify and card.fingerprint:
         _prove(network, card, path)
     return network, card
@@ -81,6 +88,32 @@ def build(card: Card) -> nn.Module:
         std=card.std,
         seed=card.seed,
     )
+
+
+def _made(
+    model: str, classes: int, make: Callable[[], nn.Module], tensors: Mapping[str, Tensor],
+    named: Callable[[nn.Module], Mapping[str, Tensor]], path: Path,
+) -> nn.Module:  # fmt: skip
+    """Make a network and fill it, after its sizes were found to be those of the file's tensors.
+
+    ``named(network)`` are these by the network's names. Ours is first made without memory. The code
+    of a factory is called once only: it is told no number of classes that no tensor has.
+    """
+    if ":" in model:
+        largest = max((max(t.shape, default=0) for t in tensors.values() if t.numel()), default=0)
+        if classes > max(largest, 10_000):
+            raise FuncrobustError(f"{path} says {classes} classes, and no tensor has such a size")
+    else:
+        try:
+            with torch.device("meta"):
+                skeleton = make()
+                _require_fit(skeleton, named(skeleton), model, path)
+        except (RuntimeError, OverflowError, TypeError) as error:
+            raise FuncrobustError(
+                f"{path}: no {model} has such sizes: {one_line(error)}"
+            ) from error
+    network = make()
+    return fill(network, named(network), model, path)
 
 
 def _prove(network: nn.Module, card: Card, path: Path) -> None:
@@ -124,19 +157,21 @@ def _load_foreign(path: Path, model: str | None) -> tuple[nn.Module, Card]:
     mean, std = _pop_normalizer(tensors, model)
     channels = next((t.shape[1] for t in tensors.values() if t.ndim == 4), 3)
     classes = next((t.shape[0] for t in reversed(tensors.values()) if t.ndim == 2), 10)
-    network = models.build(
-        model,
-        num_classes=classes,
-        in_channels=channels,
-        mean=None if mean is None else mean.flatten().tolist(),
-        std=None if std is None else std.flatten().tolist(),
-    )
-    if isinstance(network, models.Normalized) and "mean" not in tensors:
-        tensors = {f"net.{name}": tensor for name, tensor in tensors.items()}
-        tensors |= {"mean": network.mean, "std": network.std}
-    # Files from before torch 0.4.1 do not hold these, and no logit depends on them.
-    counters = {n: t for n, t in network.state_dict().items() if n.endswith("num_batches_tracked")}
-    network = fill(network, {**counters, **tensors}, model, path)
+    make = partial(
+        models.build, model, num_classes=classes, in_channels=channels,
+        mean=_numbers(mean, channels, path), std=_numbers(std, channels, path),
+    )  # fmt: skip
+
+    def named(network: nn.Module) -> dict[str, Tensor]:
+        # Files from before torch 0.4.1 do not hold the counters, and no logit depends on them.
+        state = network.state_dict()
+        counters = {n: t for n, t in state.items() if n.endswith("num_batches_tracked")}
+        if not isinstance(network, models.Normalized) or "mean" in tensors:
+            return {**counters, **tensors}
+        inner = {f"net.{name}": tensor for name, tensor in tensors.items()}
+        return {**counters, **inner, "mean": network.mean, "std": network.std}
+
+    network = _made(model, classes, make, tensors, named, path)
     return network, _foreign_card(path, model, network, (channels, classes), mean is not None)
 
 
@@ -147,29 +182,50 @@ def _pop_normalizer(tensors: dict[str, Tensor], model: str) -> tuple[Tensor | No
     return tensors.pop(mean, None), tensors.pop(std, None)
 
 
+def _numbers(tensor: Tensor | None, channels: int, path: Path) -> list[float] | None:
+    """Return a normalisation as numbers."""
+    if tensor is None:
+        return None
+    if tensor.is_complex() or tensor.numel() != channels:
+        raise FuncrobustError(
+            f"{path} holds a normalisation that is no {channels} real numbers, one for each channel"
+        )
+    return [float(value) for value in tensor.double().flatten().tolist()]
+
+
 def _foreign_card(
     path: Path, model: str, network: nn.Module, sizes: tuple[int, int], normalizer: bool
 ) -> Card:
     channels, classes = sizes
     size = models.usual_image_size(model)
-    buffers = dict(network.named_buffers())
+    layer = network if isinstance(network, models.Normalized) else None
     origin = "from the file" if normalizer else "assumed, the file has none"
     return Card(
         model=model,
         num_classes=classes,
         image_shape=(channels, size, size),
-        mean=tuple(buffers["mean"].flatten().tolist()) if "mean" in buffers else (0.0,) * channels,
-        std=tuple(buffers["std"].flatten().tolist()) if "std" in buffers else (1.0,) * channels,
+        mean=tuple(layer.mean.flatten().tolist()) if layer else (0.0,) * channels,
+        std=tuple(layer.std.flatten().tolist()) if layer else (1.0,) * channels,
         dataset="unknown",
         notes=f"imported from {path.name}; normalisation {origin}; image size assumed",
     )
 
 
-def fill(network: nn.Module, tensors: dict[str, Tensor], model: str, path: Path) -> nn.Module:
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Path) -> nn.Module:
     """Load strictly, or say in one line how the tensors differ from the network's.
 
     Returns the network itself, in evaluation mode.
     """
+    _require_fit(network, tensors, model, path)
+    try:
+        network.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:  # a number of float64 that is none in float32, say
+        raise FuncrobustError(f"{path} does not fit a {model}: {one_line(error)}") from error
+    check_finite(network.state_dict(), path)
+    return network.eval()
+
+
+def _require_fit(network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Path) -> None:
     expected = network.state_dict()
     misshaped = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
@@ -180,6 +236,11 @@ def fill(network: nn.Module, tensors: dict[str, Tensor], model: str, path: Path)
         "missing": [name for name in expected if name not in tensors],
         "unexpected": [name for name in tensors if name not in expected],
         "of another shape": misshaped,
+        "complex": [
+            name
+            for name, value in expected.items()
+            if name in tensors and tensors[name].is_complex() and not value.is_complex()
+        ],
     }
     if any(differences.values()):
         said = [f"{len(n)} {what} ({listing(n, 3)})" for what, n in differences.items() if n]
@@ -187,5 +248,3 @@ def fill(network: nn.Module, tensors: dict[str, Tensor], model: str, path: Path)
             f"{path} does not hold the weights of a {model}: {'; '.join(said)}: name the network "
             "it was made with"
         )
-    network.load_state_dict(tensors, strict=True)
-    return network.eval()

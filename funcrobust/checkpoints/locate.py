@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from funcrobust.core.errors import FuncrobustError, did_you_mean
+from funcrobust.reading import user_path
 
 SUFFIX = ".safetensors"
+
+STATE, STATE_BEFORE = f"state{SUFFIX}", f"state-before{SUFFIX}"
+"""A run's newest state, and the one saved before it."""
 
 
 def shipped() -> dict[str, Path]:
@@ -27,12 +31,14 @@ def _shipped_folders() -> tuple[Path, ...]:
 def resolve(path_or_name: str | Path) -> Path:
     """Return the file meant by a path, a run's folder or the name of a shipped checkpoint.
 
-    A folder means its ``checkpoint.safetensors``; the suffix may be left out.
+    A folder means its ``checkpoint.safetensors``, or else the state of the run in it; the suffix
+    may be left out.
 
     Raises `FuncrobustError` that lists what there is when nothing fits.
     """
-    path = Path(path_or_name).expanduser()
-    for candidate in (path, Path(f"{path}{SUFFIX}"), path / f"checkpoint{SUFFIX}"):
+    path = user_path(path_or_name)
+    inside = (path / name for name in (f"checkpoint{SUFFIX}", STATE, STATE_BEFORE))
+    for candidate in (path, Path(f"{path}{SUFFIX}"), *inside):
         if os.path.isfile(candidate):  # noqa: PTH113  (Path's own raises on too long a name)
             return candidate
     known = shipped()
@@ -50,7 +56,7 @@ def resolve(path_or_name: str | Path) -> Path:
 
 def destination(path: str | Path, in_folder: str) -> Path:
     """Return where to write: ``path`` with our suffix; in a folder, a file named ``in_folder``."""
-    path = Path(path).expanduser()
+    path = user_path(path)
     if os.path.isdir(path):  # noqa: PTH112
         return path / f"{in_folder}{SUFFIX}"
     return path if path.suffix == SUFFIX else Path(f"{path}{SUFFIX}")
@@ -59,4 +65,5 @@ def destination(path: str | Path, in_folder: str) -> Path:
 def listing(found: Sequence[str], limit: int) -> str:
     """Name the first of what was found, in a line."""
     more = ", ..." if len(found) > limit else ""
-    return (", ".join(found[:limit]) or "nothing") + more
+    names = (name if len(name) <= 80 else f"{name[:80]}..." for name in found[:limit])
+    return (", ".join(names) or "nothing") + more

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt, Lt
 
-from funcrobust.running.groups import Images, Machine, Picture, Precision
+from funcrobust.running.groups import Images, Machine, Precision
 from funcrobust.running.options import Count, Flag, Weight
+from funcrobust.running.places import CheckpointName, Output, Picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class Certify(Images, Machine):
     """Certification."""
 
-    checkpoint: str | None = field(default=None, kw_only=False)
+    checkpoint: CheckpointName | None = field(default=None, kw_only=False)
     """File, run folder or shipped name; left out: the shipped classifier."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
@@ -41,7 +42,7 @@ class Certify(Images, Machine):
     """An L2 radius of the table; say it again for another. Left out: multiples of sigma / 2."""
     precision: Precision = "fp32"
     """fp32, bf16 for autocast, or auto: what is certified is the network in this precision."""
-    json_file: Annotated[Path | None, Flag("--json")] = None
+    json_file: Annotated[Output | None, Flag("--json")] = None
     """Write the figures and every image's radius there; - prints them alone."""
     png: Picture | None = None
     """Draw certified accuracy over the radius there."""

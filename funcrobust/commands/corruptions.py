@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from annotated_types import Ge, Le
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.groups import Images, Machine, Picture, Precision
-from funcrobust.running.options import Choices, Flag, Where
+from funcrobust.running.groups import Images, Machine, Precision
+from funcrobust.running.options import Choices, Flag, Lies, Where
+from funcrobust.running.places import CheckpointName, Output, Picture, require_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,11 +35,11 @@ SEVERITIES = (1, 2, 3, 4, 5)
 class Corruptions(Images, Machine):
     """Corruptions."""
 
-    checkpoint: str | None = field(default=None, kw_only=False)
+    checkpoint: CheckpointName | None = field(default=None, kw_only=False)
     """File, run folder or shipped name; left out: the shipped classifier."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
-    data_dir: Annotated[Path | None, Where()] = None
+    data_dir: Annotated[Path | None, Where(), Lies(require_there)] = None
     """A local folder with CIFAR-10-C's own arrays, used in place of images computed here: only
     their figures are the literature's. Or one with the dataset."""
     corruptions: Annotated[tuple[Annotated[str, Choices(NAMES)], ...], Flag("--corruption")] = ()
@@ -49,7 +50,7 @@ class Corruptions(Images, Machine):
     """Test images, at random; where there are fewer: all."""
     precision: Precision = "fp32"
     """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
-    json_file: Annotated[Path | None, Flag("--json")] = None
+    json_file: Annotated[Output | None, Flag("--json")] = None
     """Write the figures there; - prints them alone."""
     png: Picture | None = None
     """Write a picture there: one image under each corruption at each severity."""

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from annotated_types import Gt, Le
+
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.groups import DatasetName
-from funcrobust.running.options import Options, Where
+from funcrobust.running.options import Lies, Options, Where
+from funcrobust.running.places import MAX_GIB, DatasetName, Decoded, require_there
 
 if TYPE_CHECKING:
     from funcrobust.data import Dataset
@@ -21,15 +23,21 @@ class Data(Options):
 
     name: DatasetName = field(default="cifar10", kw_only=False)
     """A name, FILE.npz or FOLDER."""
-    data_dir: Annotated[Path | None, Where()] = None
+    data_dir: Annotated[Path | None, Where(), Lies(require_there)] = None
     """A local folder that holds a published dataset."""
+    max_data_gib: Annotated[float, Gt(0), Le(2**20), Decoded] = MAX_GIB
+    """What images of your own may be at most when they are decoded. More in a FOLDER are streamed,
+    more in a file is refused."""
 
 
 def run(options: Data, reporter: Reporter) -> Dataset:
     """Load a dataset (fetching it if need be) and show what it holds."""
     from funcrobust import data
 
-    loaded = data.load(options.name, folder=options.data_dir, progress=reporter.progress_callback())
+    loaded = data.load(
+        options.name, folder=options.data_dir, progress=reporter.progress_callback(),
+        max_bytes=int(options.max_data_gib * 2**30),
+    )  # fmt: skip
     if not len(loaded.y_train):
         raise FuncrobustError(f"{options.name} has no training images")
     shape = "x".join(map(str, loaded.image_shape))

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from funcrobust.commands import apply, cure_train, evaluate, psi_train
 from funcrobust.running.groups import Machine
-from funcrobust.running.options import Where
+from funcrobust.running.places import Folder
 
 if TYPE_CHECKING:
     from funcrobust.report.console import Reporter
-    from funcrobust.running.loop import Result
+    from funcrobust.running.holding import Result
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Machine):
     """Demo."""
 
-    out: Annotated[Path, Where()] = Path("runs")
+    out: Folder = Path("runs")
     """Where its run folders go."""
 
 

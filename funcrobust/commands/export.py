@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from funcrobust.running.options import Options
+from funcrobust.running.places import CheckpointName
 
 if TYPE_CHECKING:
     from funcrobust.report.console import Reporter
@@ -28,7 +29,7 @@ HINTS = {
 class Export(Options):
     """Export."""
 
-    checkpoint: str = field(kw_only=False)
+    checkpoint: CheckpointName = field(kw_only=False)
     """File, run folder, shipped name or robustbench:NAME."""
     file: Path = field(kw_only=False)
     """The .pt to write; or a folder, for robustbench."""
@@ -42,7 +43,9 @@ def run(options: Export, reporter: Reporter) -> Path:
     """Write the checkpoint in the other form, and say how it is loaded there."""
     from funcrobust import checkpoints
     from funcrobust.checkpoints import export
+    from funcrobust.running.classifier import say_if_state
 
+    say_if_state(options.checkpoint, reporter)
     module, card = checkpoints.load(
         options.checkpoint, model=options.model, progress=reporter.progress_callback()
     )

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from funcrobust.running.groups import Drawing, Images, Machine, Picture
+from funcrobust.running.groups import Drawing, Images, Machine
 from funcrobust.running.options import Count, Weight, unless
+from funcrobust.running.places import CheckpointName, Picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class Generate(Images, Drawing, Machine):
     """Generation."""
 
-    checkpoints: tuple[str, ...] = field(default=(), kw_only=False)
+    checkpoints: tuple[CheckpointName, ...] = field(default=(), kw_only=False)
     """Files, run folders, shipped names or robustbench:NAME, side by side; left out: the shipped
     classifier."""
     model: str | None = None

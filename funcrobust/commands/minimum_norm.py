@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.groups import Images, Machine, Picture, Precision, Radius
+from funcrobust.running.groups import Images, Machine, Precision, Radius
 from funcrobust.running.minimum_norm_names import ATTACKS, FOR_CONSTRAINT, passes
 from funcrobust.running.options import Choices, Count, Flag
+from funcrobust.running.places import CheckpointName, Output, Picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class MinimumNorm(Images, Machine):
     """Smallest perturbations."""
 
-    checkpoint: str | None = field(default=None, kw_only=False)
+    checkpoint: CheckpointName | None = field(default=None, kw_only=False)
     """File, run folder, shipped name or robustbench:NAME; left out: the shipped classifier."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
@@ -38,7 +39,7 @@ class MinimumNorm(Images, Machine):
     """The radius that the table and the picture mark; left out: the checkpoint's, in its norm."""
     precision: Precision = "fp32"
     """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
-    json_file: Annotated[Path | None, Flag("--json")] = None
+    json_file: Annotated[Output | None, Flag("--json")] = None
     """Write the figures and every image's norm there; - prints them alone."""
     png: Picture | None = None
     """Draw robust accuracy over the radius there; of attacks in one norm."""

@@ -34,6 +34,21 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())[:200]
 
 
+def visible(text: str, most: int = 4000) -> str:
+    r"""Return a text as a terminal can be given it: one line, nothing in it that is obeyed.
+
+    Control characters (ESC, a line's end), marks that turn the direction of writing and all else
+    that is not to be seen are spelled out. What is longer than ``most`` is cut.
+
+    >>> print(visible("a\x1b[2J\u202eb"))
+    a\x1b[2J\u202eb
+    """
+    cut = text if len(text) <= most else f"{text[:most]}..."
+    if cut.isprintable():
+        return cut
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'that'?)"`` with the nearest of ``known``, or "" if none is near."""
     by_small = {word.lower(): word for word in known}

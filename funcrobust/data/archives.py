@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.dataset import Arrays
+from funcrobust.reading import read_file
 
 Files = Mapping[str, bytes]
 """Content of files by name."""
@@ -47,6 +48,19 @@ def read_layout(
                 partial = f" ({place} lacks {missing[0]})"
     forms = " or ".join(layout.form for layout in layouts)
     raise FuncrobustError(f"{folder} does not hold {what} as {forms}{partial}")
+
+
+LIMIT = 2 * 2**30
+"""Bytes that are decoded at most, unless told otherwise: a small file may claim any amount."""
+
+
+def require_room(what: object, size: int, limit: int) -> None:
+    """Raise for what would be more than ``limit`` bytes, before it is decoded."""
+    if size > limit:
+        raise FuncrobustError(
+            f"{what} would be {size / 2**30:.3g} GiB decoded, where {limit / 2**30:.3g} is the "
+            "limit: if it is meant so, say --max-data-gib (in Python max_bytes=)"
+        )
 
 
 @contextlib.contextmanager
@@ -87,19 +101,29 @@ def members(place: Path, names: Collection[str]) -> dict[str, bytes]:
 
 
 def _folder_members(folder: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    left = LIMIT
     for name in names:
         plain, zipped = folder / name, folder / f"{name}.gz"
         if plain.is_file():
-            with reading(plain):
-                yield name, plain.read_bytes()
+            require_room(plain, plain.stat().st_size, left)
+            content = read_file(plain)
         elif zipped.is_file():
-            with reading(zipped):
-                yield name, gzip.decompress(zipped.read_bytes())
+            with reading(zipped), gzip.open(zipped) as file:
+                content = file.read(left + 1)
+        else:
+            continue
+        require_room(folder, len(content), left)
+        left -= len(content)
+        yield name, content
 
 
 def _tar_members(archive: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    left = LIMIT
     with tarfile.open(archive) as tar:
         for member in tar:
             name = PurePosixPath(member.name).name
-            if name in names and member.isfile() and (file := tar.extractfile(member)):
-                yield name, file.read()
+            if name in names and member.isfile():
+                require_room(archive, member.size, left)
+                left -= member.size
+                if file := tar.extractfile(member):
+                    yield name, file.read()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError, one_line
+from funcrobust.reading import user_path
 
 LEVELS = 5
 
@@ -26,7 +27,7 @@ def published_folder(folder: Path | None) -> Path | None:
     """
     if folder is None:
         return None
-    folder = folder.expanduser()
+    folder = user_path(folder)
     if not folder.exists():
         raise FuncrobustError(f"no such folder: {folder}")
     places = (folder, folder / "CIFAR-10-C", folder / "CIFAR-100-C")

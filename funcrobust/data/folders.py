@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +12,30 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.archives import reading
+from funcrobust.data.archives import LIMIT, reading, require_room
 from funcrobust.data.dataset import Arrays
+from funcrobust.reading import read_file
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-_GRAY = ("1", "L")
-EIGHT_BIT = (*_GRAY, "RGB", "RGBA", "P", "LA", "CMYK")
+FORMATS = ("PNG", "JPEG")
+"""Pillow's formats that are read: a file's content chooses the decoder, and one runs a program."""
+GRAY = ("1", "L")
+EIGHT_BIT = (*GRAY, "RGB", "RGBA", "P", "LA", "CMYK")
 """Pillow's modes that are read."""
 
 
-def read_image_folder(root: Path) -> Arrays:
+def read_image_folder(root: Path, max_bytes: int = LIMIT) -> Arrays:
     """Read ``train/<class>/*.png|jpg`` and ``test`` (or ``val``); labels follow the sorted names.
 
     The set is gray if every image is, else RGB. Raises ``FuncrobustError`` if the halves' classes
-    differ, a class has no image, or an image cannot be read or has another size (it is named).
+    differ, a class has no image, or an image cannot be read or has another size (it is named); and
+    for images of more than ``max_bytes`` in all, before the first is decoded.
     """
     train, test, classes = class_folders(root)
     halves = [[images_in(half / name) for name in classes] for half in (train, test)]
     size, mode = _common_format([path for half in halves for paths in half for path in paths])
+    count = sum(len(paths) for half in halves for paths in half)
+    require_room(root, count * size[0] * size[1] * (1 if mode == "L" else 3), max_bytes)
     x_train, x_test = (_decode([path for paths in half for path in paths], size, mode)
                        for half in halves)  # fmt: skip
     y_train, y_test = (np.repeat(np.arange(len(half)), [len(paths) for paths in half])
@@ -91,22 +99,32 @@ def _common_format(paths: list[Path]) -> tuple[tuple[int, int], str]:
                 f"{first[1][0]}x{first[1][1]}: all images must have one size, or be cut to one by "
                 "--stream"
             )
-    gray = all(mode in _GRAY for _, _, mode in (first, *others))
+    gray = all(mode in GRAY for _, _, mode in (first, *others))
     return first[1], "L" if gray else "RGB"
 
 
 def header(path: Path) -> tuple[tuple[int, int], str]:
     """Return (width, height) and Pillow's mode of an image, which is not decoded."""
-    with reading(path), Image.open(path) as image:
+    with reading(path), opened(path) as image:
         if image.mode not in EIGHT_BIT:
             raise FuncrobustError(f"{path} is in mode {image.mode}; only 8-bit images are read")
         return image.size, image.mode
+
+
+def opened(path: Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Open an image, of which the header is read alone.
+
+    Of the formats named: a file's content chooses the decoder, and one of PIL's runs a program.
+    """
+    with warnings.catch_warnings():  # of sizes, for which there is a limit here
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(read_file(path)), formats=formats)
 
 
 def _decode(paths: list[Path], size: tuple[int, int], mode: str) -> NDArray[Any]:
     width, height = size
     images = np.empty((len(paths), height, width, 1 if mode == "L" else 3), np.uint8)
     for place, path in zip(images, paths, strict=True):
-        with reading(path), Image.open(path) as image:
+        with reading(path), opened(path) as image:
             place[...] = np.asarray(image.convert(mode)).reshape(place.shape)
     return images

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from funcrobust.core.errors import FuncrobustError, did_you_mean
+from funcrobust.data.archives import LIMIT
 from funcrobust.data.cache import default_cache
 from funcrobust.data.dataset import Dataset, dataset_from
 from funcrobust.data.folders import read_image_folder
@@ -14,6 +15,7 @@ from funcrobust.data.progress import Progress, silent
 from funcrobust.data.sets import find, names
 from funcrobust.data.sources import Embedded, obtain
 from funcrobust.data.streaming.opening import Found, Streaming, to_stream
+from funcrobust.reading import user_path
 
 
 def load(
@@ -23,6 +25,7 @@ def load(
     cache: Path | None = None,
     download: bool = True,
     progress: Progress = silent,
+    max_bytes: int = LIMIT,
     streaming: Streaming = Streaming(),
 ) -> Dataset:
     """Return the set ``name``: one of ``names()``, a ``.npz`` file or a folder of images.
@@ -35,7 +38,8 @@ def load(
     copy in a layout it is published in, or its archive), then, unless ``download`` is False, at
     its remotes; it is checked against published checksums wherever it comes from, so ``folder``
     can only change where the bits come from, never which. An embedded set, a file and a folder of
-    one's own need none of this, and refuse a ``folder``.
+    one's own need none of this, and refuse a ``folder``. What would be more than ``max_bytes`` when
+    it is decoded is refused of a file, and streamed of a folder.
 
     Raises:
         DataUnavailable: no source is in reach; each is listed with the reason.
@@ -43,33 +47,35 @@ def load(
             cache cannot be written, or ``streaming`` says of a set in memory what it cannot heed.
     """
     if name not in names():
-        return _own(name, folder, streaming)
+        return _own(name, folder, max_bytes, streaming)
     _refuse_to_stream(name, streaming)
     known = find(name)
     if isinstance(known, Embedded):
         _refuse(folder, f"{name} comes with {known.library}")
         arrays, source = known.read(), known.library
     else:
-        where = default_cache() if cache is None else cache.expanduser()
+        if folder is not None and not os.path.exists(user_path(folder)):  # noqa: PTH110
+            raise FuncrobustError(f"no such folder: {folder}")
+        where = default_cache() if cache is None else user_path(cache)
         arrays, source = obtain(
             name, known, folder=folder, cache=where, download=download, progress=progress
         )
     return dataset_from(name, arrays, source, mirrored=known.mirrored)
 
 
-def _own(name: str, folder: Path | None, streaming: Streaming) -> Dataset:
+def _own(name: str, folder: Path | None, max_bytes: int, streaming: Streaming) -> Dataset:
     """A user's own set, by the path of its file or folder."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.suffix == ".npz":
         _refuse(folder, f"{name} is itself a file")
         _refuse_to_stream(name, streaming)
-        return dataset_from(name, read_npz(path), f"file {path}")
-    if path.is_dir():
+        return dataset_from(name, read_npz(path, max_bytes), f"file {path}")
+    if os.path.isdir(path):  # noqa: PTH112  (Path's raises on NUL and long names)
         _refuse(folder, f"{name} is itself a folder")
-        if (found := to_stream(path, streaming)) is not None:
+        if (found := to_stream(path, streaming, max_bytes)) is not None:
             return _streamed(name, path, found, streaming)
         _refuse_to_stream(name, streaming)
-        return dataset_from(name, read_image_folder(path), f"folder {path}")
+        return dataset_from(name, read_image_folder(path, max_bytes), f"folder {path}")
     raise FuncrobustError(_unknown(name))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,34 +11,70 @@ import numpy as np
 from numpy.typing import NDArray
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.archives import reading
+from funcrobust.data.archives import LIMIT, reading, require_room
 from funcrobust.data.dataset import Arrays
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _CHANNELS = (1, 3)
+_MOST_CLASSES = 100_000
 
 
-def read_npz(path: Path) -> Arrays:
+def read_npz(path: Path, max_bytes: int = LIMIT) -> Arrays:
     """Read ``x_train, y_train, x_test, y_test`` and, if there, ``class_names``.
 
     Images are (N, H, W, C), (N, C, H, W) with C of 1 or 3, or gray (N, H, W); uint8, or floats
     in [0, 1]. Labels are integers (N,) or (N, 1). Without ``class_names`` every class from 0 to
     the largest label must occur in ``y_train``. Nothing pickled is read. Raises
-    ``FuncrobustError`` otherwise; values are checked where the ``Dataset`` is made.
+    ``FuncrobustError`` otherwise, and for arrays that claim more than ``max_bytes`` before they are
+    read; values are checked where the ``Dataset`` is made.
     """
     if not path.is_file():
         raise FuncrobustError(f"no such file: {path}")
     if not zipfile.is_zipfile(path):
         raise FuncrobustError(f"{path} is not a .npz file")
+    with reading(path):
+        _require_room(path, max_bytes)
     with reading(path), np.load(path, allow_pickle=False) as file:
         if missing := [key for key in _KEYS if key not in file.files]:
             raise FuncrobustError(f"{path} lacks {', '.join(missing)}; it has {_found(file.files)}")
         arrays = {key: file[key] for key in _KEYS}
-        names = file["class_names"].tolist() if "class_names" in file.files else None
+        names = file["class_names"] if "class_names" in file.files else None
     x_train, x_test = (_channels_last(path, key, arrays[key]) for key in ("x_train", "x_test"))
     y_train, y_test = (_flat(arrays[key]) for key in ("y_train", "y_test"))
-    classes = _class_names(path, y_train) if names is None else tuple(map(str, names))
+    classes = _class_names(path, y_train) if names is None else _named_classes(path, names)
     return Arrays(x_train, y_train, x_test, y_test, classes)
+
+
+def _require_room(path: Path, max_bytes: int) -> None:
+    """Add up what the arrays' own headers and the zip's directory claim, and refuse too much.
+
+    An array is allocated by its header, whatever follows it.
+    """
+    total = 0
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.filename.removesuffix(".npy") not in (*_KEYS, "class_names"):
+                continue
+            with archive.open(info) as file:
+                version = np.lib.format.read_magic(file)
+                read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+                    version, np.lib.format.read_array_header_2_0
+                )
+                shape, _, kind = read(file)
+            claimed = math.prod(shape) * kind.itemsize
+            if claimed > info.file_size or min(shape, default=0) < 0:
+                raise FuncrobustError(f"{path}: {info.filename} is shorter than its header says")
+            total += info.file_size
+    require_room(path, total, max_bytes)
+
+
+def _named_classes(path: Path, names: NDArray[Any]) -> tuple[str, ...]:
+    if names.ndim != 1 or names.dtype.kind != "U" or len(names) > _MOST_CLASSES:
+        raise FuncrobustError(
+            f"{path}: class_names must be texts (C,), at most {_MOST_CLASSES}, got {names.dtype} "
+            f"{names.shape}"
+        )
+    return tuple(map(str, names))
 
 
 def _channels_last(path: Path, key: str, x: NDArray[Any]) -> NDArray[Any]:

@@ -8,7 +8,6 @@ use are answered by stand-ins of plain Python, and every other name is refused. 
 from __future__ import annotations
 
 import io
-import pickle
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.archives import reading
+from funcrobust.reading import PlainUnpickler
 
 
 class _ByteType:
@@ -56,7 +56,9 @@ _STAND_INS = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(PlainUnpickler):
+    stateful = (_ByteType, _ByteArray)
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _STAND_INS:
             raise FuncrobustError(f"the pickle asks for {module}.{name}, which is refused")
@@ -69,7 +71,7 @@ def read_pickle(what: str, content: bytes) -> dict[str, Any]:
     Raises ``FuncrobustError`` for anything but plain containers, text, numbers and uint8 arrays.
     """
     with reading(what):
-        entries = _Unpickler(io.BytesIO(content), encoding="latin1").load()
+        entries = _Unpickler(io.BytesIO(content), len(content)).load()
         return {
             key: value.array() if isinstance(value, _ByteArray) else value
             for key, value in entries.items()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, visible
 from funcrobust.data.cache import (
     Digests,
     cache_file,
@@ -23,6 +23,7 @@ from funcrobust.data.cache import (
 )
 from funcrobust.data.dataset import Arrays
 from funcrobust.data.progress import Progress
+from funcrobust.reading import user_path
 
 
 class DataUnavailable(FuncrobustError):  # noqa: N818, the name says what is so
@@ -109,7 +110,7 @@ def _local(name: str, published: Published, folder: Path | None) -> list[_Source
     def read(place: Path) -> Arrays:
         return _checked(name, published, published.read_folder(place))
 
-    given = [] if folder is None else [folder.expanduser()]
+    given = [] if folder is None else [user_path(folder)]
     found = [place for place in published.system_folders if place.is_dir()]
     return [_Source(f"folder {place}", partial(read, place)) for place in (*given, *found)]
 
@@ -135,7 +136,7 @@ def _attempt(source: _Source, failures: dict[str, str], *, warn: bool) -> Arrays
     except FuncrobustError as error:
         failures[source.phrase] = str(error)
         if warn:
-            warnings.warn(f"{source.phrase}: {error}; looking elsewhere", stacklevel=4)
+            warnings.warn(visible(f"{source.phrase}: {error}; looking elsewhere"), stacklevel=4)
         return None
 
 

@@ -12,6 +12,8 @@ from rich.constrain import Constrain
 from rich.table import Column
 from rich.text import Text
 
+from funcrobust.core.errors import visible
+
 _LOOK_EVERY = 0.2  # seconds between two looks at the values: what an eye can follow
 _LINE_EVERY = 10.0  # seconds between two plain lines of one track
 _BRIEF = 2.0  # seconds; a track that is done sooner gets no plain line
@@ -21,7 +23,7 @@ _FREE_RIGHT = 3  # the terminal's echo of Ctrl-C must not wrap: the bars would b
 def format_number(value: Any) -> str:
     """Three significant digits for a float (or a 0-d tensor); whole numbers in full."""
     if isinstance(value, str | int):
-        return f"{value:,}" if type(value) is int else str(value)
+        return f"{value:,}" if type(value) is int else visible(str(value))
     number = float(value.detach() if hasattr(value, "detach") else value)
     if number == 0 or 999.5 <= abs(number) < 1e6:
         return f"{number:,.0f}"

@@ -19,11 +19,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, visible
 from funcrobust.report.bars import Bars, Track
 
 
 class _Console(Console):
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError:  # the terminal was closed, or the disk that stdout goes to is full
+            self.on_broken_pipe()
+
     def on_broken_pipe(self) -> None:  # the reader left; rich would end a training there
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
@@ -41,7 +47,8 @@ def console(*, stderr: bool = False) -> Console:
 class Reporter:
     """Says things to a person, and the same in plain text to a log file.
 
-    Square brackets are not markup. A log that fails later (a full disk) is one warning.
+    Square brackets are not markup, and characters that a terminal would obey are spelled out:
+    texts may come from files. A log that fails later (a full disk) is one warning.
     """
 
     def __init__(self, log_file: Path | None = None, *, console: Console | None = None) -> None:
@@ -74,7 +81,9 @@ class Reporter:
     def attach(self, log_file: Path) -> None:
         """Begin (or move) the log; lines said before the first file are written to it too."""
         try:
-            log = Path(log_file).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115
+            log = Path(log_file).open(  # noqa: SIM115
+                "a", encoding="utf-8", errors="backslashreplace", buffering=1
+            )
         except OSError as error:
             raise FuncrobustError(f"cannot write the log {log_file}: {error.strerror}") from error
         before, self._log = self._log, log
@@ -84,11 +93,13 @@ class Reporter:
 
     def say(self, text: str = "") -> None:
         """Print one line."""
+        text = visible(text)
         self._to_log(text)
         self._print(Text(text))
 
     def warn(self, text: str) -> None:
         """Print one line that begins with ``warning:``."""
+        text = visible(text)
         self._to_log(f"warning: {text}")
         self._print(Text.assemble(("warning:", "bold yellow"), " ", text))
 
@@ -96,6 +107,8 @@ class Reporter:
         """Print a title and a table; all columns but the first are set to the right."""
         if any(len(row) != len(columns) for row in rows):
             raise FuncrobustError(f"table {title!r}: not every row has {len(columns)} columns")
+        title, columns = visible(title), [visible(name) for name in columns]
+        rows = [[visible(cell) for cell in row] for row in rows]
         table = Table(box=box.SIMPLE_HEAD, show_edge=False)
         for index, name in enumerate(columns):
             table.add_column(Text(name), justify="right" if index else "left", overflow="fold")
@@ -117,6 +130,7 @@ class Reporter:
         Tracks nest; the outermost bar stays on screen. ``total`` is None where it is not known, a
         ``unit`` of ``B`` is bytes, ``initial`` was done before and does not count for the rate.
         """
+        description = visible(description)
         if not self._bars.tasks:
             self._bars = Bars(self._console)
         fields: dict[str, Any] = {"unit": unit, "initial": initial, "shown": ""}
@@ -132,6 +146,7 @@ class Reporter:
 
         def callback(description: str, done: int, total: int | None) -> None:
             nonlocal track
+            description = visible(description)
             over = total is not None and done >= total
             if track is None or track.task.stop_time or track.task.description != description:
                 self._downloads.close()

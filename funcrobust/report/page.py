@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, visible
 from funcrobust.files import atomic_write
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _visible(value: Any) -> Any:
     """Spell out control characters and the like, which a browser would hide or obey."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+    return visible(value, most=100_000)
 
 
 def png_uri(image: Tensor) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.files import atomic_write
+from funcrobust.reading import parse_json
 
 Record = dict[str, Any]
 
@@ -42,8 +43,8 @@ def as_line(record: Mapping[str, Any]) -> bytes:
 def parse_line(line: bytes) -> Record | None:
     """Return the record in one line of JSON, or None for anything else."""
     try:
-        record = json.loads(line)
-    except ValueError:  # also the error of a character cut in two
+        record = parse_json(line, "a record")
+    except FuncrobustError:
         return None
     return record if isinstance(record, dict) else None
 

@@ -1,27 +1,34 @@
 """A folder for every training: what was asked, what was measured, what came out.
 
-``runs/<YYYYmmdd-HHMMSS>-<command>[-2]/`` holds ``config.json``, ``metrics.jsonl``, and whatever
-the recipe puts there (``checkpoint.safetensors``, ``console.log``, pictures).
+``runs/<YYYYmmdd-HHMMSS>-<command>[-2]/`` holds ``config.json``, ``metrics.jsonl``, whatever the
+recipe puts there (``checkpoint.safetensors``, ``console.log``, pictures), and at the end of all
+``result.json``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
+import shutil
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+from filelock import FileLock, Timeout
+
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.environment import device_name, versions
-from funcrobust.files import atomic_write
+from funcrobust.files import WriteError, atomic_write, clear_leftovers, temporary_name
+from funcrobust.reading import LARGEST_TEXT, parse_json, read_file
 from funcrobust.report.records import Record, append_line, as_json, as_line, parse_line
 
-CONFIG, METRICS = "config.json", "metrics.jsonl"
+CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
+_LOCK = ".lock"
 
 _PACKAGES = (
     "funcrobust",
@@ -57,7 +64,7 @@ class RunFolder:
     def create(
         cls, root: Path, command: str, config: Mapping[str, Any], name: str | None = None
     ) -> Self:
-        """Make a new folder under ``root`` and write its ``config.json``.
+        """Make a new folder under ``root``, with its ``config.json`` in it from the first instant.
 
         Args:
             root: the folder of all runs; made if absent.
@@ -73,17 +80,19 @@ class RunFolder:
         # Made first: an option JSON cannot hold must not leave an empty folder.
         text = as_json(_describe(command, config))
         root = Path(root)
+        if name is not None:
+            require_free(root, name)
         try:
             root.mkdir(parents=True, exist_ok=True)
-            path = _new_named(root, name) if name is not None else _new_dated(root, command)
+            clear_leftovers(root)
+            made = temporary_name(root / (name or "run"))
+            try:
+                atomic_write(made / CONFIG, text)
+                path = _named(made, root / name) if name else _dated(made, root, command)
+            finally:  # where it got its name, there is nothing left to delete
+                shutil.rmtree(made, ignore_errors=True)
         except OSError as error:
             raise _cannot_write(root, error) from error
-        try:
-            atomic_write(path / CONFIG, text)
-        except FuncrobustError:
-            with suppress(OSError):
-                path.rmdir()
-            raise
         return cls(path, json.loads(text))
 
     @classmethod
@@ -95,16 +104,67 @@ class RunFolder:
         """
         path = Path(path)
         try:
-            record = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise FuncrobustError(
-                f"{path} is not a run folder: cannot read its {CONFIG} ({error.strerror})"
-            ) from error
-        except ValueError as error:
-            raise FuncrobustError(f"{path / CONFIG} is not JSON: {error}") from error
+            raw = read_file(path / CONFIG, most=LARGEST_TEXT)
+        except FuncrobustError as error:
+            raise FuncrobustError(f"{path} is not a run folder: {error}") from error
+        record = parse_json(raw, path / CONFIG, finite=False)
         if not isinstance(record, dict) or not isinstance(record.get("options"), dict):
             raise FuncrobustError(f"{path / CONFIG} is not the record of a run: no options in it")
         return cls(path, record)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let no other process write into this run meanwhile; the lock ends with the process.
+
+        What killed processes left half-written here is deleted.
+
+        Raises:
+            FuncrobustError: another process has the lock, or the folder cannot be written.
+        """
+        lock = FileLock(self.path / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise FuncrobustError(
+                f"{self.path} is under way in another process: wait for it, or stop it first"
+            ) from None
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        try:
+            clear_leftovers(self.path)
+            yield
+        finally:
+            lock.release()
+
+    def require_there(self) -> None:
+        """Raise `WriteError` if the folder has been deleted: nothing is to be written then."""
+        if not (self.path / CONFIG).is_file():
+            raise WriteError(
+                f"cannot write {self.path}: the folder of the run was deleted or moved"
+            )
+
+    def conclude(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``, the last file of a run: it names the files that are there by now.
+
+        Raises:
+            WriteError: the file cannot be written.
+        """
+        self.require_there()
+        files = sorted(p.name for p in self.path.iterdir() if p.suffix in _LASTING)
+        files = [name for name in files if not name.startswith((".", "state", RESULT))]
+        atomic_write(self.file(RESULT), as_json({**result, "files": files}))
+
+    def result(self) -> Record | None:
+        """Return what `conclude` wrote; None for a run that has something left to do.
+
+        So has one that lacks a file which was there in the end.
+        """
+        try:
+            found = json.loads(self.file(RESULT).read_text(encoding="utf-8"))
+            files = found["files"]
+            return found if all(self.file(name).exists() for name in files) else None
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
 
     def file(self, name: str) -> Path:
         """Return the path of a file in this run; it need not exist.
@@ -125,6 +185,7 @@ class RunFolder:
             FuncrobustError: the file cannot be written.
         """
         line = as_line(record)
+        self.require_there()
         try:
             append_line(self.file(METRICS), line)
         except OSError as error:
@@ -139,7 +200,8 @@ class RunFolder:
             FuncrobustError: a line before the last is damaged.
         """
         path = self.file(METRICS)
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        raw = read_file(path, most=LARGEST_TEXT) if os.path.lexists(path) else b""
+        lines = raw.split(b"\n")
         records = []
         for number, line in enumerate(lines, start=1):
             record = parse_line(line)
@@ -161,35 +223,58 @@ class RunFolder:
         atomic_write(self.file(METRICS), b"".join(kept))
 
 
-def _new_dated(root: Path, command: str) -> Path:
+_LASTING = (".json", ".jsonl", ".png", ".safetensors")
+
+
+def require_free(root: Path, name: str) -> None:
+    """Raise `FuncrobustError` for a run's name that is no plain one, or is taken under ``root``.
+
+    An empty folder is free: a new run takes its place.
+    """
+    plain = name.isprintable() and Path(name).name == name  # a stray byte is not printable
+    if name in ("", ".", "..") or not plain:
+        raise FuncrobustError(f"a run's name is one plain folder name, got {name!r}")
+    path = root / name
+    if path.is_symlink() or (path.exists() and not _is_empty(path)):
+        raise FuncrobustError(f"{path} exists already: choose another name, or resume that run")
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _dated(made: Path, root: Path, command: str) -> Path:
     word = re.sub(r"[^A-Za-z0-9._]+", "-", command).strip("-.") or "run"
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{word}"
     number = 1
     while True:
         path = root / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            path.mkdir()  # fails if another run just took the name: no gap between look and take
+        if not path.exists() and _renamed(made, path):
             return path
-        except FileExistsError:
-            number += 1
+        number += 1
 
 
-def _new_named(root: Path, name: str) -> Path:
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise FuncrobustError(f"a run's name is one plain folder name, got {name!r}")
-    path = root / name
-    try:
-        path.mkdir()
-    except FileExistsError:
-        raise FuncrobustError(
-            f"{path} exists already: choose another name, or resume that run"
-        ) from None
+def _named(made: Path, path: Path) -> Path:
+    if not _renamed(made, path):
+        require_free(path.parent, path.name)
+        raise FuncrobustError(f"{path} exists already: choose another name, or resume that run")
     return path
 
 
-def _cannot_write(path: Path, error: OSError) -> FuncrobustError:
+def _renamed(made: Path, path: Path) -> bool:
+    """Rename a folder that holds something, unless the name is taken: no gap between the two."""
+    try:
+        made.rename(path)
+    except OSError:
+        if not path.exists():
+            raise
+        return False
+    return True
+
+
+def _cannot_write(path: Path, error: OSError) -> WriteError:
     why = error.strerror or str(error)
-    return FuncrobustError(f"cannot write {path}: {why}; choose a folder you can write to")
+    return WriteError(f"cannot write {path}: {why}; choose a folder you can write to")
 
 
 def _describe(command: str, config: Mapping[str, Any]) -> Record:

@@ -83,8 +83,15 @@ def load_classifier(
 ) -> Classifier:
     """Load a checkpoint, or the shipped one if none is named; see `checkpoints.load`."""
     name = name or default_checkpoint(STRONGEST)
+    say_if_state(name, reporter)
     module, card = checkpoints.load(name, model=model, progress=reporter.progress_callback())
     return Classifier(name, card, module, to_device(functionalize(module), device))
+
+
+def say_if_state(name: str, reporter: Reporter) -> None:
+    """Say that there is no checkpoint yet, where a run's state is read in its place."""
+    if not is_zoo(name) and (step := checkpoints.step_of(name)) is not None:
+        reporter.say(f"{name}: from its state at step {step}, the run has not ended")
 
 
 def load_all(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_origin
+from typing import Any, TypeVar
 
-import cattrs
-
-from funcrobust.core.errors import FuncrobustError, did_you_mean
-from funcrobust.report.runs import RunFolder
-from funcrobust.running.groups import Run, require_resumable
+from funcrobust.core.errors import FuncrobustError, did_you_mean, require_count
+from funcrobust.reading import converter, require_own_files, structured
+from funcrobust.report.runs import CONFIG, METRICS, RunFolder
+from funcrobust.running.groups import ANEW, Run, require_resumable
 from funcrobust.running.options import Options, command_name, options_of
 
 Some = TypeVar("Some", bound=Options)
@@ -23,33 +21,9 @@ SomeRun = TypeVar("SomeRun", bound=Run)
 # --- config.json --------------------------------------------------------------------------------
 
 
-@cache
-def _converter() -> cattrs.Converter:
-    """Return a converter that turns no type into another on the way back."""
-    converter = cattrs.Converter(detailed_validation=True)
-
-    def strictly(value: Any, kind: type) -> Any:
-        accepted = (int, float) if kind is float else kind
-        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError(f"expected {kind.__name__}, got {value!r}")
-        return kind(value)
-
-    for kind in (int, float, str, bool):
-        converter.register_structure_hook(kind, strictly)
-    converter.register_structure_hook(Path, lambda value, _: Path(strictly(value, str)))
-    # Whether a text is one of the choices, the options themselves say.
-    converter.register_structure_hook_func(_is_literal, lambda value, _: strictly(value, str))
-    converter.register_unstructure_hook(Path, str)
-    return converter
-
-
-def _is_literal(kind: Any) -> bool:
-    return get_origin(kind) is Literal
-
-
 def to_config(options: Options) -> dict[str, Any]:
     """Return the options as JSON can hold them, all but ``resume``."""
-    plain: dict[str, Any] = _converter().unstructure(options)
+    plain: dict[str, Any] = converter().unstructure(options)
     return {name: value for name, value in plain.items() if name != "resume"}
 
 
@@ -69,21 +43,20 @@ def from_config(cls: type[Some], config: Mapping[str, Any], source: object) -> S
             f"{source} is of another version's form: {' and '.join(said)}; start anew, or go on "
             "with the version that wrote it"
         )
-    try:
-        return _converter().structure(dict(config), cls)
-    except cattrs.BaseValidationError as error:
-        said = cattrs.transform_error(error, "options", format_exception=lambda e, _: str(e))
-        raise FuncrobustError(f"{source}: {said[0].removesuffix(' @ options')}") from None
+    return structured(cls, dict(config), source)
 
 
 def resumed(options: SomeRun) -> SomeRun:
     """Return the options of the run that ``options.resume`` names, or these if it names none.
 
-    Raises `FuncrobustError` for a run of another command, and for options given beside ``resume``.
+    Raises `FuncrobustError` for a run of another command, for options given beside ``resume`` that
+    are not the run's own, and for what a file may not choose and was not given.
     """
     if options.resume is None:
         return options
-    cls, run = type(options), RunFolder.open(options.resume)
+    cls = type(options)
+    require_own_files(options.resume)
+    run = RunFolder.open(options.resume)
     given = {
         name: getattr(options, name)
         for name, option in options_of(cls).items()
@@ -95,8 +68,59 @@ def resumed(options: SomeRun) -> SomeRun:
         raise FuncrobustError(
             f"{options.resume} is a {command} run: {command_name(cls)} cannot resume it"
         )
-    stored = from_config(cls, run.config, options.resume / "config.json")
+    stored = from_config(cls, run.config, options.resume / CONFIG)
+    _require_vouched(stored, given, options.resume)
+    _require_records(run)
     return replace(stored, **given)
+
+
+def _require_records(run: RunFolder) -> None:
+    """Raise unless a run's records are numbers, of epochs and steps that are counts."""
+    for record in run.metrics():
+        what = f"a record in {run.file(METRICS)}"
+        for name in ("epoch", "step"):
+            require_count(f"the {name} of {what}", record.get(name))  # type: ignore[arg-type]
+        structured(dict[str, float | None], record, what)
+
+
+def _require_vouched(stored: Run, given: Mapping[str, Any], folder: Path) -> None:
+    """Raise unless code and places that a run has stored are given, and as it has stored them."""
+    options = options_of(type(stored))
+    for name, value in given.items():
+        if name not in (*ANEW, "resume") and value != getattr(stored, name):
+            said, own = (" ".join(options[name].written(v)) for v in (value, getattr(stored, name)))
+            raise FuncrobustError(f"{folder} was run with {own}, not with {said}: leave it out")
+    outside = _outside(stored, folder)
+    if unsaid := [name for name in outside if name not in given]:
+        what = " ".join(w for name in unsaid for w in options[name].written(getattr(stored, name)))
+        again = _again(stored, folder, [*(name for name in ANEW if name in given), *outside], given)
+        raise FuncrobustError(
+            f"{folder / CONFIG} says {what}, and a file may choose neither code nor places outside "
+            f"its folder: if it is yours, say it again: {again}"
+        )
+
+
+def _outside(stored: Run, folder: Path) -> list[str]:
+    options = options_of(type(stored))
+    return [n for n, option in options.items() if option.outside(getattr(stored, n), folder)]
+
+
+def _again(
+    stored: Run, folder: Path, names: Iterable[str], given: Mapping[str, Any] | None = None
+) -> str:
+    """Return the command that resumes a run, with some of its options said."""
+    options, given = options_of(type(stored)), given or {}
+    words = [command_name(type(stored)), "--resume", str(folder)]
+    for name in dict.fromkeys(names):
+        words += options[name].written(given.get(name, getattr(stored, name)))
+    return f"{program()} {shlex.join(words)}"
+
+
+def resume_command(run: RunFolder, command: str) -> str:
+    """Return the command that goes on with a run of ours."""
+    cls = next(cls for cls in Run.__subclasses__() if command_name(cls) == command)
+    stored = from_config(cls, run.config, run.path / CONFIG)
+    return _again(stored, run.path, _outside(stored, run.path))
 
 
 # --- the command --------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -29,6 +30,7 @@ def load_data(
     """
     dataset = data.load(
         name, folder=images.data_dir, progress=reporter.progress_callback(),
+        max_bytes=images.max_bytes,
         streaming=data.Streaming(images.stream, images.image_size, images.workers, fitting=size),
     )  # fmt: skip
     reporter.say(
@@ -53,9 +55,18 @@ def shuffled_if_sorted(dataset: data.Dataset) -> data.Dataset:
 
 
 def dataset_for(given: str | None, card: Card) -> str:
-    """Use the data the classifier was made for, unless told otherwise."""
+    """Use the data the classifier was made for, unless told otherwise.
+
+    Raises `FuncrobustError` for a card that does not say, and for one that names a place: a file
+    does not choose what is read.
+    """
     if not given and card.dataset == "unknown":
         raise FuncrobustError("this checkpoint does not say which data it is for: use --dataset")
+    if not given and card.dataset not in data.names():
+        raise FuncrobustError(
+            f"this checkpoint's card says the data {card.dataset}, and a file may not choose what "
+            f"is read: if it is right, say --dataset {shlex.quote(card.dataset)}"
+        )
     return given or card.dataset
 
 

@@ -8,32 +8,40 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.catalogue import files_in
 from funcrobust.running.options import (
-    Choices,
     Count,
     Flag,
+    Lies,
     Options,
     Spelled,
+    Vouched,
     Weight,
     Where,
     only_with,
     options_of,
     unless,
 )
+from funcrobust.running.places import (
+    MAX_GIB,
+    DatasetName,
+    Decoded,
+    Folder,
+    Place,
+    is_much,
+    require_there,
+)
 
 if TYPE_CHECKING:
     from funcrobust.core.walks import AnyWalk, Walks
 
+
 Precision = Literal["fp32", "bf16", "auto"]
-DatasetName = Annotated[str, Choices(partial(files_in, "data/sets"), all_there_is=False)]
 Rate = Annotated[Weight, Flag("--lr-max", "--lr")]
 Radius = Annotated[Weight, Flag("--epsilon", "--eps")]
 Schedule = Literal[
@@ -47,12 +55,9 @@ def _require_device(text: str) -> None:
         raise FuncrobustError(f"unknown device {text!r}: use auto, cpu, cuda or cuda:N")
 
 
-def _require_png(text: str) -> None:
-    if not text.lower().endswith(".png"):
-        raise FuncrobustError(f"--png must name a .png file, got {text}")
-
-
-Picture = Annotated[Path, Spelled(_require_png)]
+def _require_plain_name(text: str) -> None:
+    if text in (".", "..") or Path(text).name != text or not text.isprintable() or len(text) > 200:
+        raise FuncrobustError(f"--name must be one plain folder name, got {text[:80]!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +66,23 @@ class Images(Options):
 
     dataset: DatasetName | None = None
     """A name, FILE.npz or FOLDER; left out: the data that the checkpoint was made for."""
-    data_dir: Annotated[Path | None, Where()] = None
+    data_dir: Annotated[Path | None, Where(), Place, Lies(require_there)] = None
     """A local folder that holds a published dataset."""
-    stream: bool | None = None
+    max_data_gib: Annotated[float, Gt(0), Le(2**20), Vouched(is_much), Decoded] = MAX_GIB
+    """What images of your own may be at most when they are decoded. More in a FOLDER are streamed,
+    more in a file is refused."""
+    stream: Annotated[bool | None, Decoded] = None
     """Decode a FOLDER's images when they are wanted, in place of holding all in memory; left out:
-    where they would take more than 4 GiB, and for a FOLDER of train-*.tar and val-*.tar."""
-    image_size: Count | None = None
+    where they would take more than --max-data-gib, and for one of train-*.tar and val-*.tar."""
+    image_size: Annotated[Count | None, Decoded] = None
     """Side of the square that streamed images are cut to; left out: the checkpoint's, or 224."""
-    workers: Annotated[Annotated[int, Ge(0)] | None, Where()] = None
+    workers: Annotated[Annotated[int, Ge(0), Le(256)] | None, Where(), Decoded] = None
     """Processes that decode streamed images; left out: one a processor but one, at most 8."""
+
+    @property
+    def max_bytes(self) -> int:
+        """What images of your own may be in memory, in bytes."""
+        return int(self.max_data_gib * 2**30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +171,7 @@ class Optimiser(Options):
 class Run(Images, Machine, Optimiser):
     """Run."""
 
+    shared: ClassVar[bool] = True
     precision: Precision = "auto"
     """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
     compile: bool | None = None
@@ -173,14 +187,25 @@ class Run(Images, Machine, Optimiser):
     """Test images of the final figures, at random."""
     evaluate_steps: Count = 20
     """PGD steps of the final figures."""
-    out: Annotated[Path, Where()] = Path("runs")
+    out: Folder = Path("runs")
     """Where run folders go."""
-    name: Annotated[str | None, Where()] = None
+    name: Annotated[str | None, Where(), Spelled(_require_plain_name)] = None
     """The run folder's name; left out: date, time and command."""
     log: Annotated[Literal["none", "tensorboard", "wandb"], Where()] = "none"
     """Where records go besides metrics.jsonl."""
-    resume: Annotated[Path | None, Where()] = None
-    """A run folder to continue, with its own options."""
+    save_every: Annotated[float, Gt(0), Where()] = 60.0
+    """Seconds between two saves: what a kill costs at most."""
+    resume: Annotated[Path | None, Where(), Lies(require_there)] = None
+    """A run folder to continue, with its own options.
+
+    Code that its config.json names, and places outside the folder, are taken only if they are said
+    again.
+    """
+
+    @property
+    def unread(self) -> bool:
+        """Whether the others are those of the run to resume."""
+        return self.resume is not None
 
     @classmethod
     def filled(cls, given: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> Self:
@@ -219,14 +244,18 @@ class Restored(Options):
             )
 
 
-ANEW = ("device", "data_dir", "log", "workers")
+ANEW = ("device", "data_dir", "log", "save_every", "workers")
 """What may be said anew when a run is resumed: the numbers do not depend on it."""
 
 
 def require_resumable(cls: type[Options], given: Iterable[str]) -> None:
     """Raise for options that a resumed run has already, and would ignore."""
     fields = options_of(cls)
-    extra = [fields[name].flag for name in given if name not in (*ANEW, "resume")]
+    extra = [
+        fields[name].flag
+        for name in given
+        if name not in (*ANEW, "resume") and not fields[name].vouched
+    ]
     if extra:
         raise FuncrobustError(
             f"--resume goes on with the run's own options: leave {', '.join(extra)} out"

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.files import name_and_path
+from funcrobust.reading import user_path
 from funcrobust.running.options import Spelled
 
 
@@ -30,7 +31,7 @@ def read_judge_name(text: str) -> JudgeName:
     if kind == "inception":
         if colon and not rest:
             raise FuncrobustError("the judge inception: lacks its file: inception, inception:FILE")
-        return JudgeName("inception", kind, Path(rest).expanduser() if rest else None)
+        return JudgeName("inception", kind, user_path(rest) if rest else None)
     if kind == "timm":
         return JudgeName("timm", *name_and_path(text, kind))
     return JudgeName("checkpoint", text)

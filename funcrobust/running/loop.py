@@ -1,28 +1,40 @@
 """Drive a pure update over a run: progress, records, safe stops, exact resumption.
 
-A batch is a function of the step number alone (counted randomness), so a run continued from any
-saved state goes on to the same bits.
+A batch is a function of the step number alone (counted randomness), and the sums of an epoch's
+metrics travel with the state: a run continued from any saved state goes on to the same bits, and
+to the same records.
 """
 
 from __future__ import annotations
 
 import math
-import signal
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from funcrobust.checkpoints.locate import STATE
+from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.core.training.updates import State, Update
+from funcrobust.files import WriteError, also_named
 from funcrobust.report.console import Reporter
+from funcrobust.report.records import as_line, parse_line
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import Sink
 from funcrobust.running.collapse import Record, collapse
-from funcrobust.running.state import save_state
+from funcrobust.running.holding import rescued, resumption
+from funcrobust.running.processes import is_loss_of_another, processes
+from funcrobust.running.state import (
+    STATE_RECORDED,
+    Kept,
+    Position,
+    Writer,
+    load_recorded,
+)
+from funcrobust.running.stops import StopNow, Stops
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,10 @@ class Plan:
     watched: int = 0
     """Training images behind a record's figures, which are then watched for a `collapse`; 0: none
     are."""
+    save_every: float = 60.0
+    """Seconds between two saves within an epoch."""
+    kept: Kept | None = None
+    """What makes a checkpoint of the states saved; None: nothing does."""
 
     @property
     def epochs(self) -> int:
@@ -55,55 +71,175 @@ class Plan:
 class Outcome:
     """How a run ended, and the state worth keeping."""
 
-    state: State
+    position: Position
     status: str
     """ "finished", "interrupted", "collapsed" or "diverged"."""
 
-
-@dataclass(frozen=True)
-class Result:
-    """What a training hands back: its folder, how it ended (as `Outcome`), its final figures."""
-
-    run: RunFolder
-    status: str
-    metrics: dict[str, float]
+    @property
+    def state(self) -> State:
+        """The state worth keeping."""
+        return self.position.state
 
 
-def drive(plan: Plan, state: State, run: RunFolder, reporter: Reporter, sink: Sink) -> Outcome:
-    """Run ``plan`` from ``state`` (any step) to its end, or to the first reason to stop.
+def drive(plan: Plan, start: Position, run: RunFolder, reporter: Reporter, sink: Sink) -> Outcome:
+    """Run ``plan`` from ``start`` (any step) to its end, or to the first reason to stop.
 
-    After every epoch: a line in metrics.jsonl and the full state in state.safetensors. Ctrl-C
-    and SIGTERM stop after saving; a loss that is not finite, or a collapse of robustness, stops
-    with the last good state.
+    After every epoch: a line in metrics.jsonl. The state is saved every `Plan.save_every` seconds,
+    and at an epoch's end before it is examined. A first signal (see `Stops`) stops after the update
+    and saves; while examining, at once. A loss that is not finite, or a collapse of robustness,
+    stops with the last good state. A folder that cannot be written any more raises
+    `FuncrobustError`, which says where the run was rescued to.
     """
-    kept = state
-    done = int(state.step)
+    driven = _Driven(plan, start, run, reporter, sink)
     try:
-        with _sigterm_as_interrupt():
-            for epoch in range(_epochs_recorded(run), plan.epochs):
-                state, record = _epoch(plan, epoch, state, reporter)
-                record |= plan.examine(epoch, state)
-                numbered = {"epoch": epoch + 1, "step": int(state.step), **record}
-                run.log(numbered)
-                sink(numbered)
-                reporter.say(_line(plan, epoch, record))
-                if plan.watched and (found := collapse(run.metrics(), plan.watched)):
-                    reporter.warn(f"{found}; keeping the parameters of the epoch before")
-                    return Outcome(kept, "collapsed")
-                kept = state
-                save_state(run, state)
-                if plan.enough(record):
-                    break
-    except _DivergedError as stop:
-        reporter.warn(f"{stop}; training stopped, keeping the last good parameters")
-        return Outcome(kept if int(kept.step) > done else stop.good, "diverged")
-    except _InterruptedRunError as stop:  # within an epoch
-        save_state(run, stop.state)
-        return Outcome(stop.state, "interrupted")
-    except KeyboardInterrupt:  # while examining: the epoch's record is made again on resuming
-        save_state(run, state)
-        return Outcome(state, "interrupted")
-    return Outcome(state, "finished")
+        with Stops() as stops, Writer(run, plan.save_every, plan.kept) as writer:
+            try:
+                outcome = _through(driven, writer, stops)
+            except RuntimeError as error:
+                if not is_loss_of_another(error):
+                    raise
+                raise _left_alone(driven, writer) from error
+            if stops.asked:  # whatever the verdict is, it will be the same on resuming
+                writer.save(driven.position)
+                writer.wait()
+                return Outcome(driven.position, "interrupted")
+            return outcome
+    except WriteError as error:
+        raise rescued(run, driven.records, driven.position, plan.kept, error) from error
+
+
+def _left_alone(driven: _Driven, writer: Writer) -> FuncrobustError:
+    """Save what this process has, where another of the run has ended."""
+    writer.save(driven.position)
+    writer.wait()
+    return FuncrobustError(
+        f"another process of the run has ended; its state at step {driven.position.step} is saved: "
+        f"{resumption(driven.run)}, on as many processes as you like"
+    )
+
+
+class _Driven:
+    """What of a run changes as it is driven."""
+
+    def __init__(
+        self, plan: Plan, start: Position, run: RunFolder, reporter: Reporter, sink: Sink
+    ) -> None:
+        self.plan, self.start, self.run, self.reporter, self.sink = plan, start, run, reporter, sink
+        self.records = [_read_back(record) for record in run.metrics()]
+        self.position = start
+        self.recorded: State | None = None
+        """The state of the last record, where this session has made it."""
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.start.seconds + time.monotonic() - self._began
+
+    @property
+    def epochs(self) -> int:
+        return max((int(record["epoch"]) for record in self.records), default=0)
+
+    def last_recorded(self, record: int) -> State | None:
+        """Return the state of a record, counted from the end, if it is kept anywhere."""
+        if self.recorded is not None:
+            return self.recorded
+        if len(self.records) < record or not self.records[-record]["epoch"]:
+            return None
+        return load_recorded(self.run, self.start.state, int(self.records[-record]["step"]))
+
+    def log(self, record: Record) -> None:
+        self.run.log(record)
+        self.records.append(_read_back(parse_line(as_line(record)) or {}))
+
+
+def _read_back(record: Mapping[str, Any]) -> Record:
+    """Return a record as a later session finds it; what was NaN is NaN again."""
+    return {name: math.nan if value is None else value for name, value in record.items()}
+
+
+def _through(driven: _Driven, writer: Writer, stops: Stops) -> Outcome:
+    if ended := _begin(driven):
+        return ended
+    while driven.epochs < driven.plan.epochs:
+        try:
+            _update(driven, writer, stops)
+        except _DivergedError as stop:
+            driven.reporter.warn(f"{stop}; training stopped, keeping the last good parameters")
+            return _outcome(driven, driven.last_recorded(1) or stop.good, "diverged")
+        writer.save(driven.position)
+        record = None if stops.asked else _examined(driven, stops)
+        writer.wait()  # a record is of a state that is on disk
+        if record is None:
+            break
+        _record(driven, record)
+        if ended := _ended(driven):
+            return ended
+        _keep_recorded(driven)
+        if stops.asked:
+            break
+    return _outcome(driven, driven.position.state, "finished")
+
+
+def _begin(driven: _Driven) -> Outcome | None:
+    """Take up a run whose last record is of the very state it is in: its sums are in that record.
+
+    It may have ended there, or been killed before the state was kept as the record's.
+    """
+    records, at = driven.records, driven.position
+    if not records or records[-1]["step"] != at.step:
+        return None
+    driven.position = Position(at.state, seconds=at.seconds)
+    if not driven.epochs:
+        return None
+    if ended := _ended(driven):
+        return ended
+    _keep_recorded(driven)
+    return None
+
+
+def _examined(driven: _Driven, stops: Stops) -> Record | None:
+    """Return the record of the epoch just done; None if a signal came: it is made on resuming."""
+    try:
+        with stops.at_once():
+            found = driven.plan.examine(driven.epochs, driven.position.state)
+    except StopNow:
+        raise
+    except KeyboardInterrupt:
+        return None
+    record: Record = processes().same(_mean(driven.position) | found)
+    return record
+
+
+def _record(driven: _Driven, record: Record) -> None:
+    epoch, at = driven.epochs, driven.position
+    numbered = {"epoch": epoch + 1, "step": at.step, **record}
+    driven.log(numbered)
+    try:
+        driven.sink(numbered)
+    except Exception as error:  # another library's, over a network or a full disk
+        driven.reporter.warn(f"records go to metrics.jsonl alone from here: {one_line(error)}")
+        driven.sink = lambda _: None
+    driven.reporter.say(_line(driven.plan, epoch, record))
+    driven.position = Position(at.state, seconds=driven.seconds)
+
+
+def _ended(driven: _Driven) -> Outcome | None:
+    """Tell whether the last record is one to stop at."""
+    plan, state = driven.plan, driven.position.state
+    if plan.watched and (found := collapse(driven.records, plan.watched)):
+        driven.reporter.warn(f"{found}; keeping the parameters of the epoch before")
+        return _outcome(driven, driven.last_recorded(2) or driven.start.state, "collapsed")
+    return _outcome(driven, state, "finished") if plan.enough(driven.records[-1]) else None
+
+
+def _outcome(driven: _Driven, state: State, status: str) -> Outcome:
+    return Outcome(Position(state, seconds=driven.seconds), status)
+
+
+def _keep_recorded(driven: _Driven) -> None:
+    """Keep the state of the record just made, which is the newest on disk."""
+    driven.recorded = driven.position.state
+    also_named(driven.run.file(STATE), driven.run.file(STATE_RECORDED))
 
 
 class _DivergedError(Exception):
@@ -112,44 +248,47 @@ class _DivergedError(Exception):
         self.good = good
 
 
-class _InterruptedRunError(Exception):
-    def __init__(self, state: State) -> None:
-        super().__init__("interrupted")
-        self.state = state
-
-
-def _epoch(plan: Plan, epoch: int, state: State, reporter: Reporter) -> tuple[State, Record]:
-    """Update through one epoch (or what is left of it); the record holds the metrics' means."""
-    first = int(state.step)
+def _update(driven: _Driven, writer: Writer, stops: Stops) -> None:
+    """Update through one epoch, or what is left of it, or until asked to stop."""
+    plan, at, epoch = driven.plan, driven.position, driven.epochs
     end = min((epoch + 1) * plan.steps_per_epoch, plan.steps)
     # Reading a number off a GPU waits for it: there, look at the metrics only now and then.
-    every = 1 if _device(state).type == "cpu" else 50
-    sums: dict[str, Tensor] = {}
-    counts: Counter[str] = Counter()  # regularisers may come at every k-th update alone
-    good = state
+    device, here = _device(at.state), processes()
+    every = 1 if device.type == "cpu" else 50
+    good = at.state
     title = f"{plan.unit} {epoch + 1}/{plan.epochs}"
-    try:
-        with reporter.track(title, total=(end - first) * plan.batch_size, unit="img") as bar:
-            for step in range(first, end):
-                after, metrics = plan.update(state, plan.batch(step))
-                sums |= {name: sums.get(name, 0.0) + m for name, m in metrics.items()}
-                counts.update(metrics.keys())
-                shown = {}
-                if (step + 1) % every == 0 or step + 1 == end:
-                    shown = {name: float(m) for name, m in metrics.items()}
-                    for name, value in shown.items():
-                        if not math.isfinite(value):
-                            raise _DivergedError(name, step, good)
-                    good = state
-                state = after
-                bar.advance(plan.batch_size, **shown)
-    except KeyboardInterrupt:
-        raise _InterruptedRunError(state) from None
-    return state, {name: float(total) / counts[name] for name, total in sums.items()}
+    total = (end - at.step) * plan.batch_size
+    with driven.reporter.track(title, total=total, unit="img") as bar:
+        for step in range(at.step, end):
+            if step % every == 0:  # all of a run's processes stop at one step
+                stops.asked = here.any(stops.asked, device)
+            if stops.asked and (here.size == 1 or step % every == 0):
+                return
+            before = driven.position
+            after, metrics = plan.update(before.state, here.shard.rows(plan.batch(step)))
+            shown = {}
+            if (step + 1) % every == 0 or step + 1 == end:
+                shown = {name: float(m) for name, m in metrics.items()}
+                for name, value in shown.items():
+                    if not math.isfinite(value):
+                        raise _DivergedError(name, step, good)
+                good = before.state
+                # Not the state after, whose loss nobody has seen: a state saved is a good one.
+                if writer.due():
+                    writer.save(before)
+            driven.position = _further(before, after, metrics, driven.seconds)
+            bar.advance(plan.batch_size, **shown)
 
 
-def _epochs_recorded(run: RunFolder) -> int:
-    return max((int(record["epoch"]) for record in run.metrics()), default=0)
+def _further(at: Position, after: State, metrics: dict[str, Tensor], seconds: float) -> Position:
+    """Add an update's metrics to the sums. Not all come at every update: they have counts each."""
+    sums = {**at.sums, **{name: at.sums.get(name, 0.0) + m for name, m in metrics.items()}}
+    counts = {**at.counts, **{name: at.counts.get(name, 0) + 1 for name in metrics}}
+    return Position(after, sums, counts, seconds)
+
+
+def _mean(position: Position) -> Record:
+    return {name: float(total) / position.counts[name] for name, total in position.sums.items()}
 
 
 def _device(state: State) -> torch.device:
@@ -163,16 +302,3 @@ def _line(plan: Plan, epoch: int, record: Record) -> str:
         for name, value in record.items()
     )
     return f"{plan.unit} {epoch + 1}/{plan.epochs}  {facts}"
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not in the main thread: there is no handler to set
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -19,6 +19,7 @@ import inspect
 import math
 import operator
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from functools import cache
@@ -86,6 +87,23 @@ class Acts:
 
     when: Callable[[Any], bool]
     needs: Callable[[Any], str]
+
+
+@dataclass(frozen=True)
+class Vouched:
+    """A file may not choose it by itself: a run is resumed with it only if it is said again.
+
+    ``outside(value, folder)`` tells so of a value that the run in ``folder`` has stored.
+    """
+
+    outside: Callable[[Any, Path], bool]
+
+
+@dataclass(frozen=True)
+class Lies:
+    """``check(value)`` raises unless the place is as it must be: there, or to be written."""
+
+    check: Callable[[Any], object]
 
 
 class Where:
@@ -177,9 +195,29 @@ class Options:
     def check(self) -> None:
         """Refuse what does not go together."""
 
+    def require_places(self) -> None:
+        """Raise unless what is to be read is there, and what is to be written can be.
+
+        Not a part of what valid options are: it changes. The command line asks before it begins.
+        """
+        for name, option in options_of(type(self)).items():
+            value = getattr(self, name)
+            for mark in option.marks:
+                if isinstance(mark, Lies) and value is not None:
+                    for one in value if option.several else (value,):
+                        try:
+                            mark.check(one)
+                        except FuncrobustError as error:
+                            raise FuncrobustError(f"{option.flag}: {error}") from error
+
     @property
     def quiet(self) -> bool:
         """Whether the command prints nothing but its result."""
+        return False
+
+    @property
+    def unread(self) -> bool:
+        """Whether the others are in a folder that is yet to be read."""
         return False
 
     @classmethod
@@ -276,12 +314,24 @@ class Option:
         """Whether it says where, not what."""
         return any(isinstance(m, Where) for m in self.marks)
 
+    def outside(self, value: Any, folder: Path) -> bool:
+        """Whether a run in the folder may have such a value only if a person says it, too."""
+        marks = (mark for mark in self.marks if isinstance(mark, Vouched))
+        return value is not None and any(mark.outside(value, folder) for mark in marks)
+
+    @property
+    def vouched(self) -> bool:
+        """Whether there are such values."""
+        return any(isinstance(mark, Vouched) for mark in self.marks)
+
     def acts(self, options: Any) -> bool:
         """Whether the option does anything beside these."""
         return all(m.when(options) for m in self.marks if isinstance(m, Acts))
 
     def require_acting(self, options: Any) -> None:
         """Raise for an option that does nothing beside these."""
+        if options.unread:
+            return
         for mark in self.marks:
             if isinstance(mark, Acts) and not mark.when(options):
                 raise FuncrobustError(f"{self.flag} does nothing here: {mark.needs(options)}")
@@ -299,6 +349,8 @@ class Option:
         return self._read_one(said)
 
     def _read_one(self, text: str) -> Any:
+        if not text:  # the current folder, to pathlib
+            raise self.refusal(text)
         try:
             return read_number(text) if self.kind is float else self.kind(text)
         except (ValueError, ZeroDivisionError):
@@ -340,13 +392,13 @@ class Option:
             raise self.refusal(value)
         if self.kind in (str, Path):
             self._check_text(str(value))
-        if self.kind in (int, float) and not (
-            math.isfinite(value) and all(test(value, bound) for _, test, bound in self._bounds())
-        ):
-            raise self.refusal(value)
+        if self.kind in (int, float):
+            most = 2**63 - 1 if self.kind is int else sys.float_info.max  # an int may be more
+            if not (abs(value) <= most and all(test(value, n) for _, test, n in self._bounds())):
+                raise self.refusal(value)
 
     def _check_text(self, value: str) -> None:
-        if not value:
+        if not value or "\0" in value:
             raise self.refusal(value)
         if self.choices and value not in self.choices:
             raise unknown_name(self.flag, value, self.choices)
@@ -356,15 +408,19 @@ class Option:
 
     def refusal(self, value: Any) -> FuncrobustError:
         """Build the error for a value of another type, or out of range."""
+        large = isinstance(value, int) and abs(value) >= 2**63
         words = {
-            int: "a whole number", float: "a finite number", str: "a text that is not empty",
-            bool: "true or false", Path: "a path",
+            int: "a whole number below 2^63" if large else "a whole number",
+            float: "a finite number", str: "a text that is not empty", bool: "true or false",
+            Path: "a path",
         }  # fmt: skip
         bounds = " and ".join(f"{sign} {bound}" for sign, _, bound in self._bounds())
         expected = f"{words[self.kind]} {bounds}".rstrip()
         if self.several is not None:
             expected = f"{'NAME=VALUE' if self.several is dict else 'several'}, each {expected}"
-        return FuncrobustError(f"{self.flag} must be {expected}, got {value!r}")
+        found = repr(value)
+        found = found if len(found) <= 80 else f"{found[:80]}..."
+        return FuncrobustError(f"{self.flag} must be {expected}, got {found}")
 
     def _bounds(self) -> list[tuple[str, Callable[[Any, Any], bool], Any]]:
         return [

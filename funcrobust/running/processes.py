@@ -55,15 +55,15 @@ class Processes:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def any(self, flag: bool) -> bool:
-        """Tell whether it is so on any of them."""
+    def any(self, flag: bool, device: torch.device | str = "cpu") -> bool:
+        """Tell whether it is so on any of them; ``device`` is one that they can talk over."""
         if self.size == 1:
             return flag
         import torch.distributed as dist
 
-        box = [False] * self.size
-        dist.all_gather_object(box, flag)
-        return any(box)
+        told = torch.tensor(int(flag), device=device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return bool(told)
 
     def together(self, own: Tensor, total: int) -> Tensor:
         """Put back together what each computed of its rows (`Shard.own_rows`): (total, …) on all.
@@ -129,6 +129,17 @@ def started(options: Options) -> Iterator[Processes]:
     finally:
         _here = _ALONE
         dist.destroy_process_group()
+
+
+def is_loss_of_another(error: RuntimeError) -> bool:
+    """Tell whether an error is what is left to see of a process that ended."""
+    if _here.size == 1:
+        return False
+    import torch.distributed as dist
+
+    said = str(error).lower()
+    told = any(word in said for word in ("peer", "socket", "timed out", "connection", "nccl"))
+    return told or isinstance(error, dist.DistError)
 
 
 def _number(name: str, default: int) -> int:

@@ -1,49 +1,120 @@
-"""A run's folder and the state in it: made, saved, found again."""
+"""Where a run is: as tensors and JSON, written beside the training, found again."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torchopt import pytree
 
 from funcrobust import checkpoints
+from funcrobust.checkpoints import Card
+from funcrobust.checkpoints.format import copies
+from funcrobust.checkpoints.locate import STATE, STATE_BEFORE
+from funcrobust.checkpoints.state import with_card, write_state
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.training.updates import State
+from funcrobust.files import also_named
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
-from funcrobust.running.classifier import CHECKPOINT_FILE
-from funcrobust.running.config import program, to_config
-from funcrobust.running.groups import Run
-from funcrobust.running.options import command_name
 
-STATE_FILE = "state.safetensors"
+STATE_RECORDED = "state-recorded.safetensors"
+"""The state of the last record: what is kept when the epoch after it goes wrong."""
 
 
-def open_run(options: Run, state: State, steps: int) -> tuple[RunFolder, State]:
-    """Make a run's folder; or open the one to resume, and its state in place of ``state``."""
-    if options.resume is None:
-        command = command_name(type(options))
-        return RunFolder.create(options.out, command, to_config(options), options.name), state
-    run = RunFolder.open(options.resume)
-    state = load_state(run, state)
-    if int(state.step) >= steps:
-        raise FuncrobustError(f"{options.resume} is complete: there is nothing left to resume")
-    run.truncate_metrics(lambda record: record["step"] <= int(state.step))
-    return run, state
+@dataclass(frozen=True)
+class Position:
+    """Where a run is: its state, and what the record of the epoch under way has so far."""
+
+    state: State
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of each metric over the epoch's updates, in the order in which they were added."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Updates behind each sum."""
+    seconds: float = 0.0
+    """Of training in all, over all sessions."""
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return int(self.state.step)
 
 
-def say_how_to_resume(run: RunFolder, command: str, reporter: Reporter) -> None:
-    """Say what an interrupted run left, and the command that goes on with it."""
-    reporter.warn(
-        f"interrupted: {run.file(CHECKPOINT_FILE)} holds the parameters as they are. Continue with"
-    )
-    reporter.say(f"{program()} {command} --resume {run.path}")
+@dataclass(frozen=True)
+class Kept:
+    """What makes a checkpoint of a state: a card, and the names that are not the network's."""
+
+    card: Card
+    left_out: tuple[str, ...] = ()
 
 
-def save_state(run: RunFolder, state: State) -> None:
-    """Write the full state, atomically, into the run folder."""
+class Writer:
+    """Writes a run's positions in a thread of its own, one after the other.
+
+    The tensors are copied in the thread of the caller. A write that failed raises its `WriteError`
+    at the next call. Leaving the context waits for the last write.
+    """
+
+    def __init__(self, run: RunFolder, every: float = math.inf, kept: Kept | None = None) -> None:
+        """``every`` is in seconds."""
+        self._run, self._every, self._kept = run, every, kept
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._writing: Future[None] | None = None
+        self._newest: Callable[[], Position | None] = lambda: None
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True)
+
+    def due(self) -> bool:
+        """Whether the last save is ``every`` seconds ago, and written."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+        return self._writing is None and time.monotonic() - self._last >= self._every
+
+    def save(self, position: Position) -> None:
+        """Begin to write a position, unless it is the one written last."""
+        if position is self._newest():
+            return
+        self.wait()
+        tensors, meta = pack(position, self._kept)
+        copied = copies(tensors, self._run.file(STATE))
+        # Not the position itself, which would keep a state of the past in a GPU's memory.
+        self._newest, self._last = weakref.ref(position), time.monotonic()
+        self._writing = self._pool.submit(_write, self._run, copied, meta)
+
+    def wait(self) -> None:
+        """Wait until what was saved is on disk."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            try:
+                writing.result()
+            except BaseException:
+                self._newest = lambda: None
+                raise
+
+
+def _write(run: RunFolder, copied: dict[str, Tensor], meta: Mapping[str, Any]) -> None:
+    run.require_there()
+    path = run.file(STATE)
+    if path.exists():
+        also_named(path, run.file(STATE_BEFORE))
+    write_state(path, copied, meta)
+
+
+def pack(position: Position, kept: Kept | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a position as tensors, and what JSON can hold."""
+    state = position.state
     tensors = {f"params/{name}": p for name, p in state.params.items()}
     tensors |= {f"buffers/{name}": b for name, b in state.buffers.items()}
     tensors |= {f"average/{name}": a for name, a in state.average.items()}
@@ -53,16 +124,54 @@ def save_state(run: RunFolder, state: State) -> None:
     # The file holds values alone; kernels are chosen by layout too, so a resumed run needs both
     # to go on to the same bits.
     strides = {name: tensor.stride() for name, tensor in tensors.items()}
-    checkpoints.save_state(
-        run.file(STATE_FILE), tensors, {"step": int(state.step), "strides": strides}
-    )
+    tensors |= {f"sums/{name}": total for name, total in position.sums.items()}
+    meta: dict[str, Any] = {
+        "step": position.step, "strides": strides, "counts": dict(position.counts),
+        "seconds": position.seconds,
+    }  # fmt: skip
+    if kept is not None:
+        meta = with_card(meta, asdict(kept.card), list(kept.left_out))
+    return tensors, meta
 
 
-def load_state(run: RunFolder, template: State) -> State:
-    """Read the state back; ``template`` (a fresh initial state) gives its structure and device."""
-    path = run.file(STATE_FILE)
-    if not path.exists():
-        raise FuncrobustError(f"{path} is missing: this run has not saved a state to resume from")
+def load_position(run: RunFolder, template: State, reporter: Reporter) -> Position | None:
+    """Read the newest whole state of a run that this process holds; None if it has saved none.
+
+    ``template`` (a fresh initial state) gives its structure and device. Where the newest is damaged
+    the one before takes its place, which a line says.
+    """
+    newest, before = run.file(STATE), run.file(STATE_BEFORE)
+    if not newest.exists():
+        if not before.exists():
+            return None
+        also_named(before, newest)
+    try:
+        return unpack(run, STATE, template)
+    except FuncrobustError as error:
+        try:
+            found = unpack(run, STATE_BEFORE, template)
+        except FuncrobustError:
+            raise FuncrobustError(
+                f"{error}; and no whole {STATE_BEFORE} is there: delete both to begin again at "
+                "step 0"
+            ) from None
+        reporter.warn(f"{error}; going on from the state before, at step {found.step}")
+        also_named(before, newest)  # or the next save would put the damaged one in its place
+        return found
+
+
+def load_recorded(run: RunFolder, template: State, step: int) -> State | None:
+    """Return the state of the record that was made at ``step``, if it is there and whole."""
+    try:
+        state = unpack(run, STATE_RECORDED, template).state
+    except FuncrobustError:
+        return None
+    return state if int(state.step) == step else None
+
+
+def unpack(run: RunFolder, name: str, template: State) -> Position:
+    """Read one of a run's state files; see `load_position`."""
+    path = run.file(name)
     tensors, meta = checkpoints.load_state(path)
 
     def saved(key: str, like: Tensor) -> Tensor:
@@ -78,10 +187,13 @@ def load_state(run: RunFolder, template: State) -> State:
 
     old_leaves, spec = pytree.tree_flatten(template.optimizer_state)
     leaves = [saved(f"optimizer/{i:04d}", old) for i, old in enumerate(old_leaves)]
-    return State(
+    state = State(
         group("params", template.params),
         group("buffers", template.buffers),
         pytree.tree_unflatten(spec, leaves),
         tensors["step"].cpu(),
         group("average", template.average),
     )
+    device = next(iter(template.params.values())).device
+    sums = {name: tensors[f"sums/{name}"].to(device) for name in meta["counts"]}
+    return Position(state, sums, meta["counts"], meta["seconds"])

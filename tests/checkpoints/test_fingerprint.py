@@ -301,7 +301,7 @@ def test_cards_from_before(shipped, gone):
 def test_other_shapes_and_numbers_of_classes(tmp_path, shape, classes):
     network = models.build("preact-tiny", num_classes=classes, in_channels=shape[0])
     card = dataclasses.replace(
-        CARD, num_classes=classes, image_shape=shape,
+        CARD, num_classes=classes, class_names=(), image_shape=shape,
         mean=tuple(network.mean.flatten().tolist()), std=tuple(network.std.flatten().tolist()),
     )  # fmt: skip
     path = checkpoints.save(tmp_path / "n", network.state_dict(), card)
@@ -369,7 +369,9 @@ def test_fingerprints_that_are_none(shipped, value):
     if value == []:
         assert checkpoints.load(shipped)[1].fingerprint == ()
         return
-    with pytest.raises(FuncrobustError, match="card that is not one: a card's fingerprint") as said:
+    with pytest.raises(
+        FuncrobustError, match=r"card that is not one: .*fingerprint|not JSON"
+    ) as said:
         checkpoints.load(shipped, verify=False)
     assert len(str(said.value)) < 400 + len(str(shipped))
     assert "\n" not in str(said.value)
@@ -378,7 +380,7 @@ def test_fingerprints_that_are_none(shipped, value):
 @pytest.mark.parametrize("value", [3, True, [], "abc", "g" * 64, "0" * 65, "0" * 64 + "\n"])
 def test_digests_that_are_none(shipped, value):
     rewrite(shipped, sha256=value)
-    with pytest.raises(FuncrobustError, match="card that is not one: a card's sha256"):
+    with pytest.raises(FuncrobustError, match=r"card that is not one: .*sha256"):
         checkpoints.load(shipped)
 
 

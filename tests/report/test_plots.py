@@ -163,3 +163,13 @@ def test_bands_are_drawn_between_their_ends(tmp_path):
     for nothing in ({}, {"a": []}):
         with pytest.raises(FuncrobustError, match="at least one series"):
             plots.bands(nothing, path, x="x", y="y", about="")
+
+
+def test_a_dollar_begins_no_formula(tmp_path):
+    """Class names and checkpoints' names are texts of files."""
+    name = "$\\frac{$ $x^2$"
+    plots.lines({name: {name: [(0, 0.1), (1, 0.2)]}}, tmp_path / "a.png", x=name, title=name)
+    row = (name, torch.rand(2, 3, 8, 8))
+    plots.image_grid([row], tmp_path / "b.png", column_labels=[name] * 2, title=name, caption=name)
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    assert (tmp_path / "b.png").stat().st_size > 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import subprocess
 import sys
@@ -148,3 +149,48 @@ def test_sinks_that_are_not_there(tmp_path, monkeypatch):
         open_sink("wandb", run, "psi-train")
     with pytest.raises(FuncrobustError, match="unknown --log"):
         open_sink("paper", run, "psi-train")
+
+
+DEEP = b"[" * 50_000 + b"]" * 50_000
+CONFIGS = [
+    b"", b"null", b"3", b"[]", b"\xff\xfe", b'{"options": []}', b'{"options": null}', DEEP,
+    b'{"options":' * 50_000,
+    b'{"options": {}, "options": {}}', b'{"options": {"seed": ' + b"9" * 5000 + b"}}",
+    b'{"options": {"name": "\\ud800"}}', b" " * (2**26 + 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", CONFIGS, ids=range(len(CONFIGS)))
+def test_a_config_that_is_none_is_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(FuncrobustError, match=r"config\.json") as refused:
+        RunFolder.open(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes in folders there")
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "device"])
+def test_what_is_no_file_in_a_run_is_not_waited_for(tmp_path, kind):
+    run = RunFolder.create(tmp_path, "train", {}, "run")
+
+    def make(path):
+        path.unlink(missing_ok=True)
+        {
+            "pipe": lambda: os.mkfifo(path), "folder": path.mkdir,
+            "loop": lambda: path.symlink_to(path), "device": lambda: path.symlink_to("/dev/zero"),
+        }[kind]()  # fmt: skip
+
+    make(run.path / "metrics.jsonl")
+    with pytest.raises(FuncrobustError, match=r"cannot read .*metrics\.jsonl"):
+        run.metrics()
+    make(run.path / "config.json")
+    with pytest.raises(FuncrobustError, match=r"cannot read .*config\.json"):
+        RunFolder.open(run.path)
+
+
+@pytest.mark.parametrize("line", [DEEP, b'{"a": 1, "a": 2}', b'{"a": ' + b"9" * 5000 + b"}"])
+def test_a_record_that_is_none_is_damage(tmp_path, line):
+    run = RunFolder.create(tmp_path, "train", {}, "run")
+    (run.path / "metrics.jsonl").write_bytes(line + b'\n{"epoch": 1}\n')
+    with pytest.raises(FuncrobustError, match="line 1 is damaged"):
+        run.metrics()

@@ -9,6 +9,7 @@ from funcrobust.core.training.updates import State
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.running.loop import Plan, drive
+from funcrobust.running.state import Position
 
 
 @pytest.mark.parametrize(("watched", "status", "kept"), [(256, "collapsed", 4), (0, "finished", 8)])
@@ -33,6 +34,6 @@ def test_a_collapse_stops_the_run_with_the_state_of_the_epoch_before(
     start = State({"w": torch.zeros(1)}, {}, (), torch.tensor(0), {})
     run = RunFolder.create(tmp_path, "cure-train", {}, "run")
     with Reporter.silent() as reporter:
-        outcome = drive(plan, start, run, reporter, lambda _: None)
+        outcome = drive(plan, Position(start), run, reporter, lambda _: None)
     assert (outcome.status, float(outcome.state.params["w"])) == (status, kept)
     assert [r["epoch"] for r in run.metrics()] == list(range(1, 4 if watched else 5))

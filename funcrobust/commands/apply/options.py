@@ -10,9 +10,10 @@ from annotated_types import Ge, Gt, Lt
 
 from funcrobust.core import applications
 from funcrobust.running.catalogue import Function, ParameterOf, function, parameter_of
-from funcrobust.running.groups import Drawing, Images, Machine, Picture
+from funcrobust.running.groups import Drawing, Images, Machine
 from funcrobust.running.judge_names import JudgeOption
-from funcrobust.running.options import Choices, Count, Flag, unless
+from funcrobust.running.options import Choices, Count, Flag, Lies, unless
+from funcrobust.running.places import CheckpointName, Output, Picture, require_there
 
 
 def tasks() -> dict[str, Function]:
@@ -33,7 +34,7 @@ class Apply(Images, Drawing, Machine):
 
     task: Annotated[str, Choices(applications.names)] = field(kw_only=False)
     """What to draw."""
-    checkpoints: tuple[str, ...] = field(default=(), kw_only=False)
+    checkpoints: tuple[CheckpointName, ...] = field(default=(), kw_only=False)
     """Classifiers that draw, side by side: files, run folders, shipped names,
     robustbench:NAME; left out: shipped."""
     model: str | None = None
@@ -44,7 +45,7 @@ class Apply(Images, Drawing, Machine):
     That one only where it knows the same images. A FILE holds weights; without one they are
     fetched.
     """
-    image: tuple[Path, ...] = ()
+    image: tuple[Annotated[Path, Lies(require_there)], ...] = ()
     """Your own image, in place of the test set's; again and again."""
     to: str | None = None
     """The class to go toward, by name or number."""
@@ -60,7 +61,7 @@ class Apply(Images, Drawing, Machine):
     """What painting raises, by L2 steps; left out: the class, where the checkpoint restores."""
     png: Picture | None = None
     """The picture to write; left out: TASK.png."""
-    json_file: Annotated[Path | None, Flag("--json")] = None
+    json_file: Annotated[Output | None, Flag("--json")] = None
     """Write the figures there; - prints them alone."""
 
     @property

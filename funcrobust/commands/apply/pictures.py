@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.data.archives import LIMIT, reading, require_room
+from funcrobust.data.folders import opened
 from funcrobust.report import plots
 
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 
-def read_images(paths: tuple[Path, ...], shape: tuple[int, int, int]) -> Tensor:
-    """Read image files into (N, C, H, W) in [0, 1], cut to the shape's proportions and resized."""
+
+def read_images(
+    paths: tuple[Path, ...], shape: tuple[int, int, int], max_bytes: int = LIMIT
+) -> Tensor:
+    """Read image files into (N, C, H, W) in [0, 1], cut to the shape's proportions and resized.
+
+    Raises `FuncrobustError` for what is none, or would be more than ``max_bytes`` decoded.
+    """
     from torchvision.transforms import functional as transform
 
-    images = [transform.to_tensor(_opened(path, shape)) for path in paths]
+    images = [transform.to_tensor(_opened(path, shape, max_bytes)) for path in paths]
     return torch.stack(images)
 
 
-def _opened(path: Path, shape: tuple[int, int, int]) -> object:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def _opened(path: Path, shape: tuple[int, int, int], max_bytes: int) -> object:
+    from PIL import Image, ImageOps
 
     channels, height, width = shape
-    try:
-        with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
-            if upright.mode.startswith(("I", "F")):
-                raise FuncrobustError(f"{path} has more than 8 bits a channel: save it with 8")
-            # What is transparent is paper.
-            layered = upright.convert("RGBA")
-            paper = Image.new("RGBA", layered.size, "white")
-            image = Image.alpha_composite(paper, layered).convert("L" if channels == 1 else "RGB")
-    except FileNotFoundError:
-        raise FuncrobustError(f"no image {path}") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise FuncrobustError(f"{path} is not an image that can be read: {error}") from None
+    if not os.path.exists(path):  # noqa: PTH110  (Path's raises on NUL and long names)
+        raise FuncrobustError(f"no image {path}")
+    with reading(path), opened(path, FORMATS) as file:
+        require_room(path, 4 * math.prod(file.size), max_bytes)
+        upright = ImageOps.exif_transpose(file)
+        if upright.mode.startswith(("I", "F")):
+            raise FuncrobustError(f"{path} has more than 8 bits a channel: save it with 8")
+        # What is transparent is paper.
+        layered = upright.convert("RGBA")
+        paper = Image.new("RGBA", layered.size, "white")
+        image = Image.alpha_composite(paper, layered).convert("L" if channels == 1 else "RGB")
     return ImageOps.fit(image, (width, height))
 
 

@@ -36,7 +36,7 @@ def make_scene(
     )  # fmt: skip
     if not options.image:
         return scene
-    x = read_images(options.image, shape).to(scene.x.device)
+    x = read_images(options.image, shape, options.max_bytes).to(scene.x.device)
     return replace(scene, x=x, y=scene.sees(x), own=True)
 
 

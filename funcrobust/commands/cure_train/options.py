@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from funcrobust.commands.cure_train.presets import PRESETS, fitting
 from funcrobust.core.errors import FuncrobustError, unknown_name
 from funcrobust.running.catalogue import Function, ParameterOf, functions, parameter_of
-from funcrobust.running.groups import DatasetName, Radius, Rate, Restored, Run, Schedule
+from funcrobust.running.groups import Radius, Rate, Restored, Run, Schedule
 from funcrobust.running.options import (
     Choices,
     Count,
@@ -20,6 +20,7 @@ from funcrobust.running.options import (
     Weight,
     only_with,
 )
+from funcrobust.running.places import CheckpointName, DatasetName, Factory
 
 ALIASES = {"fgsm": "rs-fgsm", "pgd": "pgd-k"}
 """Other names of attacks: the document family's, and the one that everybody uses."""
@@ -107,7 +108,7 @@ class Regularised(Restored):
     """TRADES' β: its two terms in place of the cross-entropy on x̂."""
     hat: Weight = 0.0
     """Weight of HAT's helper examples."""
-    helper: Annotated[str, only_with(hat=...)] | None = None
+    helper: Annotated[CheckpointName, only_with(hat=...)] | None = None
     """Checkpoint of the standard network that labels HAT's helper examples."""
     cure_statistics: Annotated[
         Literal["batch", "held", "running"], only_with(regularised=...)
@@ -144,7 +145,7 @@ class CureTrain(Attacked, Regularised, Run):
     preset: Annotated[str, Choices(PRESETS)] = "cpu"
     """Where the other options begin; left out: digits for --dataset digits, fast on CUDA, else
     cpu."""
-    model: str = "preact-tiny"
+    model: Annotated[str, Factory] = "preact-tiny"
     """A network's name, or package.module:factory."""
     dataset: DatasetName = "cifar10"
     """A name, FILE.npz or FOLDER."""

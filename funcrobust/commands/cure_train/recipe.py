@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -19,7 +18,7 @@ from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import open_sink
 from funcrobust.running.classifier import CHECKPOINT_FILE, save_checkpoint
 from funcrobust.running.collapse import Record
-from funcrobust.running.config import as_command, resumed
+from funcrobust.running.config import as_command
 from funcrobust.running.dataset import (
     Chosen,
     chosen_test_images,
@@ -27,17 +26,24 @@ from funcrobust.running.dataset import (
     load_data,
     which_test_images,
 )
-from funcrobust.running.loop import Outcome, Plan, Result, drive
+from funcrobust.running.holding import Held, Result, conclude, hold
+from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import maybe_compile, pick_device, pick_precision
 from funcrobust.running.measuring import evaluating, measure
+from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
-from funcrobust.running.state import open_run, say_how_to_resume
+from funcrobust.running.state import Kept
 from funcrobust.running.threat import pick_ball
 
 
 def cure_train(options: CureTrain, reporter: Reporter) -> Result:
     """Train a robust classifier; leave it, its card, curves and pictures in a run folder."""
-    options = resumed(options)
+    with hold(options) as held:
+        return _train(held, reporter)
+
+
+def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
+    options = held.options
     device = pick_device(options.device)
     options = replace(options, precision=pick_precision(options.precision, device))
     pick_ball(options.constraint, options.epsilon)  # refused now, not after the data are loaded
@@ -46,10 +52,11 @@ def cure_train(options: CureTrain, reporter: Reporter) -> Result:
     dataset = dataset.subset(options.train_examples, options.test_examples, options.seed)
     dataset = dataset.to(device)
     training = assemble(options, dataset, reporter.progress_callback())
-    run, state = open_run(options, training.state, training.steps)
+    run, position = held.open(options, training.state, reporter)
     reporter.attach(run.file("console.log"))
     work = Work(options, training, dataset, run, reporter)
     wanted = device.type == "cuda" if options.compile is None else options.compile
+    kept = Kept(work.card(""))
     plan = Plan(
         update=training.update(partial(maybe_compile, wanted=wanted, reporter=reporter)),
         batch=training.batches,
@@ -58,10 +65,15 @@ def cure_train(options: CureTrain, reporter: Reporter) -> Result:
         batch_size=options.batch_size,
         examine=work.examine,
         watched=0 if options.attack == "none" else len(work.watched["train"].y),
+        save_every=options.save_every,
+        kept=kept,
     )
-    began = time.perf_counter()
-    outcome = drive(plan, state, run, reporter, open_sink(options.log, run, "cure-train"))
-    return work.finish(outcome, time.perf_counter() - began)
+    log = options.log if processes().first else "none"
+    outcome = drive(plan, position, run, reporter, open_sink(log, run, "cure-train"))
+    return conclude(
+        run, outcome.status, outcome.position, reporter, kept,
+        save=lambda: work.save(outcome), finish=lambda: work.finish(outcome),
+    )  # fmt: skip
 
 
 def _headline(options: CureTrain, device: torch.device) -> str:
@@ -120,16 +132,22 @@ class Work:
             record |= {f"{split}_{name}": value for name, value in found.items()}
         return record
 
-    def finish(self, outcome: Outcome, seconds: float) -> Result:
-        """Evaluate, save and draw what the training left."""
-        options, run, reporter, state = self.options, self.run, self.reporter, outcome.state
-        notes = f"{outcome.status} after {int(state.step)} updates, {seconds:.0f} s of training"
-        model = self.training.model
-        params, buffers = evaluated(self.training, state)
-        save_checkpoint(run, model, params, buffers, self.card(notes))
-        if outcome.status == "interrupted":
-            say_how_to_resume(run, "cure-train", reporter)
-            return Result(run, outcome.status, {})
+    def notes(self, outcome: Outcome) -> str:
+        """Say how it ended."""
+        at = outcome.position
+        return f"{outcome.status} after {at.step} updates, {at.seconds:.0f} s of training"
+
+    def save(self, outcome: Outcome) -> None:
+        """Leave a checkpoint of what the training left, without figures yet."""
+        params, buffers = evaluated(self.training, outcome.state)
+        card = self.card(self.notes(outcome))
+        save_checkpoint(self.run, self.training.model, params, buffers, card)
+
+    def finish(self, outcome: Outcome) -> dict[str, float]:
+        """Evaluate, save with the figures, and draw what the training left."""
+        options, run, reporter = self.options, self.run, self.reporter
+        model, seconds = self.training.model, outcome.position.seconds
+        params, buffers = evaluated(self.training, outcome.state)
         steps = options.evaluate_steps
         images = chosen_test_images(self.dataset, options.evaluate_examples, options.seed)
         which = which_test_images(images, self.dataset)
@@ -143,8 +161,13 @@ class Work:
             "clean": found["clean"], f"pgd{steps}": found["robust"], "worst": found["worst"],
             "seconds": seconds,
         }  # fmt: skip
-        notes += f"; figures on {which}; worst: under PGD-{steps} and then sharp PGD-{steps}"
+        notes = (
+            f"{self.notes(outcome)}; figures on {which}; worst: under PGD-{steps} and then sharp "
+            f"PGD-{steps}"
+        )
         save_checkpoint(run, model, params, buffers, replace(self.card(notes), metrics=figures))
+        if not processes().first:
+            return figures
         draw(options, predict, params, self.dataset, self.training.ball, run)
         reporter.table(
             f"cure-train: {options.model} on {self.dataset.name}, {which}, "
@@ -154,7 +177,7 @@ class Work:
         )
         reporter.say(f"checkpoint  {run.file(CHECKPOINT_FILE)}")
         reporter.say(f"pictures    {run.file('curves.png')}  {run.file('adversarial.png')}")
-        return Result(run, outcome.status, figures)
+        return figures
 
     def card(self, notes: str) -> Card:
         """What travels with the weights."""

@@ -19,6 +19,7 @@ from funcrobust.running.options import (
     only_with,
     unless,
 )
+from funcrobust.running.places import CheckpointName, Output
 
 CLIMBING = ("sharp-pgd", "pgd", "apgd-ce", "apgd-dlr", "apgd-t")
 """Attacks that an evaluation alone has: they stop at the first image that fools the network."""
@@ -53,7 +54,7 @@ class Evaluate(Images, Machine):
 
     shared: ClassVar[bool] = True
 
-    checkpoint: str | None = field(default=None, kw_only=False)
+    checkpoint: CheckpointName | None = field(default=None, kw_only=False)
     """File, run folder, shipped name or robustbench:NAME; left out: the shipped classifier."""
     model: str | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
@@ -86,13 +87,13 @@ class Evaluate(Images, Machine):
     fools the network in --precision counts."""
     checks: bool = True
     """Try whether the figure can be believed, and give a verdict."""
-    save: Path | None = None
+    save: Output | None = None
     """Keep what fools the network in FILE.safetensors; an evaluation that was interrupted goes on
     from there when it is asked for again."""
-    json_file: Annotated[Path | None, Flag("--json")] = None
+    json_file: Annotated[Output | None, Flag("--json")] = None
     """Write the figures there; - prints them alone."""
     page: Annotated[
-        Path | None, Flag(off="--no-page"), Where(), Spelled(_require_html), unless(target=...)
+        Output | None, Flag(off="--no-page"), Where(), Spelled(_require_html), unless(target=...)
     ] = AUTO
     """Write a page there; auto is evaluation.html in the run folder, or else here, and none with
     --json -."""

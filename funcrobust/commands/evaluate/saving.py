@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from funcrobust.core.errors import FuncrobustError, one_line
+from funcrobust.checkpoints.format import parse
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation import Outcome
 from funcrobust.files import atomic_write
+from funcrobust.reading import parse_json
 
 ROWS = ("numbers", "labels", "fell_to", "predicted", "stage")
 
@@ -59,8 +60,16 @@ def taken_up(
         )
     fooled = held["fell_to"] > 0
     shape = (int(fooled.sum()), *outcome.images.shape[1:])
+    attacks = len(settings["attacks"])
+    within = (
+        ((held["fell_to"] >= -1) & (held["fell_to"] <= attacks)).all()
+        and ((held["stage"] >= 0) & (held["stage"] <= attacks)).all()
+        and (held["predicted"] >= 0).all()
+        and held["images"].dtype == torch.float32
+        and ((held["images"] >= 0) & (held["images"] <= 1)).all()
+    )
     same_labels = torch.equal(held["labels"], y.cpu())
-    if not same_labels or tuple(held["images"].shape) != shape:
+    if not within or not same_labels or tuple(held["images"].shape) != shape:
         raise FuncrobustError(f"{path} does not hold an evaluation of these images: delete it")
     device = outcome.images.device
     images = outcome.images.clone()
@@ -71,16 +80,20 @@ def taken_up(
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["evaluation"])
-            held = {name: file.get_tensor(name) for name in (*ROWS, "images")}
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        held, texts = parse(path)
+        metadata = parse_json(texts.get("evaluation", ""), "its settings")
+    except FuncrobustError as error:
         raise FuncrobustError(
-            f"{path} is no evaluation that was saved ({one_line(error)}): use another --save"
+            f"{path} is no evaluation that was saved ({error}): use another --save"
         ) from error
-    n = len(held["numbers"])
-    if not isinstance(metadata, dict) or any(
-        held[name].shape != (n,) or held[name].dtype != torch.int64 for name in ROWS
+    n = len(held["numbers"]) if "numbers" in held and held["numbers"].ndim else -1
+    if (
+        not isinstance(metadata, dict)
+        or "images" not in held
+        or any(
+            name not in held or held[name].shape != (n,) or held[name].dtype != torch.int64
+            for name in ROWS
+        )
     ):
         raise FuncrobustError(f"{path} is no evaluation that was saved: use another --save")
     return held, metadata

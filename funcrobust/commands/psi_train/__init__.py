@@ -8,7 +8,7 @@ from funcrobust.commands.psi_train.options import PsiTrain
 
 if TYPE_CHECKING:
     from funcrobust.report.console import Reporter
-    from funcrobust.running.loop import Result
+    from funcrobust.running.holding import Result
 
 __all__ = ["PsiTrain", "run"]
 

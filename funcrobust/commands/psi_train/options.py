@@ -21,6 +21,7 @@ from funcrobust.running.options import (
     only_with,
     unless,
 )
+from funcrobust.running.places import CheckpointName, Factory
 
 DERIVATIVES = r"adjoint(:\d+)?|unrolled|truncated:[1-9]\d*|one-step|implicit(:[1-9]\d*)?"
 
@@ -150,9 +151,9 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
     objective: Annotated[str, Choices(OBJECTIVES)] = "restoration"
     """Where the other options begin: restoration trains ψ to restore degraded images, drift is the
     ψ document's own."""
-    checkpoint: str | None = None
+    checkpoint: CheckpointName | None = None
     """File, run folder, shipped name or robustbench:NAME; left out: the shipped classifier."""
-    model: str | None = None
+    model: Annotated[str, Factory] | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     restore: Weight = 8.0
     updates: Count = 6000

@@ -9,6 +9,7 @@ import torch
 from funcrobust.checkpoints import Card, renewed
 from funcrobust.commands.psi_train.assemble import labels_for, make_batches, make_training
 from funcrobust.commands.psi_train.compose import (
+    STARTS,
     make_psi,
     psi_ball,
     threat_radius,
@@ -28,17 +29,19 @@ from funcrobust.running.classifier import (
     save_checkpoint,
 )
 from funcrobust.running.collapse import Record
-from funcrobust.running.config import as_command, resumed
+from funcrobust.running.config import as_command
 from funcrobust.running.dataset import load_known, which_test_images
-from funcrobust.running.loop import Outcome, Plan, Result, drive
+from funcrobust.running.holding import Held, Result, conclude, hold
+from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import (
     maybe_compile,
     pick_device,
     pick_dtype,
     pick_precision,
 )
+from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
-from funcrobust.running.state import open_run, say_how_to_resume
+from funcrobust.running.state import Kept
 
 RECORDS = 10
 """How often a run measures itself at most: it is cut into so many parts."""
@@ -46,7 +49,12 @@ RECORDS = 10
 
 def psi_train(options: PsiTrain, reporter: Reporter) -> Result:
     """Minimise w·‖x − ψ(s; θ)‖² + δ·‖z − ψ(z; θ)‖² + μ·anchor; report and picture both ends."""
-    options = resumed(options)
+    with hold(options) as held:
+        return _train(held, reporter)
+
+
+def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
+    options = held.options
     device = pick_device(options.device)
     options = replace(options, precision=pick_precision(options.precision, device))
     dtype = pick_dtype(options.precision, device)
@@ -65,16 +73,18 @@ def psi_train(options: PsiTrain, reporter: Reporter) -> Result:
     dataset = dataset.subset(options.train_examples, options.test_examples, options.seed)
     dataset = dataset.to(device)
     update, state = make_training(options, ball, model, dataset, dtype)
-    run, state = open_run(options, state, options.updates)
+    run, position = held.open(options, state, reporter)
     reporter.attach(run.file("console.log"))
     work = Work(options, ball, model, card, dataset, dtype, run, reporter)
     before = work.before()
     batches = make_batches(options, dataset)
     # Not on CUDA either unless asked to: compiled, ψ is the unrolled iteration, and its memory
     # grows with the steps.
+    batch = processes().shard.rows(batches(0))
     update = maybe_compile(
-        update, state=state, batch=batches(0), wanted=bool(options.compile), reporter=reporter
+        update, state=state, batch=batch, wanted=bool(options.compile), reporter=reporter
     )
+    kept = Kept(_card(work, ""), left_out=(STARTS,))
     plan = Plan(
         update=update,
         batch=batches,
@@ -84,9 +94,17 @@ def psi_train(options: PsiTrain, reporter: Reporter) -> Result:
         unit="part",
         enough=lambda record: record["heldout_drift"] <= (1 - options.aim) * before["drift"],
         examine=lambda part, state: _examine(work, part, state),
+        save_every=options.save_every,
+        kept=kept,
     )
-    outcome = drive(plan, state, run, reporter, open_sink(options.log, run, "psi-train"))
-    return _finish(work, outcome, before)
+    log = options.log if processes().first else "none"
+    outcome = drive(plan, position, run, reporter, open_sink(log, run, "psi-train"))
+    card = _card(work, f"{outcome.status} after {outcome.position.step} updates")
+    return conclude(
+        run, outcome.status, outcome.position, reporter, kept,
+        save=lambda: _save(work, outcome, card),
+        finish=lambda: _finish(work, outcome, before, card),
+    )  # fmt: skip
 
 
 def _headline(options: PsiTrain, card: Card, device: torch.device) -> str:
@@ -113,28 +131,31 @@ def _examine(work: Work, part: int, state: State) -> Record:
     """Measure, and leave a picture now and then."""
     every = -(-RECORDS // work.options.strips) if work.options.strips else 0
     if every and (part + 1) % every == 0:
-        folder = work.run.path / "strips"
-        folder.mkdir(exist_ok=True)
-        before_after(work, state, folder / f"step-{int(state.step):05d}.png")
+        picture = work.run.file(f"strips/step-{int(state.step):05d}.png")
+        before_after(work, state, picture)
     return work.drift_and_clean(state)
 
 
-def _finish(work: Work, outcome: Outcome, before: dict[str, float]) -> Result:
-    """Measure again, save, draw, and show both beside each other."""
-    options, run, reporter, state = work.options, work.run, work.reporter, outcome.state
+def _card(work: Work, notes: str) -> Card:
+    """What travels with the weights."""
+    options = work.options
     begun = options.checkpoint or default_checkpoint(STRONGEST)
-    new = replace(
+    return replace(
         renewed(work.card), command=as_command(options), seed=options.seed,
-        notes=f"psi-train from {begun}: {outcome.status} after {int(state.step)} updates",
-        metrics={}, restoring_step=options.step_size if options.restores else None,
+        notes=f"psi-train from {begun}: {notes}", metrics={}, sha256="", fingerprint=(),
+        restoring_step=options.step_size if options.restores else None,
     )  # fmt: skip
-    params, buffers = averaged(state)
-    network = network_of(params)
-    save_checkpoint(run, work.model, network, buffers, new)
-    path = run.file(CHECKPOINT_FILE)
-    if outcome.status == "interrupted":
-        say_how_to_resume(run, "psi-train", reporter)
-        return Result(run, outcome.status, {})
+
+
+def _save(work: Work, outcome: Outcome, card: Card) -> None:
+    """Leave a checkpoint of what the training left."""
+    params, buffers = averaged(outcome.state)
+    save_checkpoint(work.run, work.model, network_of(params), buffers, card)
+
+
+def _finish(work: Work, outcome: Outcome, before: dict[str, float], new: Card) -> dict[str, float]:
+    """Measure again, save with the figures, draw, and show both beside each other."""
+    options, run, reporter, state = work.options, work.run, work.reporter, outcome.state
     after = work.figures(state, "after")
     which, steps = which_test_images(work.evaluated, work.dataset), options.evaluate_steps
     new = replace(
@@ -142,7 +163,9 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float]) -> Result:
         notes=f"{new.notes}; drift on {len(work.heldout[0])} of the test images, accuracies on "
         f"{which}; robust: under PGD-{steps}; worst: and then sharp PGD-{steps}",
     )
-    save_checkpoint(run, work.model, network, buffers, replace(new, metrics=after))
+    _save(work, outcome, replace(new, metrics=after))
+    if not processes().first:
+        return after
     draw(work, state)
     restores = ["restored"] if options.restore else []
     reporter.table(
@@ -158,7 +181,6 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float]) -> Result:
         ],
     )  # fmt: skip
     change = after["drift"] / before["drift"] - 1 if before["drift"] else 0.0
-    reporter.say(f"held-out drift {change:+.1%}; checkpoint {path}")
+    reporter.say(f"held-out drift {change:+.1%}; checkpoint {run.file(CHECKPOINT_FILE)}")
     reporter.say(f"pictures  {run.file('before_after.png')}  {run.file('curves.png')}")
-    metrics = {f"{k}_before": v for k, v in before.items()} | after
-    return Result(run, outcome.status, metrics)
+    return {f"{k}_before": v for k, v in before.items()} | after

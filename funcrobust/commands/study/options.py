@@ -10,7 +10,8 @@ from annotated_types import Ge
 
 from funcrobust.running.groups import Images, Machine, Precision
 from funcrobust.running.judge_names import JudgeOption
-from funcrobust.running.options import Count, Flag, Where
+from funcrobust.running.options import Count, Flag
+from funcrobust.running.places import CheckpointName, Folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class Study(Images, Machine):
 
     variants: tuple[str, ...] = field(default=(), kw_only=False)
     """Variants of docs/psi-study.md, run folders or checkpoints; left out: all variants."""
-    checkpoint: str | None = None
+    checkpoint: CheckpointName | None = None
     """The classifier to transfer; left out: the shipped one."""
     judges: Annotated[tuple[JudgeOption, ...], Flag("--judge")] = ()
     """What scores: a classifier, inception or timm:NAME; again and again for several; left out: the
@@ -36,7 +37,7 @@ class Study(Images, Machine):
     """PGD steps of the robust accuracy."""
     updates: Count | None = None
     """Of every transfer; left out: psi-train's default."""
-    out: Annotated[Path, Where()] = Path("runs/study")
+    out: Folder = Path("runs/study")
     """Folder of all of it."""
     precision: Precision = "auto"
     """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""

@@ -7,8 +7,6 @@ that it has on other images (`scores`), with what the classifier before draws at
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,6 @@ from funcrobust.running.config import from_config
 from funcrobust.running.dataset import load_known
 from funcrobust.running.machine import pick_device, pick_dtype, pick_precision
 from funcrobust.running.options import options_of
-from funcrobust.running.state import STATE_FILE
 
 _DRIFT: dict[str, Any] = {"objective": "drift"}
 VARIANTS: dict[str, dict[str, Any] | None] = {
@@ -113,13 +110,12 @@ def transferred(
     if options.updates is not None:
         given["updates"] = options.updates
     wanted = PsiTrain.filled(given | (VARIANTS[name] or {}))
-    begun = (path / STATE_FILE).exists()
-    if path.exists():
+    begun = path.exists()
+    if begun:
         _require_same(wanted, path)
-    if not _finished(path):
-        if path.exists() and not begun:  # killed before there was anything to go on from
-            shutil.rmtree(path)
-        resumed = PsiTrain.filled(where | {"resume": path}) if begun else wanted
+    if not begun or RunFolder.open(path).result() is None:
+        own = where | {"resume": path, "checkpoint": base, "dataset": dataset}
+        resumed = PsiTrain.filled(own) if begun else wanted
         if psi_train(resumed, reporter).status == "interrupted":
             raise KeyboardInterrupt
     return path
@@ -149,11 +145,6 @@ def _require_same(given: PsiTrain, path: Path) -> None:
             f"{path} holds a run with another {', '.join(different)}: use another --out, or delete "
             "that folder"
         )
-
-
-def _finished(path: Path) -> bool:
-    card = path / "checkpoint.json"
-    return card.exists() and "interrupted" not in json.loads(card.read_text())["notes"]
 
 
 def published(model: Functional, dataset: data.Dataset, options: Study) -> Functional:

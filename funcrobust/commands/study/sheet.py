@@ -11,7 +11,9 @@ import torch
 from funcrobust.commands.study.drawing import CLAIMED, GUIDANCE, MARKS, REMAIN, WAYS, WHOLE
 from funcrobust.commands.study.options import Study
 from funcrobust.commands.study.scores import KINDS, Bench
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.files import atomic_write
+from funcrobust.reading import LARGEST_TEXT, parse_json, read_file
 from funcrobust.report import plots
 
 Rows = dict[str, list[Any]]
@@ -48,10 +50,10 @@ def known(options: Study, base: str, bench: Bench) -> Rows:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text())
+        found = parse_json(read_file(path, most=LARGEST_TEXT), path)
         rows: Rows = found.pop("variants")
         del found["threads"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (FuncrobustError, KeyError, TypeError, AttributeError):
         return {}  # it is written anew
     return rows if found == settings(options, base, bench) and isinstance(rows, dict) else {}
 

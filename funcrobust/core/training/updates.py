@@ -18,6 +18,7 @@ from funcrobust.core.objectives.lift import Metrics, TrainingObjective, cut, is_
 from funcrobust.core.randomness import folded
 from funcrobust.core.shards import Shard
 from funcrobust.core.training.schedules import Schedule
+from funcrobust.core.training.sharding import are_spread, scattered, whole
 
 
 class State(NamedTuple):
@@ -165,7 +166,8 @@ def make_update(
     ``accumulate`` k cuts the batch into k parts of equal size, one after the other: the gradient
     and the metrics are their means, at a k-th of the memory (batch norm sees a part at a time).
     ``across`` several processes, each with its rows of a batch, gradient and metrics are the means
-    over them: see `shards`.
+    over them: see `shards`. Of parameters that are spread over them each keeps its part: see
+    `sharding`.
 
     Raises `FuncrobustError` for a decay outside [0, 1), or a batch that k does not divide.
     """
@@ -181,8 +183,12 @@ def make_update(
                 "a weight average takes both: make_update(..., decay=) and "
                 "initial_state(..., averaged=True)"
             )
-        grads, buffers, metrics = _gradient(objective, state, batch, accumulate)
-        grads, metrics = across.mean_of_all((grads, metrics))
+        gathered = state._replace(params=whole(state.params))
+        grads, buffers, metrics = _gradient(objective, gathered, batch, accumulate)
+        if are_spread(state.params):
+            grads, metrics = scattered(grads, state.params), across.mean_of_all(metrics)
+        else:
+            grads, metrics = across.mean_of_all((grads, metrics))
         updates, optimizer_state = optim.update(
             grads, state.optimizer_state, params=state.params, inplace=False
         )
@@ -192,7 +198,7 @@ def make_update(
             rate = warmed_up(decay, state.step)
             average = ema(average, _averageable(params, buffers), rate)
         after = State(params, buffers, optimizer_state, state.step + 1, average)
-        return after, {**metrics, "gradient_norm": global_norm(grads)}
+        return after, {**metrics, "gradient_norm": whole(global_norm(grads))}
 
     return update
 

@@ -70,12 +70,7 @@ class Decoder:
             return str(error)
 
     def _one(self, number: int, step: int) -> Tensor:
-        name = self._encoded.name(number)
-        try:
-            content = self._encoded.read(number)
-        except OSError as error:
-            raise FuncrobustError(f"cannot read {name} ({error.strerror})") from None
-        image = self._pixels.decode(content, name)
+        image = self._pixels.decode(self._encoded.read(number), self._encoded.name(number))
         if self._augment is None:
             return self._cut(image)
         seed = derive_seed(self._augment.seed, f"augment/{number}", step)

@@ -35,7 +35,14 @@ def text_size(text: str, points: float) -> tuple[int, int]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, as a whole or not at all."""
+    """Write a PNG, as a whole or not at all.
+
+    Texts in it, of which some are from files, are drawn as they are: a $ begins no formula.
+    """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI)
     atomic_write(path, picture.getvalue())

@@ -1,0 +1,198 @@
+"""A run is one process's from its beginning to its end: opened, locked, rescued, concluded."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from funcrobust.checkpoints.format import copies
+from funcrobust.checkpoints.locate import STATE, STATE_BEFORE
+from funcrobust.checkpoints.state import write_state
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.training.updates import State
+from funcrobust.files import WriteError, atomic_write
+from funcrobust.report.console import Reporter
+from funcrobust.report.records import Record, as_json, as_line
+from funcrobust.report.runs import CONFIG, METRICS, RunFolder, require_free
+from funcrobust.running.classifier import CHECKPOINT_FILE
+from funcrobust.running.config import resume_command, resumed, to_config
+from funcrobust.running.groups import Run
+from funcrobust.running.options import command_name, options_of
+from funcrobust.running.processes import processes
+from funcrobust.running.state import STATE_RECORDED, Kept, Position, load_position, pack
+from funcrobust.running.stops import Stops
+
+SomeRun = TypeVar("SomeRun", bound=Run)
+
+
+@dataclass(frozen=True)
+class Held(Generic[SomeRun]):
+    """A run that no other process may write: the options it has, and its folder once it is open."""
+
+    options: SomeRun
+    """Those of the run to resume."""
+    _until_the_end: ExitStack
+
+    def open(
+        self, options: SomeRun, state: State, reporter: Reporter
+    ) -> tuple[RunFolder, Position]:
+        """Make the run's folder, with ``options``; or find where the one to resume is.
+
+        ``state`` is the one to begin from.
+        """
+        if options.resume is None:
+            command = command_name(type(options))
+            run = RunFolder.create(options.out, command, to_config(options), options.name)
+            self._until_the_end.enter_context(run.locked())
+            return run, Position(state)
+        run = RunFolder.open(options.resume)
+        position = load_position(run, state, reporter)
+        if position is None:
+            reporter.say(f"{run.path} has saved no state yet: beginning at step 0")
+            position = Position(state)
+        step = position.step
+        run.truncate_metrics(lambda record: record["step"] <= step)
+        return run, position
+
+
+@contextmanager
+def hold(options: SomeRun) -> Iterator[Held[SomeRun]]:
+    """Hold a run for this process; what cannot be begun or resumed is refused before all work.
+
+    Raises `FuncrobustError` for a name that is taken, and for a run to resume that is complete or
+    under way in another process.
+    """
+    _require_text(options)
+    here = processes()
+    with ExitStack() as stack:
+        if not here.first:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            options = _spectating(options, folder, here.same(None))
+        found = resumed(options)
+        if options.resume is not None:
+            run = RunFolder.open(options.resume)
+            if (result := run.result()) is not None:
+                raise FuncrobustError(
+                    f"{options.resume} is complete ({result.get('status')} after "
+                    f"{result.get('step')} updates): there is nothing left to resume"
+                )
+            stack.enter_context(run.locked())
+        elif options.name is not None:
+            require_free(Path(options.out), options.name)
+        if here.first:
+            here.same(_files(options.resume))
+        yield Held(found, stack)
+
+
+_CARRIED = (CONFIG, METRICS, STATE, STATE_BEFORE, STATE_RECORDED)
+
+
+def _files(folder: Path | None) -> dict[str, bytes] | None:
+    """Return what a run is resumed from."""
+    if folder is None or processes().size == 1:
+        return None
+    there = {name: folder / name for name in _CARRIED}
+    return {name: path.read_bytes() for name, path in there.items() if path.is_file()}
+
+
+def _spectating(options: SomeRun, folder: Path, files: dict[str, bytes] | None) -> SomeRun:
+    """Give a process that is not the first a folder of its own, which nobody sees.
+
+    A run to resume is copied there, so that the machines need no folder in common.
+    """
+    if files is None:
+        return replace(options, out=folder)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return replace(options, resume=folder)
+
+
+def _require_text(options: Run) -> None:
+    """Refuse stray bytes: they could be written into no card, log or picture's title."""
+    for name, option in options_of(type(options)).items():
+        value = getattr(options, name)
+        for text in map(str, value if isinstance(value, tuple | dict) else [value]):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise FuncrobustError(
+                    f"{option.flag} {text!a} is not UTF-8: rename what it names, or link to it"
+                ) from None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training hands back: its folder, how it ended, its final figures."""
+
+    run: RunFolder
+    status: str
+    """ "finished", "interrupted", "collapsed" or "diverged"."""
+    metrics: dict[str, float]
+
+
+def conclude(
+    run: RunFolder, status: str, position: Position, reporter: Reporter, kept: Kept,
+    save: Callable[[], None], finish: Callable[[], dict[str, float]],
+) -> Result:  # fmt: skip
+    """Let ``save`` leave a checkpoint and ``finish`` evaluate and draw; say what is complete.
+
+    Where a signal comes before all is done, or the training was interrupted, the run can be
+    resumed, to do this again. A folder that has been deleted is rescued.
+    """
+    records = run.metrics()
+    try:
+        with Stops() as stops, stops.at_once():
+            run.require_there()
+            save()
+            if status != "interrupted":
+                metrics = finish()
+                run.conclude({"status": status, "step": position.step, "metrics": metrics})
+                return Result(run, status, metrics)
+    except KeyboardInterrupt:
+        pass
+    except WriteError as error:
+        if (run.path / CONFIG).exists():
+            command = resumption(run)
+            raise FuncrobustError(f"{error}; the training itself is saved: {command}") from error
+        raise rescued(run, records, position, kept, error) from error
+    there = run.file(CHECKPOINT_FILE)
+    held = f"{there} holds the parameters as they are" if there.exists() else "all is saved"
+    reporter.warn(f"interrupted: {held}. Continue with")
+    reporter.say(resumption(run))
+    return Result(run, "interrupted", {})
+
+
+def resumption(run: RunFolder, path: Path | None = None) -> str:
+    """Return the command that goes on with a run, which may lie elsewhere now."""
+    return resume_command(RunFolder(path or run.path, run.record), run.record["command"])
+
+
+def rescued(
+    run: RunFolder, records: Sequence[Record], position: Position, kept: Kept | None,
+    error: WriteError,
+) -> FuncrobustError:  # fmt: skip
+    """Write a run that can no longer be written where it is to a temporary folder.
+
+    Return the error to raise, which says where it is now and how to go on.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="funcrobust-")) / run.path.name
+        folder.mkdir()
+        tensors, meta = pack(position, kept)
+        write_state(folder / STATE, copies(tensors, folder / STATE), meta)
+        lines = b"".join(map(as_line, records))
+        atomic_write(folder / METRICS, lines)
+        atomic_write(folder / CONFIG, as_json(run.record))
+    except (OSError, FuncrobustError) as another:
+        return FuncrobustError(
+            f"{error}; nor can its state at step {position.step} be written elsewhere ({another}); "
+            f"what was saved before is in {run.path}: {resumption(run)}"
+        )
+    return FuncrobustError(
+        f"{error}. The run as it is at step {position.step} is in {folder}: "
+        f"{resumption(run, folder)}"
+    )

@@ -1,0 +1,126 @@
+"""Places that options name: what a stored run may choose of them, what must be there.
+
+Code and places outside a run's folder are not for its config.json to choose (`Vouched`).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from funcrobust.core.errors import FuncrobustError, did_you_mean
+from funcrobust.reading import user_path
+from funcrobust.running.catalogue import files_in
+from funcrobust.running.options import Acts, Choices, Lies, Spelled, Vouched, Where
+
+# --- what a file may not choose ------------------------------------------------------------------
+
+
+def _is_code(value: str, _folder: Path) -> bool:
+    return ":" in value
+
+
+def _is_elsewhere(value: str | Path, folder: Path) -> bool:
+    """Tell whether a place is outside a run's folder."""
+    try:
+        place, own = (os.path.realpath(user_path(path)) for path in (value, folder))
+        return os.path.commonpath([place, own]) != own
+    except ValueError:  # no path at all, or another drive of Windows
+        return True
+
+
+def _is_others_checkpoint(value: str, folder: Path) -> bool:
+    from funcrobust.checkpoints import resolve, shipped
+
+    try:
+        return resolve(value) not in shipped().values() and _is_elsewhere(value, folder)
+    except FuncrobustError:  # not there, or of RobustBench's zoo
+        return True
+
+
+def _is_own_data(value: str, folder: Path) -> bool:
+    return value not in files_in("data/sets") and _is_elsewhere(value, folder)
+
+
+MAX_GIB = 2.0
+
+
+def is_much(value: float, _folder: Path) -> bool:
+    """Tell whether data may be more than is usual."""
+    return value > MAX_GIB
+
+
+def _reads_own(options: Any) -> bool:
+    names = [getattr(options, name, None) for name in ("dataset", "name")]
+    own = any(name and name not in files_in("data/sets") for name in names)
+    return own or bool(getattr(options, "image", ()))
+
+
+Decoded = Acts(_reads_own, lambda _: "it goes with data of your own, FILE.npz or FOLDER")
+# --- what must be there, and what can be written --------------------------------------------------
+
+
+def require_there(place: str | Path) -> None:
+    """Raise unless a file or folder is there."""
+    if not os.path.exists(user_path(place)):  # noqa: PTH110  (Path's raises on too long a name)
+        raise FuncrobustError(f"no such file or folder: {place}")
+
+
+def require_writable(place: str | Path) -> None:
+    """Raise unless a file can be written there, with folders that are to be made: but for ``-``."""
+    path = user_path(place)
+    if str(path) in ("-", "auto"):
+        return
+    if os.path.isdir(path):  # noqa: PTH112
+        raise FuncrobustError(f"cannot write {place}: it is a folder, name a file in it")
+    _require_room_for(path, os.path.exists(path))  # noqa: PTH110
+
+
+def require_folder(place: str | Path) -> None:
+    """Raise unless there is such a folder to write in, or one can be made."""
+    path = user_path(place)
+    _require_room_for(path / "x", False)
+
+
+def _require_room_for(path: Path, there: bool) -> None:
+    above = next((p for p in path.absolute().parents if os.path.lexists(p)), path)
+    if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):  # noqa: PTH112
+        raise FuncrobustError(f"cannot write {path}: {above} is no folder that you may write to")
+    if there and not os.path.isfile(path):  # noqa: PTH113
+        raise FuncrobustError(f"cannot write {path}: it is no plain file")
+
+
+def _require_dataset(name: str) -> None:
+    known = files_in("data/sets")
+    if name not in known and not os.path.exists(user_path(name)):  # noqa: PTH110
+        hint = did_you_mean(name, known)
+        raise FuncrobustError(
+            f"no dataset {name!r}{hint}: choose from {', '.join(known)}, or name a .npz file or a "
+            "folder of images that is there"
+        )
+
+
+def _require_checkpoint(name: str) -> None:
+    from funcrobust.checkpoints import is_zoo, resolve
+
+    if not is_zoo(name):
+        resolve(name)
+
+
+def _require_png(text: str) -> None:
+    if not text.lower().endswith(".png"):
+        raise FuncrobustError(f"--png must name a .png file, got {text}")
+
+
+Factory = Vouched(_is_code)
+Place = Vouched(_is_elsewhere)
+CheckpointName = Annotated[str, Vouched(_is_others_checkpoint), Lies(_require_checkpoint)]
+DatasetName = Annotated[
+    str, Choices(partial(files_in, "data/sets"), all_there_is=False), Vouched(_is_own_data),
+    Lies(_require_dataset),
+]  # fmt: skip
+Picture = Annotated[Path, Spelled(_require_png), Lies(require_writable)]
+Output = Annotated[Path, Lies(require_writable)]
+Folder = Annotated[Path, Where(), Lies(require_folder)]
