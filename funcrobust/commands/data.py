@@ -26,7 +26,8 @@ class Data(Options):
     data_dir: Annotated[Path | None, Where(), Lies(require_there)] = None
     """A local folder that holds a published dataset."""
     max_data_gib: Annotated[float, Gt(0), Le(2**20), Decoded] = MAX_GIB
-    """What images of your own may be at most when they are decoded; more is refused before."""
+    """What images of your own may be at most when they are decoded. More in a FOLDER are streamed,
+    more in a file is refused."""
 
 
 def run(options: Data, reporter: Reporter) -> Dataset:

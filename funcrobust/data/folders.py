@@ -17,9 +17,10 @@ from funcrobust.data.dataset import Arrays
 from funcrobust.reading import read_file
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-_FORMATS = ("PNG", "JPEG")
-_GRAY = ("1", "L")
-EIGHT_BIT = (*_GRAY, "RGB", "RGBA", "P", "LA", "CMYK")
+FORMATS = ("PNG", "JPEG")
+"""Pillow's formats that are read: a file's content chooses the decoder, and one runs a program."""
+GRAY = ("1", "L")
+EIGHT_BIT = (*GRAY, "RGB", "RGBA", "P", "LA", "CMYK")
 """Pillow's modes that are read."""
 
 
@@ -98,7 +99,7 @@ def _common_format(paths: list[Path]) -> tuple[tuple[int, int], str]:
                 f"{first[1][0]}x{first[1][1]}: all images must have one size, or be cut to one by "
                 "--stream"
             )
-    gray = all(mode in _GRAY for _, _, mode in (first, *others))
+    gray = all(mode in GRAY for _, _, mode in (first, *others))
     return first[1], "L" if gray else "RGB"
 
 
@@ -110,7 +111,7 @@ def header(path: Path) -> tuple[tuple[int, int], str]:
         return image.size, image.mode
 
 
-def opened(path: Path, formats: tuple[str, ...] = _FORMATS) -> Image.Image:
+def opened(path: Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Open an image, of which the header is read alone.
 
     Of the formats named: a file's content chooses the decoder, and one of PIL's runs a program.

@@ -38,8 +38,8 @@ def load(
     copy in a layout it is published in, or its archive), then, unless ``download`` is False, at
     its remotes; it is checked against published checksums wherever it comes from, so ``folder``
     can only change where the bits come from, never which. An embedded set, a file and a folder of
-    one's own need none of this, and refuse a ``folder``. They are decoded only if they are at most
-    ``max_bytes`` then.
+    one's own need none of this, and refuse a ``folder``. What would be more than ``max_bytes`` when
+    it is decoded is refused of a file, and streamed of a folder.
 
     Raises:
         DataUnavailable: no source is in reach; each is listed with the reason.
@@ -72,7 +72,7 @@ def _own(name: str, folder: Path | None, max_bytes: int, streaming: Streaming) -
         return dataset_from(name, read_npz(path, max_bytes), f"file {path}")
     if os.path.isdir(path):  # noqa: PTH112  (Path's raises on NUL and long names)
         _refuse(folder, f"{name} is itself a folder")
-        if (found := to_stream(path, streaming)) is not None:
+        if (found := to_stream(path, streaming, max_bytes)) is not None:
             return _streamed(name, path, found, streaming)
         _refuse_to_stream(name, streaming)
         return dataset_from(name, read_image_folder(path, max_bytes), f"folder {path}")

@@ -71,18 +71,19 @@ class Images(Options):
     data_dir: Annotated[Path | None, Where(), Place, Lies(require_there)] = None
     """A local folder that holds a published dataset."""
     max_data_gib: Annotated[float, Gt(0), Le(2**20), Vouched(is_much), Decoded] = MAX_GIB
-    """What images of your own may be at most when they are decoded; more is refused before."""
-    stream: bool | None = None
+    """What images of your own may be at most when they are decoded. More in a FOLDER are streamed,
+    more in a file is refused."""
+    stream: Annotated[bool | None, Decoded] = None
     """Decode a FOLDER's images when they are wanted, in place of holding all in memory; left out:
-    where they would take more than 4 GiB, and for a FOLDER of train-*.tar and val-*.tar."""
-    image_size: Count | None = None
+    where they would take more than --max-data-gib, and for one of train-*.tar and val-*.tar."""
+    image_size: Annotated[Count | None, Decoded] = None
     """Side of the square that streamed images are cut to; left out: the checkpoint's, or 224."""
-    workers: Annotated[Annotated[int, Ge(0)] | None, Where()] = None
+    workers: Annotated[Annotated[int, Ge(0), Le(256)] | None, Where(), Decoded] = None
     """Processes that decode streamed images; left out: one a processor but one, at most 8."""
 
     @property
     def max_bytes(self) -> int:
-        """The same in bytes."""
+        """What images of your own may be in memory, in bytes."""
         return int(self.max_data_gib * 2**30)
 
 

@@ -21,7 +21,6 @@ from funcrobust import data
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.randomness import derive_seed, generator
 from funcrobust.core.shards import Shard
-from funcrobust.data.streaming import opening
 
 SIZE = 32
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -133,15 +132,31 @@ def test_mean_and_standard_deviation(folder):
     assert dataset.std == pytest.approx(std.tolist(), abs=1e-12)
 
 
-def test_what_is_large_is_streamed_of_itself(folder, monkeypatch):
-    with pytest.raises(FuncrobustError, match=r"all images must have one size.*--stream"):
-        data.load(str(folder))  # small: read into memory
+def test_what_is_large_is_streamed_of_itself(folder):
     # Sides of 40 to 119: 79.5² on average, three bytes a pixel, 240 images.
-    monkeypatch.setattr(opening, "IN_MEMORY", 3 * 240 * 60**2)
-    assert isinstance(data.load(str(folder)).x_train, data.Streamed)
-    monkeypatch.setattr(opening, "IN_MEMORY", 3 * 240 * 100**2)
-    with pytest.raises(FuncrobustError, match="all images must have one size"):
-        data.load(str(folder))
+    streamed = data.load(str(folder), max_bytes=3 * 240 * 60**2)
+    assert isinstance(streamed.x_train, data.Streamed)
+    with pytest.raises(FuncrobustError, match=r"all images must have one size.*--stream"):
+        data.load(str(folder), max_bytes=3 * 240 * 100**2)  # read into memory
+
+
+def test_gray_images_are_a_byte_a_pixel(tmp_path):
+    for half in ("train", "test"):
+        (tmp_path / half / "a").mkdir(parents=True)
+        for i in range(4):
+            Image.new("L", (40, 30)).save(tmp_path / half / "a" / f"{i}.png")
+    size = 8 * 40 * 30
+    assert data.load(str(tmp_path), max_bytes=size).image_shape == (1, 30, 40)
+    assert isinstance(data.load(str(tmp_path), max_bytes=size - 1).x_train, data.Streamed)
+    with pytest.raises(FuncrobustError, match=r"is the limit: .* say --max-data-gib"):
+        data.load(str(tmp_path), max_bytes=size - 1, streaming=data.Streaming(False))
+
+
+def test_a_picture_that_claims_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    make_folder(tmp_path, 20, 20)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 39 * 39)
+    with pytest.raises(FuncrobustError, match=r"cannot read .*n00/0000\.JPEG \(.*exceeds limit"):
+        _ = load(tmp_path).x_train[:]
 
 
 def resident():
@@ -175,7 +190,7 @@ def test_a_broken_image_is_named(tmp_path, workers):
             read()
         assert "\n" not in str(e.value)
     broken.unlink()
-    with pytest.raises(FuncrobustError, match=rf"cannot read {re.escape(str(broken))} \(No such"):
+    with pytest.raises(FuncrobustError, match=rf"cannot read {re.escape(str(broken))}: No such"):
         _ = dataset.x_train[torch.tensor([place])]
 
 

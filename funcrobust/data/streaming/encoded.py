@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from funcrobust.reading import read_file, unreadable
+
 Array = NDArray[Any]
 
 
@@ -29,7 +31,7 @@ class Encoded(Protocol):
         ...
 
     def read(self, number: int) -> bytes:
-        """Return the bytes of one."""
+        """Return the bytes of one; raises `FuncrobustError` if they cannot be read."""
         ...
 
 
@@ -52,7 +54,7 @@ class FileImages:
         return str(self.path(number))
 
     def read(self, number: int) -> bytes:
-        return self.path(number).read_bytes()
+        return read_file(self.path(number))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +77,13 @@ class ShardImages:
         return f"{self.shards[self.which[number]]}, member {member}"
 
     def read(self, number: int) -> bytes:
-        with self.shards[self.which[number]].open("rb") as file:
-            file.seek(int(self.offsets[number]))
-            content: bytes = file.read(int(self.sizes[number]))
+        shard = self.shards[self.which[number]]
+        try:
+            with shard.open("rb") as file:
+                file.seek(int(self.offsets[number]))
+                content: bytes = file.read(int(self.sizes[number]))
+        except OSError as error:
+            raise unreadable(shard, error) from error
         return content
 
 

@@ -55,7 +55,7 @@ class Streamed:
         Raises `FuncrobustError`, which names the file, for one that is broken.
         """
         wanted = self.numbers[index.cpu() if isinstance(index, Tensor) else index]
-        found = torch.empty((len(wanted), *self.shape[1:]), dtype=self.dtype, device=self.device)
+        found = workers.room((len(wanted), *self.shape[1:]), self.device)
         first = 0
         for part in self._parts(wanted):
             found[first : first + len(part)] = part

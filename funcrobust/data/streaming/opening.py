@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +11,11 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.folders import class_folders, header, images_in
+from funcrobust.data.folders import GRAY, class_folders, header, images_in
 from funcrobust.data.streaming.encoded import Array, Encoded, FileImages, as_bytes
 from funcrobust.data.streaming.images import Streamed
 from funcrobust.data.streaming.shards import read_shards, shards_in
 from funcrobust.data.streaming.workers import usual_workers
-
-IN_MEMORY = 4 * 2**30
-"""Bytes of pixels, by estimate, above which a folder's images are streamed."""
 
 LOOKED_AT = 64
 """Images whose headers tell how large all are."""
@@ -28,7 +26,7 @@ class Streaming:
     """Whether, and how, a folder's images are decoded when they are wanted."""
 
     wanted: bool | None = None
-    """None: where they would take more than `IN_MEMORY`, and where they lie in shards."""
+    """None: where memory may not hold them all, and where they lie in shards."""
     size: int | None = None
     """The side of the square that each is cut to; None: 224."""
     workers: int | None = None
@@ -54,8 +52,11 @@ class Found:
         )
 
 
-def to_stream(root: Path, streaming: Streaming) -> Found | None:
-    """Return what is to be streamed of the folder, or None if it is to be read into memory."""
+def to_stream(root: Path, streaming: Streaming, max_bytes: int) -> Found | None:
+    """Return what is to be streamed of the folder, or None if it is to be read into memory.
+
+    By itself what would be more than ``max_bytes`` of pixels there, by the headers of some.
+    """
     if shards_in(root)[0]:
         if streaming.wanted is False:
             raise FuncrobustError(f"{root}: shards are streamed only, leave --no-stream out")
@@ -67,7 +68,7 @@ def to_stream(root: Path, streaming: Streaming) -> Found | None:
     train_half = _half(root, train_folder, classes)
     test_half = _half(root, test_folder, classes)
     found = Found((train_half, test_half), tuple(classes))
-    large = sum(_pixel_bytes(images) for images, _ in (train_half, test_half)) > IN_MEMORY
+    large = sum(_pixel_bytes(images) for images, _ in (train_half, test_half)) > max_bytes
     return found if streaming.wanted or large else None
 
 
@@ -83,5 +84,6 @@ def _half(root: Path, folder: Path, classes: list[str]) -> tuple[FileImages, Arr
 def _pixel_bytes(images: FileImages) -> float:
     """Estimate what the images take when decoded, from the headers of some."""
     looked_at = np.linspace(0, len(images) - 1, min(LOOKED_AT, len(images))).astype(int)
-    sizes = [header(images.path(number))[0] for number in looked_at]
-    return 3 * len(images) * float(np.mean([width * height for width, height in sizes]))
+    headers = [header(images.path(number)) for number in looked_at]
+    channels = 1 if all(mode in GRAY for _, mode in headers) else 3
+    return channels * len(images) * float(np.mean([math.prod(size) for size, _ in headers]))

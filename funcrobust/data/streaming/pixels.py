@@ -7,6 +7,7 @@ processor.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -16,14 +17,23 @@ from torchvision.transforms import v2
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.archives import reading
-from funcrobust.data.folders import EIGHT_BIT
+from funcrobust.data.folders import EIGHT_BIT, FORMATS
 
 Cut = Callable[[Image.Image], Tensor]
 
 
 def decode(content: bytes, name: str) -> Image.Image:
-    """Return an image in RGB; ``name`` is what an error calls it."""
-    with reading(name), Image.open(io.BytesIO(content)) as image:
+    """Return an image in RGB; ``name`` is what an error calls it.
+
+    One of more pixels than Pillow thinks safe is refused: a small file may claim any number.
+    """
+    with reading(name), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return _decoded(content, name)
+
+
+def _decoded(content: bytes, name: str) -> Image.Image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         if image.mode not in EIGHT_BIT:
             raise FuncrobustError(f"{name} is in mode {image.mode}; only 8-bit images are read")
         return image.convert("RGB")

@@ -32,7 +32,10 @@ class Half(NamedTuple):
 
 def shards_in(root: Path) -> tuple[list[Path], list[Path]]:
     """Return the shards ``train*.tar``, and ``test*.tar`` or else ``val*.tar``, in their order."""
-    train, test, val = (sorted(root.glob(f"{half}*.tar")) for half in ("train", "test", "val"))
+    train, test, val = (
+        sorted(path for path in root.glob(f"{half}*.tar") if path.is_file())
+        for half in ("train", "test", "val")
+    )
     return train, test or val
 
 

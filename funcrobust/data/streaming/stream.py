@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -76,12 +75,14 @@ class Stream:
         total, pieces = self._asked.under_way.popleft()
         parts += [workers.images(self._given) for _ in range(pieces - 1)]
         self._next = step + 1
-        own = torch.cat([part.to(self._images.device, non_blocking=True) for part in parts])
-        shard = self._asked.shard
-        if shard.size == 1:
-            return own
-        whole = own.new_zeros((total, *own.shape[1:]))
-        whole[shard.rank :: shard.size] = own
+        shard, device = self._asked.shard, self._images.device
+        whole = workers.room((total, *self._images.shape[1:]), device)
+        if shard.size > 1:
+            whole.zero_()
+        own, first = whole[shard.rank :: shard.size], 0
+        for part in parts:
+            own[first : first + len(part)].copy_(part, non_blocking=True)
+            first += len(part)
         return whole
 
     def _begin(self, step: int) -> None:

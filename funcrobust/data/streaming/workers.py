@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -16,6 +18,9 @@ from torch.utils.data import DataLoader
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.randomness import derive_seed
 from funcrobust.data.streaming.encoded import Encoded
+
+_M_MMAP_THRESHOLD = -3
+"""glibc's, in malloc.h."""
 
 CHUNK = 16
 """Images that a worker decodes at a time: a batch is shared by all of them."""
@@ -65,12 +70,7 @@ class Decoder:
             return str(error)
 
     def _one(self, number: int, step: int) -> Tensor:
-        name = self._encoded.name(number)
-        try:
-            content = self._encoded.read(number)
-        except OSError as error:
-            raise FuncrobustError(f"cannot read {name} ({error.strerror})") from None
-        image = self._pixels.decode(content, name)
+        image = self._pixels.decode(self._encoded.read(number), self._encoded.name(number))
         if self._augment is None:
             return self._cut(image)
         seed = derive_seed(self._augment.seed, f"augment/{number}", step)
@@ -99,7 +99,7 @@ def loader(
     return DataLoader(
         decoder,  # type: ignore[arg-type]
         sampler=wanted, batch_size=None, collate_fn=_as_it_is, num_workers=workers,
-        worker_init_fn=_heed_the_parent_alone, pin_memory=pinned,
+        worker_init_fn=_prepared, pin_memory=pinned,
         generator=torch.Generator(),  # not the global one, which it would draw from
         **options,
     )  # fmt: skip
@@ -139,9 +139,23 @@ def _as_it_is(part: Any) -> Any:
     return part
 
 
-def _heed_the_parent_alone(_: int) -> None:
-    """Let Ctrl-C, which all processes get, stop the run as it wants to: it needs its images yet."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def room(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return a uint8 tensor to be filled.
+
+    On a CPU by numpy's allocation: torch's, which is aligned, makes glibc before 2.38 take new
+    memory for each of many large tensors, though the ones before are free.
+    """
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=torch.uint8, device=device)
+    return torch.from_numpy(np.empty(shape, np.uint8))
+
+
+def _prepared(_: int) -> None:
+    """Prepare a worker: Ctrl-C, which all processes get, is the run's; its memory stays flat."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run may want images yet, to end as it should
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:  # see `room`; what is mapped apart is given back
+        mallopt(_M_MMAP_THRESHOLD, 65536)
 
 
 @contextmanager
