@@ -7,11 +7,17 @@ freshly seeded: with 0, or with the seed of a shuffled order (``-p randomly``, s
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import torch
 from filelock import FileLock
 from problems import Problem, make_problem, run_cli
+
+# A shell starts what is in its background with Ctrl-C ignored, and a training would inherit that.
+for number in (signal.SIGINT, signal.SIGTERM):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
