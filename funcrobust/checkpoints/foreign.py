@@ -289,7 +289,7 @@ _COPIERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("_codecs", "encode"): lambda text, _encoding="latin1": text.encode("latin1"),
 }
 
-_MOST_NAMES = 10_000
+_MOST_NAMES = 1000
 _MOST_AXES = 64
 
 
