@@ -123,7 +123,8 @@ def lost(run: Path, whole: Path) -> list[str]:
 def begin_or_resume(words: list[str], run: Path) -> list[str]:
     """Return the command that goes on with a run, or begins it where it has no folder yet."""
     if (run / "config.json").exists():
-        return [words[0], "--resume", str(run)]
+        said = words.index("--checkpoint") if "--checkpoint" in words else len(words)
+        return [words[0], "--resume", str(run), *words[said : said + 2]]  # places are said again
     return [*words, "--out", str(run.parent)]
 
 

@@ -208,7 +208,7 @@ BAD = [
     (DIGITS + "--epsilon 8", "8/255"),
     (DIGITS + "--batch-size 100000", "batch"),
     (DIGITS + "--data-dir .", "--data-dir"),
-    ("cure-train --h nan", "--h must be a finite number >= 0, got nan"),
+    ("cure-train --h nan", "--h must be a finite number > 0, got nan"),
     ("cure-train --lambda -1", "--lambda must be"),
     ("cure-train --epochs 0", "--epochs must be a whole number >= 1, got 0"),
     ("cure-train --epochs many", "--epochs must be a whole number >= 1, got 'many'"),
@@ -381,7 +381,8 @@ def test_every_flag_in_the_documents_is_one(name):
         for option in options_of(class_of(command)).values()
         for flag in (*option.flags, option.off)
     }
-    said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", (ROOT / name).read_text()))
+    text = re.sub(r"torchrun --[^`\n]*cli\.py", "cli.py", (ROOT / name).read_text())  # its own
+    said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert said <= known, said - known
 
 

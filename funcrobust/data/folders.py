@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.archives import LIMIT, reading, require_room
@@ -115,10 +115,16 @@ def opened(path: Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Open an image, of which the header is read alone.
 
     Of the formats named: a file's content chooses the decoder, and one of PIL's runs a program.
+
+    Raises `FuncrobustError` for what is no such image.
     """
     with warnings.catch_warnings():  # of sizes, for which there is a limit here
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(read_file(path)), formats=formats)
+        try:
+            return Image.open(io.BytesIO(read_file(path)), formats=formats)
+        except UnidentifiedImageError:
+            kinds = " or ".join(formats)
+            raise FuncrobustError(f"cannot read {path}: it is not an image of {kinds}") from None
 
 
 def _decode(paths: list[Path], size: tuple[int, int], mode: str) -> NDArray[Any]:

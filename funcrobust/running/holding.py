@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,7 @@ from funcrobust.report.console import Reporter
 from funcrobust.report.records import Record, as_json, as_line
 from funcrobust.report.runs import CONFIG, METRICS, RunFolder, require_free
 from funcrobust.running.classifier import CHECKPOINT_FILE
-from funcrobust.running.config import resume_command, resumed, to_config
+from funcrobust.running.config import program, resume_command, resumed, to_config
 from funcrobust.running.groups import Run
 from funcrobust.running.options import command_name, options_of
 from funcrobust.running.processes import processes
@@ -168,7 +169,11 @@ def conclude(
 
 def resumption(run: RunFolder, path: Path | None = None) -> str:
     """Return the command that goes on with a run, which may lie elsewhere now."""
-    return resume_command(RunFolder(path or run.path, run.record), run.record["command"])
+    there = RunFolder(path or run.path, run.record)
+    try:
+        return resume_command(there, run.record["command"])
+    except (FuncrobustError, StopIteration):  # of a caller's own recipe
+        return f"{program()} {run.record['command']} --resume {shlex.quote(str(there.path))}"
 
 
 def rescued(
