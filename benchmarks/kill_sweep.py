@@ -41,13 +41,13 @@ LOADED = fr.cure, fr.psi, _cure, _psi, matplotlib.figure, sklearn.datasets
 """Imported before the forks."""
 
 SIZE = (
-    "--dataset", "digits", "--train-examples", "96", "--test-examples", "32",
+    "--dataset", "digits", "--train-examples", "48", "--test-examples", "32",
     "--evaluate-examples", "16", "--evaluate-steps", "2", "--batch-size", "16",
     "--save-every", "0.05", "--name", "run",
 )  # fmt: skip
 TRAININGS = {
     "cure-train": ("--epochs", "3", "--robust-examples", "16", "--ema", "0", *SIZE),
-    "psi-train": ("--updates", "8", "--heldout-examples", "16", "--strips", "0", *SIZE),
+    "psi-train": ("--updates", "6", "--heldout-examples", "16", "--strips", "0", *SIZE),
 }
 CALLS = ("fsync", "replace", "link", "rename")
 
@@ -160,7 +160,7 @@ def sweep(
         problems = lost(run, expected) if code == 2 else [f"exit code {code}"]
         found += [f"{training} {number}: {problem}" for problem in problems]
     print(f"{training}: {done} kills in {number} runs of {total} calls, {seconds:.1f} s; lost: "
-          f"{len(found)}")  # fmt: skip
+          f"{len(found)}", flush=True)  # fmt: skip
     for name, count in where.most_common():
         print(f"  {count:4d} {name}")
     return found

@@ -80,9 +80,11 @@ from .core.regularisers.linearity import (
     linearity_error,
     local_linearity,
 )
+from .core.shards import Shard
 from .core.starts import GaussianStarts, class_conditional_gaussian
 from .core.training.compiling import compile_checked
 from .core.training.schedules import Schedule, schedule
+from .core.training.sharding import sharded, whole
 from .core.training.updates import (
     Optimizer,
     State,
@@ -120,6 +122,7 @@ __all__ = [
     "Predict",
     "Restoring",
     "Schedule",
+    "Shard",
     "State",
     "Step",
     "Terms",
@@ -194,6 +197,7 @@ __all__ = [
     "rs_fgsm",
     "sampler",
     "schedule",
+    "sharded",
     "smooth_linf",
     "squared_l2",
     "ssim",
@@ -207,6 +211,7 @@ __all__ = [
     "unconstrained",
     "unrolled",
     "weighted_sum",
+    "whole",
     "with_block_means",
     "with_steps",
     "zerograd",

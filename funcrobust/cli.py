@@ -33,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         who = "error" if rank == "0" else f"error (process {rank})"
         print(f"{visible(who)}: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         code = 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise
+        print("error: out of memory: take fewer images, or smaller batches", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

@@ -390,3 +390,25 @@ def test_the_commands_on_the_shipped_cards_can_still_be_said(name):
     _, card = checkpoints.load(name)
     words = shlex.split(card.command)[2:]
     assert parsed(*words).precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes")]
+)
+def test_the_end_of_memory_is_one_line(monkeypatch, capsys, error):
+    def ends(options, reporter):
+        raise error
+
+    monkeypatch.setattr("funcrobust.commands.demo.run", ends)
+    code, _, err = said(capsys, "demo")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "out of memory" in err
+
+
+def test_another_error_is_not_taken_for_it(monkeypatch):
+    def breaks(options, reporter):
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr("funcrobust.commands.demo.run", breaks)
+    with pytest.raises(RuntimeError, match="of ours"):
+        cli.main(["demo"])

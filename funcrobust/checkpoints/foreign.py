@@ -327,4 +327,5 @@ def _describe(root: Any) -> str:
     if isinstance(root, Mapping):
         keys = [str(key)[:40] if isinstance(key, int) else repr(key)[:40] for key in list(root)[:5]]
         return f"a mapping with the keys {', '.join(keys) or 'of nothing'}"
-    return f"its content is a {root.__name__ if isinstance(root, _Inert) else type(root).__name__}"
+    kind = root if isinstance(root, _Inert) else type(root)
+    return f"its content is a {kind.__name__[:80]}"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt, Lt
 
-from funcrobust.running.groups import Images, Machine, Precision
-from funcrobust.running.options import Count, Flag, Weight
-from funcrobust.running.places import CheckpointName, Output, Picture
+from funcrobust.running.groups import Figures, Images, Machine, Precision
+from funcrobust.running.options import Count, Weight
+from funcrobust.running.places import CheckpointName, Picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certify(Images, Machine):
+class Certify(Figures, Images, Machine):
     """Certification."""
 
     checkpoint: CheckpointName | None = field(default=None, kw_only=False)
@@ -42,15 +42,8 @@ class Certify(Images, Machine):
     """An L2 radius of the table; say it again for another. Left out: multiples of sigma / 2."""
     precision: Precision = "fp32"
     """fp32, bf16 for autocast, or auto: what is certified is the network in this precision."""
-    json_file: Annotated[Output | None, Flag("--json")] = None
-    """Write the figures and every image's radius there; - prints them alone."""
     png: Picture | None = None
     """Draw certified accuracy over the radius there."""
-
-    @property
-    def quiet(self) -> bool:
-        """Whether standard output is for the figures."""
-        return str(self.json_file) == "-"
 
 
 def run(options: Certify, reporter: Reporter) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from annotated_types import Ge, Le
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.groups import Images, Machine, Precision
+from funcrobust.running.groups import Figures, Images, Machine, Precision
 from funcrobust.running.options import Choices, Flag, Lies, Where
-from funcrobust.running.places import CheckpointName, Output, Picture, require_there
+from funcrobust.running.places import CheckpointName, Picture, require_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corruptions(Images, Machine):
+class Corruptions(Figures, Images, Machine):
     """Corruptions."""
 
     checkpoint: CheckpointName | None = field(default=None, kw_only=False)
@@ -50,8 +50,6 @@ class Corruptions(Images, Machine):
     """Test images, at random; where there are fewer: all."""
     precision: Precision = "fp32"
     """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
-    json_file: Annotated[Output | None, Flag("--json")] = None
-    """Write the figures there; - prints them alone."""
     png: Picture | None = None
     """Write a picture there: one image under each corruption at each severity."""
 
@@ -62,11 +60,6 @@ class Corruptions(Images, Machine):
             for value in values:
                 if values.count(value) > 1:
                     raise FuncrobustError(f"{flag} {value} is there twice: say it once")
-
-    @property
-    def quiet(self) -> bool:
-        """Whether standard output is for the figures."""
-        return str(self.json_file) == "-"
 
 
 class Measured(NamedTuple):

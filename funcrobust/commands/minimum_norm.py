@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.groups import Images, Machine, Precision, Radius
+from funcrobust.running.groups import Figures, Images, Machine, Precision, Radius
 from funcrobust.running.minimum_norm_names import ATTACKS, FOR_CONSTRAINT, passes
 from funcrobust.running.options import Choices, Count, Flag
-from funcrobust.running.places import CheckpointName, Output, Picture
+from funcrobust.running.places import CheckpointName, Picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinimumNorm(Images, Machine):
+class MinimumNorm(Figures, Images, Machine):
     """Smallest perturbations."""
 
     checkpoint: CheckpointName | None = field(default=None, kw_only=False)
@@ -39,15 +39,8 @@ class MinimumNorm(Images, Machine):
     """The radius that the table and the picture mark; left out: the checkpoint's, in its norm."""
     precision: Precision = "fp32"
     """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
-    json_file: Annotated[Output | None, Flag("--json")] = None
-    """Write the figures and every image's norm there; - prints them alone."""
     png: Picture | None = None
     """Draw robust accuracy over the radius there; of attacks in one norm."""
-
-    @property
-    def quiet(self) -> bool:
-        """Whether standard output is for the figures."""
-        return str(self.json_file) == "-"
 
     def check(self) -> None:
         """Refuse an attack said twice, and one radius or one picture for several norms."""

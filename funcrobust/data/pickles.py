@@ -23,7 +23,9 @@ class _ByteType:
 
     def __init__(self, code: str, *_flags: Any) -> None:
         if code not in ("u1", "|u1"):
-            raise FuncrobustError(f"the pickle holds an array of type {code!r}, not uint8")
+            raise FuncrobustError(
+                f"the pickle holds an array of type {str(code)[:20]!r}, not uint8"
+            )
 
     def __setstate__(self, _state: Any) -> None:
         """Byte order and alignment say nothing about bytes."""
@@ -61,7 +63,9 @@ class _Unpickler(PlainUnpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _STAND_INS:
-            raise FuncrobustError(f"the pickle asks for {module}.{name}, which is refused")
+            raise FuncrobustError(
+                f"the pickle asks for {module[:40]}.{name[:40]}, which is refused"
+            )
         return _STAND_INS[module, name]
 
 

@@ -34,7 +34,7 @@ def from_config(cls: type[Some], config: Mapping[str, Any], source: object) -> S
     refused.
     """
     fields = [name for name in options_of(cls) if name != "resume"]
-    strange = [f"{n!r}{did_you_mean(n, fields)}" for n in config if n not in fields]
+    strange = [f"{n[:40]!r}{did_you_mean(n[:40], fields)}" for n in config if n not in fields][:9]
     missing = [repr(name) for name in fields if name not in config]
     if strange or missing:
         said = [f"it has {', '.join(strange)}"] * bool(strange)
@@ -66,7 +66,7 @@ def resumed(options: SomeRun) -> SomeRun:
     command = run.record.get("command")
     if command != command_name(cls):
         raise FuncrobustError(
-            f"{options.resume} is a {command} run: {command_name(cls)} cannot resume it"
+            f"{options.resume} is a {str(command)[:40]} run: {command_name(cls)} cannot resume it"
         )
     stored = from_config(cls, run.config, options.resume / CONFIG)
     _require_vouched(stored, given, options.resume)

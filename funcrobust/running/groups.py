@@ -32,8 +32,10 @@ from funcrobust.running.places import (
     DatasetName,
     Decoded,
     Folder,
+    Output,
     Place,
     is_much,
+    require_run,
     require_there,
 )
 
@@ -93,6 +95,20 @@ class Machine(Options):
     """auto, cpu, cuda or cuda:N."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Every random number follows from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures(Options):
+    """Figures."""
+
+    json_file: Annotated[Output | None, Flag("--json")] = None
+    """Write the figures there, those of every image too where there are any; - prints them alone.
+    """
+
+    @property
+    def quiet(self) -> bool:
+        """Whether standard output is for the figures."""
+        return str(self.json_file) == "-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +211,7 @@ class Run(Images, Machine, Optimiser):
     """Where records go besides metrics.jsonl."""
     save_every: Annotated[float, Gt(0), Where()] = 60.0
     """Seconds between two saves: what a kill costs at most."""
-    resume: Annotated[Path | None, Where(), Lies(require_there)] = None
+    resume: Annotated[Path | None, Where(), Lies(require_run)] = None
     """A run folder to continue, with its own options.
 
     Code that its config.json names, and places outside the folder, are taken only if they are said

@@ -68,6 +68,12 @@ def require_there(place: str | Path) -> None:
         raise FuncrobustError(f"no such file or folder: {place}")
 
 
+def require_run(place: Path) -> None:
+    """Raise unless a folder is a run's."""
+    if not os.path.lexists(user_path(place) / "config.json"):
+        raise FuncrobustError(f"{place} is not a run folder: there is no config.json in it")
+
+
 def require_writable(place: str | Path) -> None:
     """Raise unless a file can be written there, with folders that are to be made: but for ``-``."""
     path = user_path(place)

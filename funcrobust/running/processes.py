@@ -84,6 +84,16 @@ class Processes:
         whole = torch.stack(parts, 1).flatten(0, 1)[:total]
         return whole.to(own.dtype)
 
+    def joined(self, filled: Tensor) -> Tensor:
+        """Put together a tensor of which each has filled some places, the others being 0."""
+        if self.size == 1:
+            return filled
+        import torch.distributed as dist
+
+        whole = filled.contiguous().clone()
+        dist.all_reduce(whole)
+        return whole
+
     def own(self, rows: Tensor) -> Tensor:
         """Take one's part of some rows: every N-th."""
         return rows[self.rank :: self.size]

@@ -117,3 +117,30 @@ def test_batches_that_two_cannot_share(tmp_path):
     _, err = process.communicate(timeout=100)
     assert "error: 2 processes cannot share batches of 33 images" in err
     assert not (tmp_path / "runs").exists()
+
+
+def test_two_draw_as_one(digits_run, tmp_path):
+    """The same pictures and figures from one and from two."""
+    words = (CLI, "apply", "generation", str(digits_run[0]), "--examples", "150", "--steps", "3")
+    done(command(tmp_path, *words, "--png", "1.png", "--json", "1.json"))
+    done(command(tmp_path, *TORCHRUN, *words, "--png", "2.png", "--json", "2.json"))
+    one, two = (json.loads((tmp_path / f"{n}.json").read_text()) for n in (1, 2))
+    for name, scores in one.items():
+        assert two[name] == pytest.approx(scores, rel=1e-3)
+    study = (
+        CLI, "study", "before", "--checkpoint", str(digits_run[0]), "--judge", str(digits_run[0]),
+        "--images", "20", "--choosing", "11", "--examples", "20", "--attack-steps", "2",
+        "--precision", "fp32", "--out",
+    )  # fmt: skip
+    done(command(tmp_path, *study, "1"))
+    done(command(tmp_path, *TORCHRUN, *study, "2"))
+    alone, shared = (
+        json.loads((tmp_path / n / "study.json").read_text())["variants"]["before"][0]
+        for n in ("1", "2")
+    )
+    assert shared["clean"] == alone["clean"]
+    for kind in ("gaussian", "noise"):
+        first, second = (
+            next(iter(row[kind]["best"]["judges"].values())) for row in (alone, shared)
+        )
+        assert second == pytest.approx(first, rel=1e-2)

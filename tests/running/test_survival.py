@@ -279,6 +279,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, whole, damage):
     assert at.step == 11
     (line,) = said
     assert "going on from the state before, at step 11" in line
+    assert load_state(newest)[1]["step"] == 11, "the next save keeps a whole one as the one before"
     equals(go(folder), folder, whole)
 
 
@@ -364,10 +365,12 @@ def test_two_processes_cannot_write_one_run(tmp_path):
             signal.pause()
         os._exit(0)
     assert os.read(reading, 1) == b"x"
-    with pytest.raises(FuncrobustError, match="under way in another process"):
-        go(run.path)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    try:
+        with pytest.raises(FuncrobustError, match="under way in another process"):
+            go(run.path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     assert go(run.path).status == "finished", "the lock has died with its process"
 
 

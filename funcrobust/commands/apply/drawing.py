@@ -9,6 +9,7 @@ from funcrobust import judging
 from funcrobust.core.tasks import BATCH, Plan, Scores
 from funcrobust.judging import Judge, Seen
 from funcrobust.report.console import Reporter
+from funcrobust.running.processes import processes
 
 Figures = dict[str, Scores]
 """Scores by what they are of: the baselines, ψ."""
@@ -18,16 +19,20 @@ SPLITS = 10
 
 
 def draw(plan: Plan, reporter: Reporter) -> Tensor:
-    """Walk from the plan's start toward its labels, a part of the images at a time."""
-    ends = []
-    start = plan.start
-    with reporter.track("drawing", total=len(start), unit="img") as bar, torch.no_grad():
-        for first in range(0, len(start), BATCH):
+    """Walk from the plan's start toward its labels, a part of the images at a time.
+
+    Several processes share the parts.
+    """
+    here, start, made = processes(), plan.start, torch.zeros_like(plan.start)
+    own = range(here.rank * BATCH, len(start), here.size * BATCH)
+    total = sum(len(start[first : first + BATCH]) for first in own)
+    with reporter.track("drawing", total=total, unit="img") as bar, torch.no_grad():
+        for first in own:
             part = slice(first, first + BATCH)
             images = start[part].contiguous(memory_format=torch.channels_last)
-            ends.append(plan.psi(part)(plan.params, images, plan.y[part]))
+            made[part] = plan.psi(part)(plan.params, images, plan.y[part])
             bar.advance(len(images))
-    return torch.cat(ends)
+    return here.joined(made)
 
 
 def figures(

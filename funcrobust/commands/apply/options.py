@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Lt
 
 from funcrobust.core import applications
 from funcrobust.running.catalogue import Function, ParameterOf, function, parameter_of
-from funcrobust.running.groups import Drawing, Images, Machine
+from funcrobust.running.groups import Drawing, Figures, Images, Machine
 from funcrobust.running.judge_names import JudgeOption
-from funcrobust.running.options import Choices, Count, Flag, Lies, unless
-from funcrobust.running.places import CheckpointName, Output, Picture, require_there
+from funcrobust.running.options import Choices, Count, Lies, unless
+from funcrobust.running.places import CheckpointName, Picture, require_there
 
 
 def tasks() -> dict[str, Function]:
@@ -29,8 +29,10 @@ def _tasks(parameter: str) -> ParameterOf:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apply(Images, Drawing, Machine):
+class Apply(Figures, Images, Drawing, Machine):
     """Application."""
+
+    shared: ClassVar[bool] = True
 
     task: Annotated[str, Choices(applications.names)] = field(kw_only=False)
     """What to draw."""
@@ -61,15 +63,8 @@ class Apply(Images, Drawing, Machine):
     """What painting raises, by L2 steps; left out: the class, where the checkpoint restores."""
     png: Picture | None = None
     """The picture to write; left out: TASK.png."""
-    json_file: Annotated[Output | None, Flag("--json")] = None
-    """Write the figures there; - prints them alone."""
 
     @property
     def plain(self) -> bool:
         """A step size, radius or feature."""
         return super().plain or self.feature is not None
-
-    @property
-    def quiet(self) -> bool:
-        """Whether standard output is for the figures."""
-        return str(self.json_file) == "-"

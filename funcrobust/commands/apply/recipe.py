@@ -31,6 +31,7 @@ from funcrobust.running.dataset import load_known, require_same_images
 from funcrobust.running.groups import require_heard
 from funcrobust.running.judge_names import read_judge_name
 from funcrobust.running.machine import pick_device
+from funcrobust.running.processes import processes
 
 
 def apply(options: Apply, reporter: Reporter) -> Figures:
@@ -58,6 +59,8 @@ def apply(options: Apply, reporter: Reporter) -> Figures:
     _require_one_aim(plans)
     announce(plans, scenes, options, reporter)
     made = {label: draw(plan, reporter) for label, plan in plans.items()}
+    if not processes().first:
+        return {}
     most = max(judging.FEW, *map(len, made.values()))
     real = dataset.x_test[:most] if chosen.of_its_own else None
     rows = {label: _row(label, plans) for label in plans}

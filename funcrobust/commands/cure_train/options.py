@@ -66,7 +66,7 @@ class Attacked(Options):
     """The threat model."""
     epsilon: Radius = 8 / 255
     """Its radius."""
-    alpha: Annotated[Weight, _attacks("step_size")] | None = None
+    alpha: Annotated[float, Gt(0), _attacks("step_size")] | None = None
     """The attack's step; left out: 1.25 ε (the usual 10/255 at ε = 8/255), ε for N-FGSM, ε/4 for
     PGD."""
     delta_init: Annotated[Literal["random", "zero"], only_with(attack=...)] = "random"
@@ -81,7 +81,9 @@ class Regularised(Restored):
 
     delta: Literal["classic", "random", "fgsm", "linf", "none"] = "classic"
     """CURE's direction."""
-    h: Annotated[Weight, only_with(curvature=...), only_with(delta=("classic", "random"))] = 3.0
+    h: Annotated[float, Gt(0), only_with(curvature=...), only_with(delta=("classic", "random"))] = (
+        3.0
+    )
     """CURE's finite-difference length."""
     h_schedule: Annotated[
         Literal["constant", "paper", "linear"],
@@ -104,7 +106,7 @@ class Regularised(Restored):
     """Another regulariser and its weight, again and again."""
     kappa: Weight = 0.0
     """Weight of the cross-entropy on clean images."""
-    trades: Annotated[Weight, only_with(attack=...)] | None = None
+    trades: Annotated[float, Gt(0), only_with(attack=...)] | None = None
     """TRADES' β: its two terms in place of the cross-entropy on x̂."""
     hat: Weight = 0.0
     """Weight of HAT's helper examples."""

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from annotated_types import Gt
+
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.catalogue import functions
-from funcrobust.running.groups import Images, Machine, Precision, Radius
+from funcrobust.running.groups import Figures, Images, Machine, Precision, Radius
 from funcrobust.running.options import (
     Choices,
     Count,
     Flag,
     Spelled,
-    Weight,
     Where,
     only_with,
     unless,
@@ -49,7 +50,7 @@ def attack_names() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Images, Machine):
+class Evaluate(Figures, Images, Machine):
     """Evaluation."""
 
     shared: ClassVar[bool] = True
@@ -77,7 +78,7 @@ class Evaluate(Images, Machine):
     epsilon: Radius | None = None
     """Its radius; left out: the checkpoint's."""
     step_size: (
-        Annotated[Weight, only_with(attack=WITH_STEP_SIZE), unless(autoattack=True)] | None
+        Annotated[float, Gt(0), only_with(attack=WITH_STEP_SIZE), unless(autoattack=True)] | None
     ) = None
     """Left out: radius / 4, or the attack's own."""
     precision: Precision = "fp32"
@@ -90,18 +91,11 @@ class Evaluate(Images, Machine):
     save: Output | None = None
     """Keep what fools the network in FILE.safetensors; an evaluation that was interrupted goes on
     from there when it is asked for again."""
-    json_file: Annotated[Output | None, Flag("--json")] = None
-    """Write the figures there; - prints them alone."""
     page: Annotated[
         Output | None, Flag(off="--no-page"), Where(), Spelled(_require_html), unless(target=...)
     ] = AUTO
     """Write a page there; auto is evaluation.html in the run folder, or else here, and none with
     --json -."""
-
-    @property
-    def quiet(self) -> bool:
-        """Whether standard output is for the figures."""
-        return str(self.json_file) == "-"
 
     def check(self) -> None:
         """Refuse a file that would not be read again."""

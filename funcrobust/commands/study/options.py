@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
@@ -17,6 +17,8 @@ from funcrobust.running.places import CheckpointName, Folder
 @dataclass(frozen=True, kw_only=True)
 class Study(Images, Machine):
     """Study."""
+
+    shared: ClassVar[bool] = True
 
     variants: tuple[str, ...] = field(default=(), kw_only=False)
     """Variants of docs/psi-study.md, run folders or checkpoints; left out: all variants."""

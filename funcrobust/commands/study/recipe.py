@@ -33,6 +33,7 @@ from funcrobust.running.config import from_config
 from funcrobust.running.dataset import load_known
 from funcrobust.running.machine import pick_device, pick_dtype, pick_precision
 from funcrobust.running.options import options_of
+from funcrobust.running.processes import processes
 
 _DRIFT: dict[str, Any] = {"objective": "drift"}
 VARIANTS: dict[str, dict[str, Any] | None] = {
@@ -63,7 +64,8 @@ def study(options: Study, reporter: Reporter) -> Rows:
         raise FuncrobustError(f"the shipped judge does not know {dataset.name}: use --judge")
     bench = make_bench(options, judges, dataset, pick_dtype(options.precision, device), reporter)
     # The network before is the same in every study; a transfer may have been made anew.
-    rows: Rows = {"before": known(options, base, bench).get("before", [])}
+    here = processes()
+    rows: Rows = {"before": here.same(known(options, base, bench).get("before", []))}
     for name in names:
         if name == "before" and rows["before"]:
             continue
@@ -110,10 +112,11 @@ def transferred(
     if options.updates is not None:
         given["updates"] = options.updates
     wanted = PsiTrain.filled(given | (VARIANTS[name] or {}))
-    begun = path.exists()
+    here = processes()
+    begun = here.same(path.exists())
     if begun:
         _require_same(wanted, path)
-    if not begun or RunFolder.open(path).result() is None:
+    if here.same(not begun or RunFolder.open(path).result() is None):
         own = where | {"resume": path, "checkpoint": base, "dataset": dataset}
         resumed = PsiTrain.filled(own) if begun else wanted
         if psi_train(resumed, reporter).status == "interrupted":

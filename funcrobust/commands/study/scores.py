@@ -29,6 +29,7 @@ from funcrobust.core.starts import GaussianStarts
 from funcrobust.report.console import Reporter
 from funcrobust.running.dataset import Chosen
 from funcrobust.running.measuring import evaluating, measure
+from funcrobust.running.processes import processes
 
 Point = dict[str, Any]
 """A way, a number of steps, and by judge: Fréchet distance, its spread, agreement, ..."""
@@ -135,7 +136,7 @@ def score(model: Functional, bench: Bench, step: float | None = None) -> dict[st
     found = accuracies(drawer, bench)
     for kind in KINDS:
         choices = [k.point for k in looks(drawer, bench, bench.choosing, kind, every_number())]
-        chosen = min(choices[1:], key=bench.distance)
+        chosen = processes().same(min(choices[1:], key=bench.distance))
         wanted = claimed_and(chosen["way"], chosen["steps"])
         every = looks(drawer, bench, bench.starts, kind, wanted)
         best = next(look for look in every if look.is_at(chosen))
@@ -187,14 +188,16 @@ def looks(
     drawer: Drawer, bench: Bench, starts: Starts, kind: str, numbers: Mapping[str, Numbers]
 ) -> list[Look]:
     """Score the starts themselves, and what is drawn from them: ``numbers`` of steps by way."""
-    x, wanted = starts.images[kind], starts.wanted
+    here, x, wanted = processes(), starts.images[kind], starts.wanted
     found = [judged("start", 0, x, wanted, bench)]
-    total = len(x) * sum(WAYS[name][1](steps) for name, steps in numbers.items())
+    rows = here.own(torch.arange(len(x), device=x.device))
+    own = x[rows].contiguous(memory_format=torch.channels_last)
+    total = len(own) * sum(WAYS[name][1](steps) for name, steps in numbers.items())
     with bench.reporter.track(f"drawing from {kind} starts", total=total, unit="step") as bar:
         for name, marks in numbers.items():
             found += [
-                judged(name, steps, made, wanted, bench)
-                for steps, made in WAYS[name][0](drawer, x, wanted, marks, bar.advance)
+                judged(name, steps, here.together(made, len(x)), wanted, bench)
+                for steps, made in WAYS[name][0](drawer, own, wanted[rows], marks, bar.advance)
             ]
     return found
 

@@ -15,6 +15,7 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.files import atomic_write
 from funcrobust.reading import LARGEST_TEXT, parse_json, read_file
 from funcrobust.report import plots
+from funcrobust.running.processes import processes
 
 Rows = dict[str, list[Any]]
 """By variant: what `score` found of each training."""
@@ -22,6 +23,8 @@ Rows = dict[str, list[Any]]
 
 def save(rows: Rows, options: Study, base: str, bench: Bench) -> None:
     """Write the figures and the plots after every network: a study can be cut short."""
+    if not processes().first:
+        return
     threads = {"threads": torch.get_num_threads()}  # which decide roundings alone
     every = known(options, base, bench) | rows
     plain = settings(options, base, bench) | threads | {"variants": every}
