@@ -95,6 +95,10 @@ def drive(plan: Plan, start: Position, run: RunFolder, reporter: Reporter, sink:
         with Stops() as stops, Writer(run, plan.save_every, plan.kept) as writer:
             try:
                 outcome = _through(driven, writer, stops)
+            except StopNow:
+                raise
+            except KeyboardInterrupt:  # raised by what is composed here, or in another thread
+                stops.asked = True
             except RuntimeError as error:
                 if not is_loss_of_another(error):
                     raise
