@@ -69,6 +69,18 @@ class Shard:
         total: Tensor = _Sum.apply(x, self.group)
         return total / self.size
 
+    def all_of(self, x: Tensor) -> Tensor:
+        """Stack what each process has of a tensor, in the order of their ranks: (N, …) on all.
+
+        One message, differentiable as `mean` is. For small tensors: each sends N times as much.
+        """
+        if self.size == 1:
+            return x.unsqueeze(0)
+        slots = torch.zeros(self.size, *[1] * x.ndim, dtype=x.dtype, device=x.device)
+        slots[self.rank] = 1
+        stacked: Tensor = _Sum.apply(slots * x, self.group)
+        return stacked
+
     def mean_of_all(self, tensors: Any) -> Any:
         """Return the means of a pytree of floating-point tensors, a message for each dtype."""
         if self.size == 1:

@@ -49,10 +49,12 @@ class OwnBatchNorm(AffineBatchNorm):
         return self._affine(x, mean, var)
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        dims = [0, *range(2, x.ndim)]
         exact = x.float() if x.dtype.itemsize < 4 else x  # sums over a batch, as torch has them
-        var, mean = torch.var_mean(exact, dims, correction=0)
-        return mean, var
+        # Rows of channels, as they lie in memory (channels last): torch.var_mean of the axes takes
+        # four times as long on a CPU, and its derivative twice.
+        rows = exact.movedim(1, -1).reshape(-1, x.shape[1])
+        mean = rows.mean(0)
+        return mean, (rows - mean).square().mean(0)
 
 
 class SharedBatchNorm(OwnBatchNorm):
@@ -67,9 +69,9 @@ class SharedBatchNorm(OwnBatchNorm):
 
         that of the variances plus the variance of the means.
         """
-        own, within = super()._moments(x)
-        mean = self.shard.mean(own)
-        return mean, self.shard.mean(within + (own - mean).square())
+        means, variances = self.shard.all_of(torch.stack(super()._moments(x))).unbind(1)
+        mean = means.mean(0)
+        return mean, (variances + (means - mean).square()).mean(0)
 
 
 class RunningBatchNorm(SharedBatchNorm):
