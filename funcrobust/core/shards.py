@@ -42,8 +42,7 @@ class Shard:
         return batch if self.size == 1 else tree_map(self._of, batch)
 
     def _of(self, part: Any) -> Any:
-        # Keys are uint64: `core.randomness`.
-        if not isinstance(part, Tensor) or part.ndim == 0 or part.dtype == torch.uint64:
+        if not is_rows(part):
             return part
         if len(part) % self.size:
             raise FuncrobustError(
@@ -94,6 +93,16 @@ class Shard:
             for i, part in zip(which, parts, strict=True):
                 found[i] = torch.empty_like(leaves[i]).copy_(part.reshape(leaves[i].shape))
         return tree_unflatten(found, spec)
+
+
+def is_rows(part: Any) -> bool:
+    """Tell whether a part of a batch has a row an example."""
+    return isinstance(part, Tensor) and part.ndim > 0 and not is_key(part)
+
+
+def is_key(part: Any) -> bool:
+    """Tell whether a part of a batch is a key: torch's are uint64."""
+    return isinstance(part, Tensor) and part.dtype == torch.uint64
 
 
 @torch.library.custom_op("funcrobust::sum_over", mutates_args=())

@@ -66,23 +66,15 @@ class Processes:
         return bool(told)
 
     def together(self, own: Tensor, total: int) -> Tensor:
-        """Put back together what each computed of its rows (`Shard.own_rows`): (total, …) on all.
+        """Put back together what each computed of its rows (`own`): (total, …) on all.
 
         The parts may differ in length by one.
         """
         if self.size == 1:
             return own
-        import torch.distributed as dist
-
-        longest = -(-total // self.size)
-        padded = own.new_zeros(longest, *own.shape[1:])
-        padded[: len(own)] = own
-        # Neither gloo nor NCCL knows bool.
-        plain = padded.to(torch.uint8) if own.dtype == torch.bool else padded
-        parts = [torch.empty_like(plain) for _ in range(self.size)]
-        dist.all_gather(parts, plain.contiguous())
-        whole = torch.stack(parts, 1).flatten(0, 1)[:total]
-        return whole.to(own.dtype)
+        whole = own.new_zeros(total, *own.shape[1:])
+        whole[self.rank :: self.size] = own
+        return self.joined(whole)
 
     def joined(self, filled: Tensor) -> Tensor:
         """Put together a tensor of which each has filled some places, the others being 0."""
@@ -90,9 +82,11 @@ class Processes:
             return filled
         import torch.distributed as dist
 
-        whole = filled.contiguous().clone()
+        # Neither gloo nor NCCL knows bool.
+        plain = filled.to(torch.uint8) if filled.dtype == torch.bool else filled
+        whole = plain.contiguous().clone()
         dist.all_reduce(whole)
-        return whole
+        return whole.to(filled.dtype)
 
     def own(self, rows: Tensor) -> Tensor:
         """Take one's part of some rows: every N-th."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 
 import torch
 
@@ -12,6 +12,7 @@ from funcrobust.checkpoints import Card
 from funcrobust.commands.cure_train.assemble import Training, assemble, evaluated
 from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.commands.cure_train.pictures import draw
+from funcrobust.core.network.functional import Buffers, Params
 from funcrobust.core.training.updates import State
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
@@ -70,9 +71,10 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     )
     log = options.log if processes().first else "none"
     outcome = drive(plan, position, run, reporter, open_sink(log, run, "cure-train"))
+    left = cache(partial(evaluated, training, outcome.state))
     return conclude(
         run, outcome.status, outcome.position, reporter, kept,
-        save=lambda: work.save(outcome), finish=lambda: work.finish(outcome),
+        save=lambda: work.save(outcome, *left()), finish=lambda: work.finish(outcome, *left()),
     )  # fmt: skip
 
 
@@ -137,17 +139,15 @@ class Work:
         at = outcome.position
         return f"{outcome.status} after {at.step} updates, {at.seconds:.0f} s of training"
 
-    def save(self, outcome: Outcome) -> None:
+    def save(self, outcome: Outcome, params: Params, buffers: Buffers) -> None:
         """Leave a checkpoint of what the training left, without figures yet."""
-        params, buffers = evaluated(self.training, outcome.state)
         card = self.card(self.notes(outcome))
         save_checkpoint(self.run, self.training.model, params, buffers, card)
 
-    def finish(self, outcome: Outcome) -> dict[str, float]:
+    def finish(self, outcome: Outcome, params: Params, buffers: Buffers) -> dict[str, float]:
         """Evaluate, save with the figures, and draw what the training left."""
         options, run, reporter = self.options, self.run, self.reporter
         model, seconds = self.training.model, outcome.position.seconds
-        params, buffers = evaluated(self.training, outcome.state)
         steps = options.evaluate_steps
         images = chosen_test_images(self.dataset, options.evaluate_examples, options.seed)
         which = which_test_images(images, self.dataset)

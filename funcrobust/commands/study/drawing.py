@@ -82,13 +82,8 @@ def gradient_walks(
         yield steps, torch.cat(made)
 
 
-def effort_of_l2(numbers: Numbers) -> int:
-    """Return how many steps `l2_walk` takes: those of one walk."""
-    return max(numbers)
-
-
 WAYS: dict[str, tuple[Way, Callable[[Numbers], int]]] = {
-    "L2": (l2_walk, effort_of_l2),
+    "L2": (l2_walk, max),  # one walk, looked at on its way
     "gradient": (gradient_walks, sum),
 }
 """By name: the way, and how many steps it takes in all for some numbers of them."""

@@ -65,9 +65,9 @@ class SharedBatchNorm(OwnBatchNorm):
         self.shard = shard
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of equal parts the mean is that of the means, and the variance (Chan et al. 1979)
+        """Mean and variance of the whole, from those of its equal parts (Chan et al. 1979).
 
-        that of the variances plus the variance of the means.
+        The mean of the means; and that of the variances plus the variance of the means.
         """
         means, variances = self.shard.all_of(torch.stack(super()._moments(x))).unbind(1)
         mean = means.mean(0)

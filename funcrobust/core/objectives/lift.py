@@ -28,6 +28,7 @@ from funcrobust.core.derivatives.iteration import constant
 from funcrobust.core.errors import FuncrobustError, require_finite
 from funcrobust.core.losses import Loss, per_example_loss
 from funcrobust.core.network.functional import Buffers, Functional, Params, Predict, autocast
+from funcrobust.core.shards import is_rows
 
 Metrics = dict[str, Tensor]
 """Detached 0-dim tensors by name."""
@@ -70,16 +71,6 @@ class Batch(NamedTuple):
 def cut(batch: Any, rows: slice) -> Any:
     """Take some examples of a batch, any pytree; keys, 0-dim tensors, numbers are for all."""
     return tree_map(lambda t: t[rows] if is_rows(t) else t, batch)
-
-
-def is_rows(part: Any) -> bool:
-    """Tell whether a part of a batch has a row an example."""
-    return isinstance(part, Tensor) and part.ndim > 0 and not is_key(part)
-
-
-def is_key(part: Any) -> bool:
-    """Tell whether a part of a batch is a key: torch's are uint64."""
-    return isinstance(part, Tensor) and part.dtype == torch.uint64
 
 
 @dataclass(frozen=True)

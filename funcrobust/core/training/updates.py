@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.network.functional import Buffers, Functional, Params
-from funcrobust.core.objectives.lift import Metrics, TrainingObjective, cut, is_key, is_rows
+from funcrobust.core.objectives.lift import Metrics, TrainingObjective, cut
 from funcrobust.core.randomness import folded
-from funcrobust.core.shards import Shard
+from funcrobust.core.shards import Shard, is_key, is_rows
 from funcrobust.core.training.schedules import Schedule
 from funcrobust.core.training.sharding import are_spread, scattered, whole
 
