@@ -188,6 +188,9 @@ class Run(Images, Machine, Optimiser):
     """Run."""
 
     shared: ClassVar[bool] = True
+    minutes: Annotated[float, Gt(0)] | None = None
+    """Train for as long as ends, measured and drawn, after so many minutes on this machine: some
+    updates are timed, and the length that follows is kept in their place."""
     precision: Precision = "auto"
     """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
     compile: bool | None = None

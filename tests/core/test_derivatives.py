@@ -108,11 +108,13 @@ def whole(problem, weights, derivative, steps=7):
     return lambda p, x: (psi(p, x, problem.y, center=problem.x) * weights).sum()
 
 
-@pytest.mark.parametrize("every", [0, 2, 3, 7, 20])
-def test_how_many_iterates_are_kept_changes_nothing(problem, weights, every):
+@pytest.mark.parametrize(
+    "kept", [*({"every": k} for k in (0, 2, 3, 7, 20)), *({"kept": k} for k in (0, 2, 6, 7, 20))]
+)
+def test_how_many_iterates_and_graphs_are_kept_changes_nothing(problem, weights, kept):
     found, expected = (
-        grad(whole(problem, weights, fr.adjoint(every=k)), (0, 1))(problem.params, problem.x)
-        for k in (every, 1)
+        grad(whole(problem, weights, derivative), (0, 1))(problem.params, problem.x)
+        for derivative in (fr.adjoint(**kept), fr.unrolled())
     )
     assert largest_difference(found[0], expected[0]) <= 1e-12
     assert (found[1] - expected[1]).abs().max() <= 1e-12
@@ -191,9 +193,22 @@ def test_reverse_over_reverse_names_what_works(problem, weights, mode):
         grad(size)(problem.params)
 
 
+def test_an_iteration_whose_graphs_are_all_kept_has_a_second_derivative(problem, weights):
+    def size(derivative):
+        f = whole(problem, weights, derivative, steps=3)
+        return lambda p: sum(g.square().sum() for g in grad(f)(p, problem.x).values())
+
+    found, expected = (
+        grad(size(derivative))(problem.params) for derivative in (fr.adjoint(kept=3), fr.unrolled())
+    )
+    assert largest_difference(found, expected) <= 1e-10
+    assert max(g.abs().max() for g in expected.values()) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("make_one", "message"),
     [
+        (lambda: fr.adjoint(kept=-1), "kept"), (lambda: fr.adjoint(kept=0.5), "kept"),
         (lambda: fr.adjoint(every=-1), "every"), (lambda: fr.adjoint(every=1.5), "every"),
         (lambda: fr.truncated(0), "k must be"), (lambda: fr.truncated(-1), "k must be"),
         (lambda: fr.implicit(rtol=0.0), "rtol"), (lambda: fr.implicit(rtol=1.0), "rtol"),

@@ -60,14 +60,28 @@ def peak(problem, derivative: fr.Derivative, steps: int) -> float:
     ("derivative", "few", "many", "more"),
     [
         (fr.adjoint(), 5, 20, 15),  # an iterate a step,
-        (fr.adjoint(), 40, 80, 80),  # twice, while they go into one tensor: more than a step needs
+        (
+            fr.adjoint(),
+            80,
+            160,
+            160,
+        ),  # twice, while they go into one tensor: more than a step needs
         (fr.adjoint(every=0), 16, 36, 4),  # 2√n of them
+        (fr.adjoint(kept=3), 5, 20, 15),  # beside three graphs, however many steps there are
         (fr.truncated(2), 5, 40, 0),
     ],
 )
 def test_what_a_step_costs(problem, derivative, few, many, more):
     grown = peak(problem, derivative, many) - peak(problem, derivative, few)
     assert grown == pytest.approx(more)
+
+
+def test_a_graph_kept_costs_what_a_step_of_the_unrolled_does(problem):
+    def of(kept):
+        return peak(problem, fr.adjoint(kept=kept), 8)
+
+    unrolled = peak(problem, fr.unrolled(), 5) - peak(problem, fr.unrolled(), 4)
+    assert of(4) - of(3) == pytest.approx(unrolled, rel=0.1)
 
 
 def test_unrolled_every_step_keeps_the_networks_own_values(problem):

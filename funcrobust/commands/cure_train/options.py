@@ -19,6 +19,7 @@ from funcrobust.running.options import (
     Options,
     Weight,
     only_with,
+    unless,
 )
 from funcrobust.running.places import CheckpointName, DatasetName, Factory
 
@@ -151,7 +152,7 @@ class CureTrain(Attacked, Regularised, Run):
     """A network's name, or package.module:factory."""
     dataset: DatasetName = "cifar10"
     """A name, FILE.npz or FOLDER."""
-    epochs: Count = 5
+    epochs: Annotated[Count, unless(minutes=...)] = 5
     """Passes over the training set."""
     batch_size: Annotated[int, Ge(2)] = 128
     lr_max: Rate = 0.2

@@ -9,7 +9,12 @@ import torch
 
 from funcrobust import data
 from funcrobust.checkpoints import Card
-from funcrobust.commands.cure_train.assemble import Training, assemble, evaluated
+from funcrobust.commands.cure_train.assemble import (
+    CALIBRATION,
+    Training,
+    assemble,
+    evaluated,
+)
 from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.commands.cure_train.pictures import draw
 from funcrobust.core.network.functional import Buffers, Params
@@ -17,6 +22,7 @@ from funcrobust.core.training.updates import State
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import open_sink
+from funcrobust.running.budget import SAMPLE, Budget, measure_seconds, update_seconds
 from funcrobust.running.classifier import CHECKPOINT_FILE, save_checkpoint
 from funcrobust.running.collapse import Record
 from funcrobust.running.config import as_command
@@ -45,14 +51,20 @@ def cure_train(options: CureTrain, reporter: Reporter) -> Result:
 
 def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     options = held.options
+    budget = Budget(options.minutes) if options.minutes else None
     device = pick_device(options.device)
     options = replace(options, precision=pick_precision(options.precision, device))
     pick_ball(options.constraint, options.epsilon)  # refused now, not after the data are loaded
-    reporter.say(_headline(options, device))
+    if budget is None:
+        reporter.say(_headline(options, device))
     dataset = load_data(options.dataset, options, reporter)
     dataset = dataset.subset(options.train_examples, options.test_examples, options.seed)
     dataset = dataset.to(device)
     training = assemble(options, dataset, reporter.progress_callback())
+    if budget is not None:
+        options = _within(budget, options, training, dataset)
+        training = assemble(options, dataset, reporter.progress_callback())
+        reporter.say(_headline(options, device))
     run, position = held.open(options, training.state, reporter)
     reporter.attach(run.file("console.log"))
     work = Work(options, training, dataset, run, reporter)
@@ -76,6 +88,31 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
         run, outcome.status, outcome.position, reporter, kept,
         save=lambda: work.save(outcome, *left()), finish=lambda: work.finish(outcome, *left()),
     )  # fmt: skip
+
+
+def _within(
+    budget: Budget, options: CureTrain, training: Training, dataset: data.Dataset
+) -> CureTrain:
+    """Return the options of a training that is done when the budget is spent."""
+    cycle = options.cure_every if options.regularised else 1
+    eager = training.update(lambda update, **_: update)
+    update = update_seconds(eager, training.batches, training.state, budget, cycle)
+    model = training.model
+    images = chosen_test_images(dataset, SAMPLE, options.seed)
+    image = measure_seconds(
+        evaluating(model, model.buffers, training.dtype), model.params, images, training.ball
+    )
+    calibration = CALIBRATION * update / 2 if options.ema else 0.0  # attacks: half of an update
+    epoch = (
+        training.batches.steps_per_epoch * update
+        + calibration + 2 * options.robust_examples * 10 * image
+    )  # fmt: skip
+    final = options.evaluate_examples * options.evaluate_steps * image
+    epochs = budget.count(
+        epoch, calibration + final, f"one epoch of {options.model}",
+        "fewer --train-examples, or a smaller --model",
+    )  # fmt: skip
+    return replace(options, epochs=epochs, minutes=None)
 
 
 def _headline(options: CureTrain, device: torch.device) -> str:

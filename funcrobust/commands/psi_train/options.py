@@ -156,7 +156,7 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
     model: Annotated[str, Factory] | None = None
     """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     restore: Weight = 8.0
-    updates: Count = 6000
+    updates: Annotated[Count, unless(minutes=...)] = 6000
     """Updates at most."""
     batch_size: Annotated[int, Ge(2)] = 64
     opt: Literal["SGD", "Adam", "AdamW"] = "Adam"

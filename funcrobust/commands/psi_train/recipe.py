@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from funcrobust import data
 from funcrobust.checkpoints import Card, renewed
 from funcrobust.commands.psi_train.assemble import labels_for, make_batches, make_training
 from funcrobust.commands.psi_train.compose import (
@@ -17,10 +18,14 @@ from funcrobust.commands.psi_train.compose import (
 from funcrobust.commands.psi_train.options import PsiTrain
 from funcrobust.commands.psi_train.pictures import before_after, draw
 from funcrobust.commands.psi_train.work import Work, network_of
+from funcrobust.core.balls.ball import Ball
+from funcrobust.core.balls.linf import linf
+from funcrobust.core.network.functional import Functional
 from funcrobust.core.randomness import generator
 from funcrobust.core.training.updates import State, averaged
 from funcrobust.report.console import Reporter
 from funcrobust.report.sinks import open_sink
+from funcrobust.running.budget import SAMPLE, Budget, measure_seconds, update_seconds
 from funcrobust.running.classifier import (
     CHECKPOINT_FILE,
     STRONGEST,
@@ -30,7 +35,7 @@ from funcrobust.running.classifier import (
 )
 from funcrobust.running.collapse import Record
 from funcrobust.running.config import as_command
-from funcrobust.running.dataset import load_known, which_test_images
+from funcrobust.running.dataset import chosen_test_images, load_known, which_test_images
 from funcrobust.running.holding import Held, Result, conclude, hold
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import (
@@ -39,6 +44,7 @@ from funcrobust.running.machine import (
     pick_dtype,
     pick_precision,
 )
+from funcrobust.running.measuring import evaluating
 from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
 from funcrobust.running.state import Kept
@@ -55,6 +61,7 @@ def psi_train(options: PsiTrain, reporter: Reporter) -> Result:
 
 def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     options = held.options
+    budget = Budget(options.minutes) if options.minutes else None
     device = pick_device(options.device)
     options = replace(options, precision=pick_precision(options.precision, device))
     dtype = pick_dtype(options.precision, device)
@@ -67,11 +74,15 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     labels_for(nothing, options.label, card.num_classes, generator(0, "check"))
     if options.epsilon is None:
         options = replace(options, epsilon=card.epsilon if card.constraint == "linf" else 8 / 255)
-    reporter.say(_headline(options, card, device))
+    if budget is None:
+        reporter.say(_headline(options, card, device))
     dataset = load_known(options, card, reporter)
     options = replace(options, dataset=dataset.name)
     dataset = dataset.subset(options.train_examples, options.test_examples, options.seed)
     dataset = dataset.to(device)
+    if budget is not None:
+        options = _within(budget, options, ball, model, dataset, dtype)
+        reporter.say(_headline(options, card, device))
     update, state = make_training(options, ball, model, dataset, dtype)
     run, position = held.open(options, state, reporter)
     reporter.attach(run.file("console.log"))
@@ -105,6 +116,23 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
         save=lambda: _save(work, outcome, card),
         finish=lambda: _finish(work, outcome, before, card),
     )  # fmt: skip
+
+
+def _within(
+    budget: Budget, options: PsiTrain, ball: Ball, model: Functional, dataset: data.Dataset,
+    dtype: torch.dtype | None,
+) -> PsiTrain:  # fmt: skip
+    """Return the options of a training that is done when the budget is spent."""
+    update, state = make_training(options, ball, model, dataset, dtype)
+    each = update_seconds(update, make_batches(options, dataset), state, budget)
+    images = chosen_test_images(dataset, SAMPLE, options.seed)
+    predict = evaluating(model, model.buffers, dtype)
+    image = measure_seconds(predict, model.params, images, linf(threat_radius(options)))
+    # Before and after; and what the records measure costs ψ's own steps, about an update's.
+    measured = 2 * options.evaluate_examples * options.evaluate_steps * image
+    records = RECORDS * options.heldout_examples / options.batch_size * each
+    updates = budget.count(each, measured + records, "an update", "fewer --evaluate-examples")
+    return replace(options, updates=updates, minutes=None)
 
 
 def _headline(options: PsiTrain, card: Card, device: torch.device) -> str:

@@ -37,6 +37,7 @@ class Adjoint:
     """See `adjoint`."""
 
     every: int = 1
+    kept: int = 1
 
     def __call__(
         self, step: Step, steps: int, params: Params, start: Tensor, y: Tensor, center: Tensor
@@ -45,23 +46,28 @@ class Adjoint:
             return iterate(step, steps, params, start, y, center)
         if y.is_floating_point():
             return with_soft_labels(self, step, steps, params, start, y, center)
-        leaves, spec = tree_flatten(params)
-        length = (steps, self.every or max(1, round(steps**0.5)))
-        end: Tensor = _Adjoint.apply(step, length, spec, start, y, center, *leaves)[0]
-        return end
+        tail = min(self.kept, steps)
+        if (head := steps - tail) > 0:
+            leaves, spec = tree_flatten(params)
+            length = (head, self.every or max(1, round(head**0.5)))
+            start = _Adjoint.apply(step, length, spec, start, y, center, *leaves)[0]
+        return iterate(step, tail, params, start, y, center)
 
 
-def adjoint(*, every: int = 1) -> Derivative:
+def adjoint(*, every: int = 1, kept: int = 1) -> Derivative:
     """Build the exact first derivative of an iteration at the memory of one step.
 
     In ``params``, ``start`` and ``center`` (and in ``y`` where it is floating point: soft labels)
     the same values as `unrolled`; peak memory that of one step's vjp plus T images. T vjps of one
     step, each with one more evaluation of it. ``every`` k keeps each k-th iterate alone and works
     out those between again, at the cost of yet another evaluation: T/k + k images (Griewank 1992);
-    0 takes k = √T, where that is least. Nests under ``torch.func`` ``grad``, ``vjp`` and ``vmap``.
+    0 takes k = √T, where that is least. The last ``kept`` steps are differentiated as `unrolled`
+    does it: their graphs are there when the walk back begins. Each saves an evaluation and costs
+    the memory of a step, and with one, ψ of a single step is plain reverse mode. Nests under
+    ``torch.func`` ``grad``, ``vjp`` and ``vmap``.
 
-    - It has no second reverse derivative: asking for one raises. Forward over reverse works
-      (``jvp`` of a ``grad``), which is what a Hessian-vector product needs.
+    - Beyond ``kept`` steps it has no second reverse derivative: asking for one raises. Forward over
+      reverse works (``jvp`` of a ``grad``), which is what a Hessian-vector product needs.
     - What ``step`` closes over is constant. It must not be an argument of the function that a
       transform differentiates or maps: write ``grad(lambda p: f(p, buffers))(params)``, not
       ``grad(f)(params, buffers)``, since torch.func wraps every argument.
@@ -73,10 +79,11 @@ def adjoint(*, every: int = 1) -> Derivative:
     - For mixed precision put ``fr.autocast`` inside the loss: an outer ``torch.autocast`` that has
       ended when backward runs would not cover the recomputation.
 
-    Raises `FuncrobustError` for ``every`` below 0.
+    Raises `FuncrobustError` for ``every`` or ``kept`` below 0.
     """
     require_count("every", every)
-    return Adjoint(every)
+    require_count("kept", kept)
+    return Adjoint(every, kept)
 
 
 def _unrolled_anyway() -> bool:

@@ -30,7 +30,10 @@ class Truncated:
             x = iterate(step, before, constant(params), *held).detach()
             if not torch.compiler.is_compiling():
                 x = _CutFrom.apply(start, x)
-        return adjoint()(step, min(steps, self.k), params, x, y, center)
+        # No step's graph is kept: a second derivative through it would leave out, without a word,
+        # how the iterate held constant moves. The walk back refuses one.
+        walk = adjoint(kept=0)
+        return walk(step, min(steps, self.k), params, x, y, center)
 
 
 def truncated(k: int) -> Derivative:
