@@ -3,9 +3,9 @@
     python benchmarks/attack_throughput.py [--device cpu] [--examples 100] [--repeats 3]
 
 What is timed is the task a user has: classifier and images in, robust accuracy out. Every row
-attacks the shipped classifier on the same CIFAR-10 test images, all in one batch, with the same
-ball, step size, steps and restarts. A weaker attack would be faster, so the accuracy that each
-one finds is shown: the rows of a table must agree, but for the random starts.
+attacks the shipped classifier on the same CIFAR-10 test images, chosen at random, all in one batch,
+with the same ball, step size, steps and restarts. A weaker attack would be faster, so the accuracy
+that each one finds is shown: the rows of a table must agree, but for the random starts.
 
 - Ours is `robust` of funcrobust.core.evaluation: an example that is fooled once is not attacked
   again.
@@ -35,6 +35,7 @@ from funcrobust import checkpoints, data
 from funcrobust.core import evaluation
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.models import import_robustness
+from funcrobust.running.dataset import chosen_test_images
 
 CHECKPOINT = "cifar10-linf-tiny"
 OURS = "funcrobust"
@@ -285,11 +286,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     examples = args.examples or (1000 if args.device.startswith("cuda") else 100)
     module, card = checkpoints.load(CHECKPOINT)
-    test = data.load("cifar10")
-    case = Case(
-        module.to(args.device), card, data.as_float(test.x_test[:examples]).to(args.device),
-        test.y_test[:examples].to(args.device),
-    )  # fmt: skip
+    _, x, y = chosen_test_images(data.load("cifar10"), examples, 0)
+    case = Case(module.to(args.device), card, data.as_float(x).to(args.device), y.to(args.device))
     results = {}
     for name in (name for name in ATTACKS if name in args.attacks):
         attack = ATTACKS[name]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -20,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).resolve().parent / "results"
+COMPETITORS = ("torchattacks", "foolbox", "robustness", "pyautoattack", "jax")
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -98,15 +101,47 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
     Console(width=max(100, Console().width)).print(table)
 
 
+def provenance() -> dict[str, Any]:
+    """What a figure came from: the commit, what differs from it, and the script's own bytes."""
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(
+            ["git", *words], capture_output=True, text=True, check=False, cwd=RESULTS.parent
+        )
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    script = Path(sys.argv[0])
+    code = script.read_bytes() if script.is_file() else b""
+    changed = git("status", "--porcelain", "--", "../funcrobust", ".", ":!results")
+    return {
+        "commit": git("rev-parse", "HEAD"), "changed_since": bool(changed),
+        "script": script.name, "script_sha256": hashlib.sha256(code).hexdigest(),
+    }  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Of what figures depend on; a competitor that is not installed is "missing"."""
+    found = {}
+    for name in ("funcrobust", "torch", "torchopt", *COMPETITORS):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
 def write(name: str, record: dict[str, Any], device: torch.device | str, out: Path) -> Path:
-    """Write the record, with the machine and the versions, as JSON; return the path."""
+    """Write the record, with machine, versions, commit and script, as JSON; return the path."""
     machine = {
         "device": device_name(device), "torch": torch.__version__,
         "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"),
+        "versions": versions(), **provenance(),
     }  # fmt: skip
     kind = re.sub(r"[^a-z0-9]+", "-", machine["device"].split(",")[0].lower()).strip("-")
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}-{kind}.json"
-    path.write_text(json.dumps({"benchmark": name, **machine, **record}, indent=1) + "\n")
+    whole = path.with_suffix(".part")  # a part that is cut short leaves the last whole one
+    whole.write_text(json.dumps({"benchmark": name, **machine, **record}, indent=1) + "\n")
+    whole.replace(path)
     print(f"wrote {path}")
     return path

@@ -19,6 +19,7 @@ import common
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 import funcrobust as fr
 from funcrobust import models
@@ -72,7 +73,7 @@ def published(module: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Callabl
 
 def ours(
     module: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, dtype: torch.dtype | None = None,
-    compiled: bool = False, statistics: str = "running",
+    compiled: bool = False, graphs: bool = False, statistics: str = "running",
 ) -> Callable[[], Any]:  # fmt: skip
     """The same step as one pure update; ``statistics`` are CURE's, the published ones running."""
     model = fr.functionalize(module).to(x.device, torch.channels_last)
@@ -94,11 +95,19 @@ def ours(
     def step() -> None:
         state[0], _ = update(state[0], drawn)
 
-    return step
+    if not graphs:
+        return step
+    recorded = torch.compile(update, fullgraph=True, mode="reduce-overhead")
+
+    def replayed() -> None:  # a graph writes to the same memory every time: what is kept is copied
+        torch.compiler.cudagraph_mark_step_begin()
+        state[0] = tree_map(torch.clone, recorded(state[0], drawn)[0])
+
+    return replayed
 
 
-def steps_table(args: Any) -> dict[str, float]:
-    """Median seconds of each implementation of the step."""
+def steps_table(args: Any) -> dict[str, float | None]:
+    """Median seconds of each implementation of the step; None for one that is missing."""
     x, y, start = batch(args.batch, args.device)
 
     def network() -> nn.Module:
@@ -117,10 +126,17 @@ def steps_table(args: Any) -> dict[str, float]:
         half = published(network(), x, y, start)
         calls["plain eager PyTorch, bf16"] = lambda: in_bf16(half)
         calls["funcrobust, fp32, compiled"] = ours(network(), x, y, start, compiled=True)
-        calls["funcrobust, bf16, compiled"] = ours(
-            network(), x, y, start, dtype=torch.bfloat16, compiled=True
-        )
-    if not args.no_jax and (jax_step := jax_update(network(), x, y, start)):
+    if args.device.startswith("cuda") or args.compile:
+        for name, way in (("compiled", "compiled"), ("CUDA graphs", "graphs")):
+            made = ours(network(), x, y, start, dtype=torch.bfloat16, **{way: True})
+            if (reason := why_not(made)) is None:
+                calls[f"funcrobust, bf16, {name}"] = made
+            else:
+                print(f"{name}: does not run here: {reason}")
+    missing = []
+    if args.no_jax or (jax_step := jax_update(network(), x, y, start)) is None:
+        missing.append("JAX, jit, fp32")
+    else:
         calls["JAX, jit, fp32"] = jax_step
     times = common.side_by_side(calls, args.device, args.repeats)
     common.show(
@@ -129,9 +145,19 @@ def steps_table(args: Any) -> dict[str, float]:
         [
             (name, f"{t * 1e3:.0f}", f"{args.batch / t:.0f}", f"{times[plain] / t:.2f} x")
             for name, t in times.items()
-        ],
+        ]
+        + [(name, "missing", "", "") for name in missing],
     )
-    return times
+    return times | dict.fromkeys(missing)
+
+
+def why_not(call: Callable[[], Any]) -> str | None:
+    """Say why a call raises, so that the other rows are not lost with it."""
+    try:
+        call()
+    except Exception as error:
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return None
 
 
 def in_bf16(step: Callable[[], Any]) -> None:
@@ -144,7 +170,7 @@ def jax_update(module: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Callab
     try:
         import jax_preact
     except ImportError:
-        print("JAX is not installed (pip install jax): its row is left out")
+        print("JAX is not installed (pip install jax): its row says missing")
         return None
     return jax_preact.cure_step(
         module, x, y, start, epsilon=EPSILON, alpha=ALPHA, lam=LAM, h=H, lr=LR
@@ -235,6 +261,8 @@ def main() -> None:
     parser.add_argument("--model", default="preact-tiny")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--no-jax", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="compiled rows on a CPU too")
+    parser.add_argument("--no-variants", action="store_true", help="leave out the second table")
     parser.add_argument("--memory", help="(used by the script itself)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -243,7 +271,8 @@ def main() -> None:
         return
     record = {
         "model": args.model, "batch": args.batch, "repeats": args.repeats,
-        "step_seconds": steps_table(args), "cure_gradient": variants_table(args),
+        "step_seconds": steps_table(args),
+        "cure_gradient": [] if args.no_variants else variants_table(args),
     }  # fmt: skip
     common.write("cure_step", record, args.device, args.out)
 

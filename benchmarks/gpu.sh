@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# All that a GPU is to be asked, in parts that each have a time of their own and write their JSON as
+# they go:
+#
+#     bash benchmarks/gpu.sh                      # every part, in this order
+#     bash benchmarks/gpu.sh step attacks         # some of them
+#     OUT=folder bash benchmarks/gpu.sh           # where the JSON goes (benchmarks/results)
+#     REHEARSE=1 bash benchmarks/gpu.sh           # the same scripts on a CPU with tiny work
+#
+#   compile   does torch.compile get the presets' updates right here?                 4 min
+#   step      one CURE step: eager, compiled, CUDA graphs; against plain PyTorch      4 min
+#   to45      preset fast: seconds to 45 %, AutoAttack, model-FLOP utilisation        9 min
+#   to48      preset strong: seconds to 48.3 %                                       20 min
+#   attacks   PGD against other libraries                                             5 min
+#   autoattack  the ensemble against pyautoattack                                     8 min
+#   psi       psi's gradient: time and memory against the steps, and JAX              6 min
+#
+# A part that fails or runs out of time is named at the end, and the others are done all the same.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-python}
+OUT=${OUT:-benchmarks/results}
+ALL="compile step to45 to48 attacks autoattack psi"
+
+if [ -n "${REHEARSE:-}" ]; then
+  ON="--device cpu --threads 1 --out $OUT"
+  COMPILE="--presets cpu --batch 8"
+  STEP="--model preact-tiny --batch 4 --repeats 1 --no-jax --no-variants"
+  TO45="--preset cpu --epochs 1 --train-examples 256 --examples 16 --final-examples 8 --parts 1 --no-compile"
+  TO48="$TO45"
+  ATTACKS="--examples 4 --repeats 1 --warmup 0 --attacks PGD-10"
+  AUTOATTACK="--examples 2"
+  PSI="--batch 2 --steps 2 --repeats 1"
+else
+  ON="--device cuda --out $OUT"
+  COMPILE=""
+  STEP="--model preact-resnet18 --batch 256"
+  TO45="--preset fast --autoattack 1000"
+  TO48="--preset strong --autoattack 1000"
+  ATTACKS="--examples 1000"
+  AUTOATTACK="--checkpoint cifar10-linf-small --examples 1000 --search"
+  PSI="--batch 256"
+fi
+
+part() { # NAME SECONDS SCRIPT [ARGS...]
+  local name=$1 limit=$2 began=$SECONDS
+  shift 2
+  echo "== $name (at most $((limit / 60)) min): $*"
+  timeout --signal=INT --kill-after=20 "$limit" "$PYTHON" "benchmarks/$@" $ON
+  local rc=$?
+  echo "== $name: rc $rc after $((SECONDS - began)) s"
+  [ $rc -eq 0 ] || failed+=("$name (rc $rc)")
+}
+
+failed=()
+for name in ${@:-$ALL}; do
+  case $name in
+    compile) part compile 240 compile_check.py $COMPILE ;;
+    step) part step 240 cure_step.py $STEP ;;
+    to45) part to45 540 fast_training.py $TO45 ;;
+    to48) part to48 1200 fast_training.py $TO48 ;;
+    attacks) part attacks 300 attack_throughput.py $ATTACKS ;;
+    autoattack) part autoattack 480 autoattack.py $AUTOATTACK ;;
+    psi) part psi 360 psi_gradient.py $PSI ;;
+    *) echo "no part is called $name: $ALL" >&2; exit 2 ;;
+  esac
+done
+
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "not done: ${failed[*]}" >&2
+  exit 1
+fi
