@@ -23,7 +23,9 @@ HIGH = re.compile(r"\^\{([^{}]+)\}")
 
 def listed() -> list[str]:
     """Return what the pages of the reference list, without ``funcrobust.``, in their order."""
-    return [name for page in sorted(PAGES.glob("*.md")) for name in LISTED.findall(page.read_text())]
+    return [
+        name for page in sorted(PAGES.glob("*.md")) for name in LISTED.findall(page.read_text())
+    ]
 
 
 def shown(text: str, known: frozenset[str]) -> str:

@@ -23,8 +23,11 @@ RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
 
 class Arithmetic(TorchDispatchMode):
-    """Counts what happens inside it. Not torch's FlopCounterMode, whose hooks on modules fail
-    where a gradient is taken inside a gradient (torch 2.15)."""  # fmt: skip
+    """Counts what happens inside it.
+
+    Not torch's FlopCounterMode, whose hooks on modules fail where a gradient is taken inside a
+    gradient (torch 2.15).
+    """
 
     total = 0
 
