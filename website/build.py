@@ -14,10 +14,8 @@ import warnings
 from pathlib import Path
 
 from checking import faults
+from click import ClickException
 from zensical.main import cli
-
-ROOT = Path(__file__).resolve().parent.parent
-SITE = ROOT / "build" / "site"
 
 
 class Heard(logging.Handler):
@@ -32,22 +30,36 @@ class Heard(logging.Handler):
         self.said.append(f"{record.name}: {record.getMessage()}")
 
 
-def main() -> int:
-    """Build ``build/site``; return 1 if anything is wrong, after saying what."""
-    os.chdir(ROOT)  # the pages' code draws into build/, and runs the command line
-    (ROOT / "build").mkdir(exist_ok=True)
+def faults_of(folder: Path) -> list[str]:
+    """Build ``build/site`` of the ``zensical.toml`` in a folder; return what is wrong with it.
+
+    The pages' code runs in the folder: it draws into ``build``, and runs the command line.
+    """
+    os.chdir(folder)
+    site = folder / "build" / "site"
+    site.mkdir(parents=True, exist_ok=True)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     os.environ |= {"COLUMNS": "80", "PYTHONWARNINGS": "ignore"}
     warnings.simplefilter("ignore")
-    sys.path.insert(0, str(ROOT))
     heard = Heard()
     logging.getLogger().addHandler(heard)
-    command = ["build", "--strict", "--clean", "--config-file", str(ROOT / "zensical.toml")]
-    cli.main(command, standalone_mode=False)
-    wrong = [*heard.said, *faults(SITE)]
-    for line in wrong:
-        print(line, file=sys.stderr)
-    return 1 if wrong else 0
+    try:
+        cli.main(
+            ["build", "--strict", "--clean", "--config-file", str(folder / "zensical.toml")],
+            standalone_mode=False,
+        )
+    except (ClickException, RuntimeError) as error:
+        heard.said.append(str(error))
+    return [*heard.said, *faults(site)]
+
+
+def main() -> int:
+    """Build the site of a folder, this project's if none is named; return 1 if it has a fault."""
+    folder = Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent.parent
+    found = faults_of(folder.resolve())
+    for fault in found:
+        print(fault, file=sys.stderr)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
