@@ -17,7 +17,7 @@ LISTED = re.compile(r"^::: funcrobust\.(\S+)$", re.MULTILINE)
 CODE = re.compile(r"(``[^`]+``|`[^`]+`|^    .*$)", re.MULTILINE)
 NAME = re.compile(r"`(?:fr\.|funcrobust\.)?([A-Za-z_][\w.]*)`")
 EXAMPLE = re.compile(r"^>>> .*\n(?:.+\n?)*", re.MULTILINE)
-LOW = re.compile(r"(?<=[\w)‖′|])_(?:\{([^{}]+)\}|([a-zA-Z0-9]|[0-9+−-]+)(?!\w|\.\w))")
+LOW = re.compile(r"(?<=[\w)‖′|])_(?:\{([^{}]+)\}|([a-zA-Z0-9∞]|[0-9+−-]+)(?!\w|\.\w))")
 HIGH = re.compile(r"\^\{([^{}]+)\}")
 
 

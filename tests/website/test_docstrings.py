@@ -15,6 +15,7 @@ KNOWN = frozenset({"psi", "data.load"})
         ("x_0 … x_T, x_{t+1}", "x<sub>0</sub> … x<sub>T</sub>, x<sub>t+1</sub>"),
         ("log Σ_{j≠y} e^{z_j}", "log Σ<sub>j≠y</sub> e<sup>z<sub>j</sub></sup>"),
         ("softmax(z)_y", "softmax(z)<sub>y</sub>"),
+        ("‖x − c‖_∞ ≤ ε", "‖x − c‖<sub>∞</sub> ≤ ε"),
         ("step_size and max_iter", "step_size and max_iter"),
         ("``x_0`` and `z_y`", "``x_0`` and `z_y`"),
         ("    x_{t+1} = x_t", "    x_{t+1} = x_t"),
