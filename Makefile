@@ -1,12 +1,13 @@
 # make demo: from an empty folder to a trained, evaluated, visualised robust classifier
 # make test: the whole test suite, with lint, types and the import contract
+# make docs: the site, in build/site: its tutorials run, its links are checked
 # make test-settings: the suite again and again, under processors and orders that others may have
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-settings lint install clean
+.PHONY: demo test test-settings docs lint install clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -39,6 +40,9 @@ test-settings: $(VENV)/.test
 	  echo "$$said" | grep -E '^(FAILED|ERROR)|(passed|failed|error).* in ' | sed 's/^/  /'; \
 	done; exit $$failed)
 
+docs: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python website/build.py
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,4 +65,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

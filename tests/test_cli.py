@@ -373,7 +373,13 @@ def test_to_config_is_all_but_where_to_resume():
     assert set(to_config(PsiTrain())) == set(options_of(PsiTrain)) - {"resume"}
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/recipes.md", "docs/psi-study.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md", "docs/recipes.md", "docs/psi-study.md", "docs/index.md",
+        *(str(page.relative_to(ROOT)) for page in sorted(ROOT.glob("docs/[ct]*/*.md"))),
+    ],
+)  # fmt: skip
 def test_every_flag_in_the_documents_is_one(name):
     known = {"--help", "--version", cli.COMPLETION} | {
         flag

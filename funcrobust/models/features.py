@@ -17,8 +17,9 @@ def representation(module: nn.Module) -> nn.Module:
 
     Raises `FuncrobustError` for a network without a linear layer.
 
-    >>> features = representation(build("preact-tiny"))  # doctest: +SKIP
-    >>> features(torch.zeros(2, 3, 32, 32)).shape        # doctest: +SKIP
+    >>> from funcrobust import models
+    >>> features = representation(models.build("preact-tiny"))
+    >>> features(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 128])
     """
     network = copy.deepcopy(module)

@@ -165,7 +165,11 @@ def at(loss: Loss, x: Tensor, y: Tensor) -> Loss:
 def weighted_sum(*terms: tuple[float, Loss]) -> Loss:
     """Σ wᵢ ℓᵢ. Weights must be finite and ≥ 0; terms of weight 0 are not evaluated.
 
-    >>> total = weighted_sum((1.0, robust), (0.3, cure(loss, h=0.75)))  # doctest: +SKIP
+    >>> model = fr.functionalize(nn.Linear(4, 3))
+    >>> loss = fr.cross_entropy(model.predict)
+    >>> total = fr.weighted_sum((1.0, loss), (0.3, fr.cure(loss, h=0.75)))
+    >>> total(model.params, torch.zeros(2, 4), torch.tensor([0, 2])).shape
+    torch.Size([2])
     """
     for weight, _ in terms:
         require_finite("a term's weight", weight)

@@ -157,8 +157,14 @@ def make_update(
 ) -> Update:
     """Build ``(state, *batch) -> (state, metrics)``: gradient, optimizer, new state; all pure.
 
-    >>> optim = optimizer("adamw", schedule("cosine", lr_max=1e-3, total_steps=1000))
-    >>> update = make_update(objective(total), optim, decay=0.999)  # doctest: +SKIP
+    >>> model = fr.functionalize(nn.Linear(4, 3))
+    >>> optim = fr.optimizer("adamw", fr.schedule("cosine", lr_max=1e-3, total_steps=1000))
+    >>> loss = fr.objective(fr.cross_entropy(model.predict))
+    >>> update = fr.make_update(loss, optim, decay=0.999)
+    >>> state = fr.initial_state(model, optim, averaged=True)
+    >>> state, metrics = update(state, torch.zeros(2, 4), torch.tensor([0, 2]))
+    >>> int(state.step), sorted(metrics)
+    (1, ['gradient_norm', 'loss'])
 
     The metrics are the objective's, plus the norm of the gradient as ``"gradient_norm"``. A
     ``decay`` in [0, 1) keeps `ema` of what the update leaves, with `warmed_up` decay, in

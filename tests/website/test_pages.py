@@ -1,0 +1,87 @@
+"""The site's pages: nothing public is left out, and what they name is there."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import tomllib
+from pkgutil import iter_modules
+
+import docstrings
+import pytest
+from problems import ROOT
+
+import funcrobust as fr
+from funcrobust import cli, commands, judging
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+NAMES = [page.relative_to(DOCS).as_posix() for page in PAGES]
+SUBMODULES = ("checkpoints", "core.evaluation", "data", "models")
+COMMANDS = {name.replace("_", "-") for _, name, _ in iter_modules(commands.__path__)}
+COMMAND = re.compile(r"`(?:python cli\.py |funcrobust )?((?:[a-z]+-)?[a-z]+ [^`\n]*)`")
+
+
+def defined_in(module) -> set[str]:
+    """Public functions, classes and constants of a module without an ``__all__``."""
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (isinstance(value, int) or getattr(value, "__module__", "") == module.__name__)
+    }
+
+
+def test_every_public_name_is_in_the_reference():
+    listed = docstrings.listed()
+    assert len(listed) == len(set(listed))
+    missing = set(fr.__all__) - set(listed)
+    for module in SUBMODULES:
+        public = importlib.import_module(f"funcrobust.{module}").__all__
+        missing |= {f"{module}.{name}" for name in public} - set(listed)
+    missing |= {f"judging.{name}" for name in defined_in(judging)} - set(listed)
+    assert not missing, f"add a line '::: funcrobust.NAME' to a page of docs/reference: {missing}"
+
+
+@pytest.mark.parametrize("name", docstrings.listed())
+def test_what_the_reference_lists_is_there_and_says_what_it_is(name):
+    module, _, last = name.rpartition(".")
+    holder = importlib.import_module(f"funcrobust.{module}".rstrip("."))
+    value = getattr(holder, last)
+    if callable(value) and getattr(value, "__module__", "").startswith("funcrobust"):
+        assert (value.__doc__ or "").strip()
+
+
+def test_every_page_is_in_the_navigation():
+    def files(entry):
+        if isinstance(entry, str):
+            return [entry]
+        values = entry.values() if isinstance(entry, dict) else entry
+        return [name for value in values for name in files(value)]
+
+    navigation = files(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
+    assert sorted(navigation) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_the_names_a_page_uses_are_public(page):
+    used = set(re.findall(r"\bfr\.([A-Za-z_]\w*)", page.read_text()))
+    assert used <= set(fr.__all__)
+
+
+def test_every_command_has_its_place():
+    text = (DOCS / "commands.md").read_text()
+    assert set(re.findall(r"^## (.+)$", text, re.MULTILINE)) == COMMANDS
+    assert set(re.findall(r"^\$ python -m funcrobust (.+) --help$", text, re.MULTILINE)) == COMMANDS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_the_commands_of_a_page_can_be_said(page):
+    """RUN and FILE stand for what a reader has; three dots for what he may add."""
+    for said in COMMAND.findall(page.read_text()):
+        words = shlex.split(said)
+        if words[0] in COMMANDS and "--help" not in words and "..." not in words:
+            ready = ["cifar10-linf-tiny" if word == "RUN" else word for word in words]
+            call, bound, _ = cli.program(ready).parse_args(ready, exit_on_error=False)
+            call(*bound.args, **bound.kwargs)
