@@ -25,9 +25,11 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.environment import device_name, versions
 from funcrobust.files import WriteError, atomic_write, clear_leftovers, temporary_name
 from funcrobust.reading import LARGEST_TEXT, parse_json, read_file
-from funcrobust.report.records import Record, append_line, as_json, as_line, parse_line
+from funcrobust.report.records import Record, append_line, as_json, as_line, parse_line, write_json
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
+REPORT = "report.html"
+"""The page on a run."""
 _LOCK = ".lock"
 
 _PACKAGES = (
@@ -152,7 +154,7 @@ class RunFolder:
         self.require_there()
         files = sorted(p.name for p in self.path.iterdir() if p.suffix in _LASTING)
         files = [name for name in files if not name.startswith((".", "state", RESULT))]
-        atomic_write(self.file(RESULT), as_json({**result, "files": files}))
+        write_json(self.file(RESULT), {**result, "files": files})
 
     def result(self) -> Record | None:
         """Return what `conclude` wrote; None for a run that has something left to do.

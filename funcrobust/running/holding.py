@@ -18,7 +18,7 @@ from funcrobust.core.training.updates import State
 from funcrobust.files import WriteError, atomic_write
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import Record, as_json, as_line
-from funcrobust.report.runs import CONFIG, METRICS, RunFolder, require_free
+from funcrobust.report.runs import CONFIG, METRICS, REPORT, RunFolder, require_free
 from funcrobust.running.classifier import CHECKPOINT_FILE
 from funcrobust.running.config import program, resume_command, resumed, to_config
 from funcrobust.running.groups import Run
@@ -162,9 +162,19 @@ def conclude(
         raise rescued(run, records, position, kept, error) from error
     there = run.file(CHECKPOINT_FILE)
     held = f"{there} holds the parameters as they are" if there.exists() else "all is saved"
-    reporter.warn(f"interrupted: {held}. Continue with")
-    reporter.say(resumption(run))
+    reporter.warn(f"interrupted: {held}. Continue with", command=resumption(run))
     return Result(run, "interrupted", {})
+
+
+def say_what_is_next(run: RunFolder, reporter: Reporter, *commands: str) -> None:
+    """Say where a finished run's files are, and the commands that one may want next.
+
+    ``{run}`` in a command is the run's folder; the table of all runs comes last.
+    """
+    reporter.say(f"in {run.path}: {REPORT}, {CHECKPOINT_FILE}, pictures. Next:")
+    folder, others = (shlex.quote(str(path)) for path in (run.path, run.path.parent))
+    for command in (*commands, f"runs --out {others}"):
+        reporter.say(f"  {program()} {command.replace('{run}', folder)}", whole=True)
 
 
 def resumption(run: RunFolder, path: Path | None = None) -> str:

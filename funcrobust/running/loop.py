@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -138,6 +139,14 @@ class _Driven:
     @property
     def seconds(self) -> float:
         return self.start.seconds + time.monotonic() - self._began
+
+    @property
+    def left(self) -> str:
+        """The time left of the whole run, at the pace of this session; examinations included."""
+        done = self.position.step - self.start.step
+        pace = (time.monotonic() - self._began) / max(done, 1)
+        seconds = round(pace * (self.plan.steps - self.position.step))
+        return f"{timedelta(seconds=seconds)} left"
 
     @property
     def epochs(self) -> int:
@@ -270,7 +279,7 @@ def _update(driven: _Driven, writer: Writer, stops: Stops) -> None:
                 return
             before = driven.position
             after, metrics = plan.update(before.state, here.shard.rows(plan.batch(step)))
-            shown = {}
+            shown = dict[str, Any]()
             if (step + 1) % every == 0 or step + 1 == end:
                 shown = {name: float(m) for name, m in metrics.items()}
                 for name, value in shown.items():
@@ -281,7 +290,7 @@ def _update(driven: _Driven, writer: Writer, stops: Stops) -> None:
                 if writer.due():
                     writer.save(before)
             driven.position = _further(before, after, metrics, driven.seconds)
-            bar.advance(plan.batch_size, **shown)
+            bar.advance(plan.batch_size, run=driven.left, **shown)
 
 
 def _further(at: Position, after: State, metrics: dict[str, Tensor], seconds: float) -> Position:
@@ -292,7 +301,7 @@ def _further(at: Position, after: State, metrics: dict[str, Tensor], seconds: fl
 
 
 def _mean(position: Position) -> Record:
-    return {name: float(total) / position.counts[name] for name, total in position.sums.items()}
+    return {name: float(total / position.counts[name]) for name, total in position.sums.items()}
 
 
 def _device(state: State) -> torch.device:

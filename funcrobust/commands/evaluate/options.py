@@ -106,5 +106,5 @@ class Evaluate(Figures, Images, Machine):
     @property
     def paged(self) -> bool:
         """Whether a page is to be written."""
-        asked = self.page is not None and not (self.quiet and self.page == AUTO)
+        asked = self.page is not None and not (self.prints_figures and self.page == AUTO)
         return asked and self.target is None  # a page is about accuracy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 import torch
@@ -22,7 +23,6 @@ from funcrobust.core.training.updates import State, averaged
 from funcrobust.report.console import Reporter
 from funcrobust.report.sinks import open_sink
 from funcrobust.running.classifier import (
-    CHECKPOINT_FILE,
     STRONGEST,
     default_checkpoint,
     load_classifier,
@@ -31,7 +31,7 @@ from funcrobust.running.classifier import (
 from funcrobust.running.collapse import Record
 from funcrobust.running.config import as_command
 from funcrobust.running.dataset import load_known, which_test_images
-from funcrobust.running.holding import Held, Result, conclude, hold
+from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is_next
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import (
     maybe_compile,
@@ -181,6 +181,7 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float], new: Card) -
         ],
     )  # fmt: skip
     change = after["drift"] / before["drift"] - 1 if before["drift"] else 0.0
-    reporter.say(f"held-out drift {change:+.1%}; checkpoint {run.file(CHECKPOINT_FILE)}")
-    reporter.say(f"pictures  {run.file('before_after.png')}  {run.file('curves.png')}")
+    reporter.say(f"held-out drift {change:+.1%}")
+    begun = options.checkpoint or default_checkpoint(STRONGEST)
+    say_what_is_next(run, reporter, "evaluate {run}", f"generate {shlex.quote(begun)} {{run}}")
     return {f"{k}_before": v for k, v in before.items()} | after
