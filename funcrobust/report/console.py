@@ -120,18 +120,15 @@ class Reporter:
             raise FuncrobustError(f"table {title!r}: not every row has {len(columns)} columns")
         title, columns = visible(title), [visible(name) for name in columns]
         rows = [[visible(cell) for cell in row] for row in rows]
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-        for index, name in enumerate(columns):
-            table.add_column(Text(name), justify="right" if index else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+        table = _table(columns, rows)
         text = io.StringIO()
         Console(file=text, width=400, force_terminal=False).print(table)  # no cell is folded
         plain = "\n".join(map(str.rstrip, text.getvalue().splitlines()))
         self._to_log(f"{title}\n{plain}")
         self._print(Text(title, "bold"))
         watched = self._console.is_terminal
-        self._console.print(table if watched else Text(plain), soft_wrap=not watched)
+        fitting = _table(columns, rows, self._console.width)
+        self._console.print(fitting if watched else Text(plain), soft_wrap=not watched)
 
     def track(
         self, description: str, total: int | None, unit: str = "it", initial: int = 0
@@ -192,6 +189,30 @@ class Reporter:
 
 
 _default_console = console  # the argument of Reporter has the same name
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int = 400) -> Table:
+    """Build a table whose cells are broken between words, if there is any room for that."""
+    cells = list(zip(columns, *rows, strict=True))
+    whole, words = (
+        [max(map(length, column), default=0) for column in cells] for length in (cell_len, _longest)
+    )
+    wide = sum(whole) + 3 * len(columns) <= width
+    gap = 1 if wide or sum(words) + 3 * len(columns) <= width else 0
+    fits = sum(words) + (2 * gap + 1) * len(columns) <= width
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, gap))
+    for index, (name, least) in enumerate(zip(columns, words, strict=True)):
+        table.add_column(
+            Text(name), justify="right" if index else "left", overflow="fold",
+            min_width=least if fits else None,
+        )  # fmt: skip
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _longest(text: str) -> int:
+    return max(map(cell_len, text.split()), default=0)
 
 
 def _mute() -> Console:

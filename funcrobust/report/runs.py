@@ -161,8 +161,10 @@ class RunFolder:
 
         So has one that lacks a file which was there in the end.
         """
+        path = self.file(RESULT)
         try:
-            found = json.loads(self.file(RESULT).read_text(encoding="utf-8"))
+            raw = read_file(path, most=LARGEST_TEXT)
+            found: Record = parse_json(raw, path, finite=False)
             files = found["files"]
             return found if all(self.file(name).exists() for name in files) else None
         except (OSError, ValueError, LookupError, TypeError):

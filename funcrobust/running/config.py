@@ -126,6 +126,15 @@ def resume_command(run: RunFolder, command: str) -> str:
     return _again(stored, run.path, _outside(stored, run.path))
 
 
+def resumption(run: RunFolder, path: Path | None = None) -> str:
+    """Return the command that goes on with a run, which may lie elsewhere now."""
+    there = RunFolder(path or run.path, run.record)
+    try:
+        return resume_command(there, run.record["command"])
+    except (FuncrobustError, StopIteration):  # of a caller's own recipe
+        return f"{program()} {run.record['command']} --resume {shlex.quote(str(there.path))}"
+
+
 # --- the command --------------------------------------------------------------------------------
 
 

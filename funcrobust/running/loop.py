@@ -26,7 +26,8 @@ from funcrobust.report.records import as_line, parse_line
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import Sink
 from funcrobust.running.collapse import Record, collapse
-from funcrobust.running.holding import rescued, resumption
+from funcrobust.running.config import resumption
+from funcrobust.running.holding import rescued
 from funcrobust.running.processes import is_loss_of_another, processes
 from funcrobust.running.state import (
     STATE_RECORDED,
@@ -61,6 +62,9 @@ class Plan:
     """Seconds between two saves within an epoch."""
     kept: Kept | None = None
     """What makes a checkpoint of the states saved; None: nothing does."""
+    report: Callable[[int, str], None] = lambda _step, _left: None
+    """Told where the run is and how long it takes yet: at its beginning, when a state is saved and
+    when a record is made."""
 
     @property
     def epochs(self) -> int:
@@ -144,7 +148,9 @@ class _Driven:
     def left(self) -> str:
         """The time left of the whole run, at the pace of this session; examinations included."""
         done = self.position.step - self.start.step
-        pace = (time.monotonic() - self._began) / max(done, 1)
+        if not done:
+            return ""
+        pace = (time.monotonic() - self._began) / done
         seconds = round(pace * (self.plan.steps - self.position.step))
         return f"{timedelta(seconds=seconds)} left"
 
@@ -160,6 +166,9 @@ class _Driven:
             return None
         return load_recorded(self.run, self.start.state, int(self.records[-record]["step"]))
 
+    def tell(self) -> None:
+        self.plan.report(self.position.step, self.left)
+
     def log(self, record: Record) -> None:
         self.run.log(record)
         self.records.append(_read_back(parse_line(as_line(record)) or {}))
@@ -173,6 +182,7 @@ def _read_back(record: Mapping[str, Any]) -> Record:
 def _through(driven: _Driven, writer: Writer, stops: Stops) -> Outcome:
     if ended := _begin(driven):
         return ended
+    driven.tell()
     while driven.epochs < driven.plan.epochs:
         try:
             _update(driven, writer, stops)
@@ -234,6 +244,7 @@ def _record(driven: _Driven, record: Record) -> None:
         driven.sink = lambda _: None
     driven.reporter.say(_line(driven.plan, epoch, record))
     driven.position = Position(at.state, seconds=driven.seconds)
+    driven.tell()
 
 
 def _ended(driven: _Driven) -> Outcome | None:
@@ -289,6 +300,7 @@ def _update(driven: _Driven, writer: Writer, stops: Stops) -> None:
                 # Not the state after, whose loss nobody has seen: a state saved is a good one.
                 if writer.due():
                     writer.save(before)
+                    driven.tell()
             driven.position = _further(before, after, metrics, driven.seconds)
             bar.advance(plan.batch_size, run=driven.left, **shown)
 

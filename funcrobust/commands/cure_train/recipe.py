@@ -33,6 +33,7 @@ from funcrobust.running.machine import maybe_compile, pick_device, pick_precisio
 from funcrobust.running.measuring import evaluating, measure
 from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
+from funcrobust.running.run_report import RunReport
 from funcrobust.running.state import Kept
 from funcrobust.running.threat import pick_ball
 
@@ -57,6 +58,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     reporter.attach(run.file("console.log"))
     work = Work(options, training, dataset, run, reporter)
     wanted = device.type == "cuda" if options.compile is None else options.compile
+    report = RunReport(run, options, training.steps, reporter)
     kept = Kept(work.card(""))
     plan = Plan(
         update=training.update(partial(maybe_compile, wanted=wanted, reporter=reporter)),
@@ -68,6 +70,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
         watched=0 if options.attack == "none" else len(work.watched["train"].y),
         save_every=options.save_every,
         kept=kept,
+        report=report.renew,
     )
     log = options.log if processes().first else "none"
     outcome = drive(plan, position, run, reporter, open_sink(log, run, "cure-train"))
@@ -75,6 +78,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     return conclude(
         run, outcome.status, outcome.position, reporter, kept,
         save=lambda: work.save(outcome, *left()), finish=lambda: work.finish(outcome, *left()),
+        report=report,
     )  # fmt: skip
 
 

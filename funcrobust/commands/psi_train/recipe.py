@@ -41,6 +41,7 @@ from funcrobust.running.machine import (
 )
 from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
+from funcrobust.running.run_report import RunReport
 from funcrobust.running.state import Kept
 
 RECORDS = 10
@@ -84,6 +85,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     update = maybe_compile(
         update, state=state, batch=batch, wanted=bool(options.compile), reporter=reporter
     )
+    report = RunReport(run, options, options.updates, reporter)
     kept = Kept(_card(work, ""), left_out=(STARTS,))
     plan = Plan(
         update=update,
@@ -96,6 +98,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
         examine=lambda part, state: _examine(work, part, state),
         save_every=options.save_every,
         kept=kept,
+        report=report.renew,
     )
     log = options.log if processes().first else "none"
     outcome = drive(plan, position, run, reporter, open_sink(log, run, "psi-train"))
@@ -104,6 +107,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
         run, outcome.status, outcome.position, reporter, kept,
         save=lambda: _save(work, outcome, card),
         finish=lambda: _finish(work, outcome, before, card),
+        report=report,
     )  # fmt: skip
 
 
