@@ -17,7 +17,7 @@ from typing import Any, Self, TextIO
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -195,20 +195,33 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int = 4
     """Build a table whose cells are broken between words, if there is any room for that."""
     cells = list(zip(columns, *rows, strict=True))
     whole, words = (
-        [max(map(length, column), default=0) for column in cells] for length in (cell_len, _longest)
+        [max(map(measure, column), default=0) for column in cells]
+        for measure in (cell_len, _longest)
     )
-    wide = sum(whole) + 3 * len(columns) <= width
-    gap = 1 if wide or sum(words) + 3 * len(columns) <= width else 0
-    fits = sum(words) + (2 * gap + 1) * len(columns) <= width
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, gap))
-    for index, (name, least) in enumerate(zip(columns, words, strict=True)):
-        table.add_column(
-            Text(name), justify="right" if index else "left", overflow="fold",
-            min_width=least if fits else None,
-        )  # fmt: skip
+    gap = 3 if sum(words) + 3 * len(columns) <= width else 1
+    widths = _shared(whole, words, width - gap * len(columns))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, (gap - 1) // 2))
+    for index, (name, room) in enumerate(zip(columns, widths, strict=True)):
+        justify: JustifyMethod = "right" if index else "left"
+        table.add_column(Text(name), justify=justify, overflow="fold", width=room)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
+
+
+def _shared(whole: Sequence[int], least: Sequence[int], room: int) -> Sequence[int | None]:
+    """Give every column the least it needs, and what is left to those that need little more.
+
+    Where there is no room for the least, rich is left to it.
+    """
+    if sum(least) > room:
+        return [None] * len(whole)
+    left, widths = room - sum(least), list(least)
+    for index in sorted(range(len(whole)), key=lambda i: whole[i] - least[i]):
+        more = min(whole[index] - least[index], left)
+        widths[index] += more
+        left -= more
+    return widths
 
 
 def _longest(text: str) -> int:

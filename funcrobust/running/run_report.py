@@ -63,7 +63,9 @@ class RunReport:
         if time.monotonic() - self._last < self._every:
             return
         done = f"Update {step} of {self._steps} ({step / self._steps:.0%})"
-        self._write(Live("running", f"{done}{', ' * bool(left)}{left}.", round(self._every)))
+        self._write(
+            Live("running", f"{done}{', ' * bool(left)}{left}.", max(1, round(self._every)))
+        )
         self._last = time.monotonic()
 
     def end(self, status: str, step: int) -> None:
@@ -150,7 +152,7 @@ def _state(
         return live.state, live.meaning + again * bool(live.renewed_every), "open"
     step = (result or {}).get("step", records[-1].get("step", 0) if records else 0)
     if result is None:
-        return "not finished", f"The last record is of update {step}.", "open"
+        return "unfinished", f"The last record is of update {step}.", "open"
     status = str(result.get("status"))
     return status, f"After {step} updates.", "good" if status == "finished" else "bad"
 

@@ -58,9 +58,11 @@ def compare(options: Runs, reporter: Reporter) -> dict[str, Any]:
     differ, figures = differing(runs), figures_of_both(runs)
     written = {name: [_written(name, v) for v in values] for name, values in figures.items()}
     reporter.table("figures", ("", *names), [(name, *values) for name, values in written.items()])
-    reporter.table(
-        "options that differ", ("", *names), [(name, *values) for name, values in differ.items()]
-    )
+    if differ:
+        rows = [(name, *values) for name, values in differ.items()]
+        reporter.table("options that differ", ("", *names), rows)
+    else:
+        reporter.say("no option differs")
     found = {
         "runs": [asdict(summary(run.path)) for run in runs], "options": differ, "figures": figures,
     }  # fmt: skip

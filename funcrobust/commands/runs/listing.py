@@ -95,7 +95,7 @@ def summary(path: Path) -> Summary:
     return Summary(
         path.name, command=_text(run.record.get("command")),
         dataset=_text(run.config.get("dataset")),
-        status=_text(result.get("status")) if result else "not finished",
+        status=_text(result.get("status")) if result else "unfinished",
         date=_text(run.record.get("created")),
         verdict=(evaluation.verdict or "no verdict") if evaluation else None,
         evaluated=evaluation.robust if evaluation else None, clean=clean,
@@ -121,12 +121,12 @@ def table(found: list[Summary]) -> tuple[list[str], list[list[str]]]:
         state = "broken" if one.error else one.status or ""
         if state == "finished" and one.evaluated is not None:
             state = f"{share(one.evaluated)} {one.verdict}"
-        command, date = one.command or "", (one.date or "")[:16].replace("T", " ")
+        command, date = one.command or "", one.date or ""
         return {
             "run": one.name, "command": "" if command in one.name else command,
             "dataset": _brief(one.dataset), "clean": share(one.clean), "robust": share(one.robust),
             "drift": drift, "state": state,
-            "date": "" if date[:10].replace("-", "") in one.name else date,
+            "date": "" if date[:10].replace("-", "") in one.name else date[5:16].replace("T", " "),
         }  # fmt: skip
 
     rows = [row(one) for one in found]

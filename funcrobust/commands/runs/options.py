@@ -42,7 +42,7 @@ class Runs(Figures):
             )
         if not self.paged and (not self.images or self.data_dir is not None):
             raise FuncrobustError(
-                "--no-images and --data-dir are about the page, and there is none"
+                "--no-images and --data-dir do nothing here: they are about the page"
             )
 
     @property
