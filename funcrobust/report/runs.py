@@ -1,8 +1,8 @@
 """A folder for every training: what was asked, what was measured, what came out.
 
 ``runs/<YYYYmmdd-HHMMSS>-<command>[-2]/`` holds ``config.json``, ``metrics.jsonl``, whatever the
-recipe puts there (``checkpoint.safetensors``, ``console.log``, pictures), and at the end of all
-``result.json``.
+recipe puts there (``checkpoint.safetensors``, ``console.log``, pictures, ``report.html``), and at
+the end of all ``result.json``.
 """
 
 from __future__ import annotations

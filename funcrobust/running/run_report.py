@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from funcrobust.core.errors import FuncrobustError, one_line
@@ -105,7 +106,18 @@ def renew(run: RunFolder, kinds: Sequence[type[Run]], live: Live | None = None) 
         return
     page = gather(run, kinds, live)
     run.require_there()
-    run_page.write(page, run.file(REPORT))
+    run_page.write(page, own_file(run, REPORT))
+
+
+def own_file(run: RunFolder, name: str) -> Path:
+    """Return the path of a file to write in a run, which need not be ours.
+
+    Raises `FuncrobustError` for a link: what it leads to would be overwritten.
+    """
+    path = run.file(name)
+    if path.is_symlink():
+        raise FuncrobustError(f"{path} is a link, which may lead anywhere: it is not written")
+    return path
 
 
 # --- what it shows --------------------------------------------------------------------------------

@@ -159,6 +159,13 @@ def test_a_network_that_cannot_be_loaded_leaves_the_rest(folder, tmp_path):
     assert "They cannot be shown" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
 
 
+def test_a_place_that_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run_cli("runs", "--out", str(tmp_path / "file"))
+    assert done.returncode == 2
+    assert f"cannot read {tmp_path / 'file'}: Not a directory" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -227,6 +227,21 @@ def test_pictures_are_plain_files_of_the_folder(tmp_path):
     assert gather(run, KINDS).pictures == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no links there")
+def test_a_link_in_the_pages_place_is_not_followed(digits_run, tmp_path):
+    """An evaluation writes into a folder that may be anyone's."""
+    folder = tmp_path / "run"
+    shutil.copytree(digits_run[0], folder)
+    for name in ("report.html", "evaluation.json"):
+        (tmp_path / name).write_text("mine")
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(tmp_path / name)
+        done = run_cli("evaluate", str(folder), "--examples", "2", "--steps", "1", "--no-checks")
+        assert done.returncode == 0, done.stderr
+        assert f"{name} is a link" in done.stdout
+        assert (tmp_path / name).read_text() == "mine"
+
+
 def test_a_run_of_another_version_shows_its_options_as_they_are(tmp_path):
     run, _ = toy(tmp_path)
     run.config["of_tomorrow"] = [1, 2]

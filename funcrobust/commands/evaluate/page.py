@@ -32,7 +32,7 @@ from funcrobust.running.classifier import CHECKPOINT_FILE, Classifier
 from funcrobust.running.config import as_command
 from funcrobust.running.options import written_number
 from funcrobust.running.places import AUTO
-from funcrobust.running.run_report import EVALUATION, renew
+from funcrobust.running.run_report import EVALUATION, own_file, renew
 
 FILE = "evaluation.html"
 
@@ -127,8 +127,9 @@ def leave(
 def _tell(folder: Path, figures: dict[str, Any], reporter: Reporter) -> None:
     """Leave the figures in a run folder, for the run's own page and the table of all runs."""
     try:
-        write_json(folder / EVALUATION, figures)
-        renew(RunFolder.open(folder), (CureTrain, PsiTrain))
+        run = RunFolder.open(folder)
+        write_json(own_file(run, EVALUATION), figures)
+        renew(run, (CureTrain, PsiTrain))
     except FuncrobustError as error:
         reporter.warn(str(error))
 
