@@ -107,6 +107,19 @@ def test_table_in_both_places(tmp_path):
     assert title in out.getvalue()
 
 
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_the_cells_of_a_table_are_broken_between_words(width):
+    columns = ("run", "command", "clean", "state", "date")
+    row = ("20261126-033621-cure-train", "cure-train", "80.1%", "20.0% upper bound", "11-26 03:36")
+    report, out = terminal_reporter(width=width)
+    report.table("runs", columns, [row] * 2)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()).splitlines()
+    assert all(cell_len(line) <= width for line in lines)
+    shown = " ".join(lines).split()
+    for word in " ".join(row).split():
+        assert shown.count(word) == 2, word
+
+
 def test_silent_prints_nothing_but_logs(tmp_path, capsys):
     with Reporter.silent(tmp_path / "log") as report, report.track("work", 2) as bar:
         bar.advance(2)
