@@ -370,7 +370,7 @@ def test_a_new_command_is_one_file(tmp_path, monkeypatch, capsys):
 
 
 def test_to_config_is_all_but_where_to_resume():
-    assert set(to_config(PsiTrain())) == set(options_of(PsiTrain)) - {"resume"}
+    assert set(to_config(PsiTrain())) == set(options_of(PsiTrain)) - {"resume", "quiet"}
 
 
 @pytest.mark.parametrize(

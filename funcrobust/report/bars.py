@@ -1,14 +1,19 @@
-"""Progress bars on a terminal; anywhere else the same facts as a plain line every ten seconds."""
+"""Progress bars on a terminal; anywhere else the same facts as a plain line every ten seconds.
+
+A bar is one line of any width, and is gone when its work is done: what is worth keeping is said.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 from rich import filesize, progress
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.constrain import Constrain
+from rich.measure import Measurement
 from rich.table import Column
 from rich.text import Text
 
@@ -17,6 +22,7 @@ from funcrobust.core.errors import visible
 _LOOK_EVERY = 0.2  # seconds between two looks at the values: what an eye can follow
 _LINE_EVERY = 10.0  # seconds between two plain lines of one track
 _BRIEF = 2.0  # seconds; a track that is done sooner gets no plain line
+_GAP = "  "
 _FREE_RIGHT = 3  # the terminal's echo of Ctrl-C must not wrap: the bars would be drawn one line off
 
 
@@ -55,7 +61,8 @@ class Track:
             self._bars.update(self.task.id, completed=self.done)
             self._bars.stop_task(self.task.id)
             if len(self._bars.tasks) == 1:
-                self._bars.stop()  # the last bar stays on screen
+                self._bars.live.transient = error is None  # what was not done stays on screen
+                self._bars.stop()
             self._bars.remove_task(self.task.id)
         if error is not None or (self.task.elapsed or 0) >= _BRIEF:
             self._write(("stopped: " if error is not None else "") + self._bars.line(self.task))
@@ -77,12 +84,12 @@ class Track:
                 self._write(self._bars.line(self.task))
 
     def _look(self) -> None:
-        shown = "  ".join(f"{name} {format_number(value)}" for name, value in self._fields.items())
+        shown = [f"{name} {format_number(value)}" for name, value in self._fields.items()]
         self._bars.update(self.task.id, total=self.total, completed=self.done, shown=shown)
 
 
 class Bars(progress.Progress):
-    """Bars that never wrap: a narrow terminal goes without some columns."""
+    """Bars that never wrap: a narrow terminal goes without some columns, and some of the fields."""
 
     def __init__(self, console: Console) -> None:
         name = Column(no_wrap=True, overflow="ellipsis", max_width=40)
@@ -112,7 +119,8 @@ class Bars(progress.Progress):
     def line(self, task: progress.Task) -> str:
         """Say in one line of text what the bar shows."""
         cells = (column.render(task) for column in self.least_widths)
-        return " · ".join(str(cell).strip() for cell in cells if isinstance(cell, Text) and cell)
+        said = (str(cell).strip() for cell in cells if isinstance(cell, Text | _Whole))
+        return " · ".join(filter(None, said))
 
 
 class _Count(progress.MofNCompleteColumn):
@@ -138,6 +146,24 @@ class _Left(progress.TimeRemainingColumn):
 
 
 class _Fields(progress.ProgressColumn):
-    def render(self, task: progress.Task) -> Text:
-        # Text that does not wrap, in a column that may: the first to be shortened.
-        return Text(task.fields["shown"], no_wrap=True, overflow="ellipsis")
+    def render(self, task: progress.Task) -> _Whole:
+        return _Whole(task.fields["shown"])
+
+
+class _Whole:
+    """As many of some texts as there is room for: none is cut. The first cell to be narrowed."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+
+    def __str__(self) -> str:
+        return _GAP.join(self._texts)
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        shown = list(self._texts)
+        while shown and cell_len(_GAP.join(shown)) > options.max_width:
+            shown.pop()
+        yield Text(_GAP.join(shown), no_wrap=True)
+
+    def __rich_measure__(self, _: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, cell_len(str(self))).with_maximum(options.max_width)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -48,12 +50,19 @@ class Reporter:
     """Says things to a person, and the same in plain text to a log file.
 
     Square brackets are not markup, and characters that a terminal would obey are spelled out:
-    texts may come from files. A log that fails later (a full disk) is one warning.
+    texts may come from files. On a terminal a long line is broken between words; elsewhere, and in
+    the log, it is one line. A log that fails later (a full disk) is one warning.
     """
 
-    def __init__(self, log_file: Path | None = None, *, console: Console | None = None) -> None:
-        """Print to ``console``; where it is None, to what :func:`console` returns."""
-        self._console = console or _default_console()
+    def __init__(
+        self, log_file: Path | None = None, *, console: Console | None = None, quiet: bool = False
+    ) -> None:
+        """Print to ``console``; where it is None, to what :func:`console` returns.
+
+        If ``quiet``, print warnings alone, and these to stderr.
+        """
+        self._console = console or (_mute() if quiet else _default_console())
+        self._for_warnings = _default_console(stderr=True) if quiet else self._console
         self._bars = Bars(self._console)
         self._log: TextIO = io.StringIO()
         self._downloads = ExitStack()
@@ -64,7 +73,7 @@ class Reporter:
     @classmethod
     def silent(cls, log_file: Path | None = None) -> Self:
         """Return a reporter that prints nothing, for library use and tests."""
-        return cls(log_file, console=Console(quiet=True, force_terminal=False))
+        return cls(log_file, console=_mute())
 
     def __enter__(self) -> Self:
         return self
@@ -91,17 +100,19 @@ class Reporter:
             self._to_log(before.getvalue(), end="")
         before.close()
 
-    def say(self, text: str = "") -> None:
-        """Print one line."""
+    def say(self, text: str = "", *, whole: bool = False) -> None:
+        """Print one line; ``whole``: never broken by us, as it is to be copied."""
         text = visible(text)
         self._to_log(text)
-        self._print(Text(text))
+        self._print(Text(text), whole=whole)
 
-    def warn(self, text: str) -> None:
-        """Print one line that begins with ``warning:``."""
-        text = visible(text)
-        self._to_log(f"warning: {text}")
-        self._print(Text.assemble(("warning:", "bold yellow"), " ", text))
+    def warn(self, text: str, *, command: str = "") -> None:
+        """Print one line that begins with ``warning:``, and a command on a line of its own."""
+        text, command = visible(text), visible(command)
+        self._to_log("\n".join(filter(None, (f"warning: {text}", command))))
+        self._print(Text.assemble(("warning:", "bold yellow"), " ", text), on=self._for_warnings)
+        if command:
+            self._print(Text(command), on=self._for_warnings, whole=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a title and a table; all columns but the first are set to the right."""
@@ -109,18 +120,15 @@ class Reporter:
             raise FuncrobustError(f"table {title!r}: not every row has {len(columns)} columns")
         title, columns = visible(title), [visible(name) for name in columns]
         rows = [[visible(cell) for cell in row] for row in rows]
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-        for index, name in enumerate(columns):
-            table.add_column(Text(name), justify="right" if index else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+        table = _table(columns, rows)
         text = io.StringIO()
         Console(file=text, width=400, force_terminal=False).print(table)  # no cell is folded
         plain = "\n".join(map(str.rstrip, text.getvalue().splitlines()))
         self._to_log(f"{title}\n{plain}")
         self._print(Text(title, "bold"))
         watched = self._console.is_terminal
-        self._console.print(table if watched else Text(plain), soft_wrap=not watched)
+        fitting = _table(columns, rows, self._console.width)
+        self._console.print(fitting if watched else Text(plain), soft_wrap=not watched)
 
     def track(
         self, description: str, total: int | None, unit: str = "it", initial: int = 0
@@ -133,7 +141,7 @@ class Reporter:
         description = visible(description)
         if not self._bars.tasks:
             self._bars = Bars(self._console)
-        fields: dict[str, Any] = {"unit": unit, "initial": initial, "shown": ""}
+        fields: dict[str, Any] = {"unit": unit, "initial": initial, "shown": ()}
         self._bars.add_task(description, total=total, completed=initial, **fields)
         return Track(self._bars, self._bars.tasks[-1], self._write_progress)
 
@@ -165,9 +173,12 @@ class Reporter:
         if not self._console.is_interactive:  # a bar says it there
             self._print(Text(line))
 
-    def _print(self, text: Text) -> None:
+    def _print(self, text: Text, *, on: Console | None = None, whole: bool = False) -> None:
+        console = on or self._console
+        if console.is_terminal and not whole:
+            text = folded(text, console.width)
         # soft_wrap: a path stays in one piece, to be copied or searched for.
-        self._console.print(text, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     def _to_log(self, text: str, end: str = "\n") -> None:
         try:
@@ -178,3 +189,74 @@ class Reporter:
 
 
 _default_console = console  # the argument of Reporter has the same name
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int = 400) -> Table:
+    """Build a table whose cells are broken between words, if there is any room for that."""
+    cells = list(zip(columns, *rows, strict=True))
+    whole, words = (
+        [max(map(measure, column), default=0) for column in cells]
+        for measure in (cell_len, _longest)
+    )
+    gap = 3 if sum(words) + 3 * len(columns) <= width else 1
+    widths = _shared(whole, words, width - gap * len(columns))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, (gap - 1) // 2))
+    for index, (name, room) in enumerate(zip(columns, widths, strict=True)):
+        justify: JustifyMethod = "right" if index else "left"
+        table.add_column(Text(name), justify=justify, overflow="fold", width=room)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _shared(whole: Sequence[int], least: Sequence[int], room: int) -> Sequence[int | None]:
+    """Give every column the least it needs, and what is left to those that need little more.
+
+    Where there is no room for the least, rich is left to it.
+    """
+    if sum(least) > room:
+        return [None] * len(whole)
+    left, widths = room - sum(least), list(least)
+    for index in sorted(range(len(whole)), key=lambda i: whole[i] - least[i]):
+        more = min(whole[index] - least[index], left)
+        widths[index] += more
+        left -= more
+    return widths
+
+
+def _longest(text: str) -> int:
+    return max(map(cell_len, text.split()), default=0)
+
+
+def _mute() -> Console:
+    return Console(quiet=True, force_terminal=False)
+
+
+def folded(text: Text, width: int) -> Text:
+    """Break a line between words, at wide gaps first; a word that has no room stays whole.
+
+    What follows is indented by two columns more than the line.
+    """
+    plain = text.plain
+    if text.cell_len <= width:
+        return text
+    indent = len(plain) - len(plain.lstrip()) + 2
+    breaks, begin, room = list[int](), 0, width
+
+    def place(found: re.Match[str]) -> None:
+        nonlocal begin, room
+        if cell_len(plain[begin : found.end()]) > room and plain[begin : found.start()].strip():
+            breaks.append(found.start())
+            begin, room = found.start(), width - indent
+
+    for phrase in re.finditer(r"\S+(?: \S+)*", plain):
+        if cell_len(phrase[0]) <= width - indent:
+            place(phrase)
+        else:
+            for word in re.finditer(r"\S+", plain[: phrase.end()]):
+                if word.start() >= phrase.start():
+                    place(word)
+    first, *others = text.divide(breaks)
+    for line in (first, *others):
+        line.rstrip()
+    return Text("\n" + " " * indent).join([first, *others])

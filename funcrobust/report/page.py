@@ -1,20 +1,16 @@
-"""A page on an evaluation: one HTML file that asks nothing of any network, and runs no script.
-
-What is shown is data (`Page`), written into ``page.html.j2``. All text in it may come from a file
-that nobody vouches for: it is escaped, and characters that cannot be seen are spelled out.
-"""
+"""A page on an evaluation. What is shown is data (`Page`), written into ``page.html.j2``."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from funcrobust.core.errors import FuncrobustError, visible
 from funcrobust.files import atomic_write
+from funcrobust.report import html
+from funcrobust.report.html import percent as percent
+from funcrobust.report.html import png_uri as png_uri
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,42 +101,7 @@ def write(page: Page, path: Path) -> None:
 
 def render(page: Page) -> str:
     """Return the page as HTML."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("funcrobust", "report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, finalize=_visible,
-    )  # fmt: skip
-    environment.filters |= {"percent": percent, "data": png_uri, "drawn": drawn}
-    return environment.get_template("page.html.j2").render(page=page)
-
-
-def percent(value: float) -> str:
-    """Write a share as in 43.2 %."""
-    return f"{100 * value:.1f} %"
-
-
-def _visible(value: Any) -> Any:
-    """Spell out control characters and the like, which a browser would hide or obey."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    return visible(value, most=100_000)
-
-
-def png_uri(image: Tensor) -> str:
-    """Return an image (1 or 3, H, W) in [0, 1] as a PNG in a data URI, every pixel as it is."""
-    import torch
-    from PIL import Image
-
-    if image.ndim != 3 or image.shape[0] not in (1, 3) or not image.is_floating_point():
-        raise FuncrobustError(
-            f"a page shows float images (1 or 3, H, W), got {tuple(image.shape)} of {image.dtype}"
-        )
-    pixels = (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
-    array = pixels.permute(1, 2, 0).contiguous().numpy()
-    file = io.BytesIO()
-    Image.fromarray(array[..., 0] if image.shape[0] == 1 else array).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return html.render("page.html.j2", page, {"drawn": drawn})
 
 
 # --- a curve ------------------------------------------------------------------------------------

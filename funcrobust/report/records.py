@@ -26,17 +26,43 @@ def as_json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, default=_plain) + "\n"
 
 
+def shortest(value: Any) -> Any:
+    """Return figures with every float32 among them as the shortest number that rounds to it.
+
+    0.31999999284744263 is 0.32: nothing was measured more finely. What is no float32 stays as it
+    is, and so do whole numbers. Lists and mappings are gone through.
+    """
+    import numpy as np
+
+    if isinstance(value, Mapping):
+        return {name: shortest(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [shortest(one) for one in value]
+    if not isinstance(value, float) or not math.isfinite(value) or value.is_integer():
+        return value
+    if abs(value) > np.finfo(np.float32).max or float(single := np.float32(value)) != value:
+        return value
+    return float(str(single))
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write `as_json` to a file, as a whole or not at all; to standard output for ``-``."""
+    """Write figures as JSON, `shortest`, to a file as a whole or not at all.
+
+    To standard output for ``-``.
+    """
+    text = as_json(shortest(value))
     if str(path) == "-":
-        print(as_json(value), end="")
+        print(text, end="")
     else:
-        atomic_write(path, as_json(value))
+        atomic_write(path, text)
 
 
 def as_line(record: Mapping[str, Any]) -> bytes:
-    """Return ``record`` as one line of JSON; NaN and infinities, which JSON lacks, are ``null``."""
-    clean = {name: _finite(value) for name, value in record.items()}
+    """Return ``record`` as one line of JSON, its figures `shortest`.
+
+    NaN and infinities, which JSON lacks, are ``null``.
+    """
+    clean = {name: shortest(_finite(value)) for name, value in record.items()}
     return (json.dumps(clean, default=_plain, allow_nan=False) + "\n").encode()
 
 

@@ -1,8 +1,8 @@
 """A folder for every training: what was asked, what was measured, what came out.
 
 ``runs/<YYYYmmdd-HHMMSS>-<command>[-2]/`` holds ``config.json``, ``metrics.jsonl``, whatever the
-recipe puts there (``checkpoint.safetensors``, ``console.log``, pictures), and at the end of all
-``result.json``.
+recipe puts there (``checkpoint.safetensors``, ``console.log``, pictures, ``report.html``), and at
+the end of all ``result.json``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.environment import device_name, versions
 from funcrobust.files import WriteError, atomic_write, clear_leftovers, temporary_name
 from funcrobust.reading import LARGEST_TEXT, parse_json, read_file
-from funcrobust.report.records import Record, append_line, as_json, as_line, parse_line
+from funcrobust.report.records import Record, append_line, as_json, as_line, parse_line, write_json
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
+REPORT = "report.html"
+"""The page on a run."""
 _LOCK = ".lock"
 
 _PACKAGES = (
@@ -152,15 +154,17 @@ class RunFolder:
         self.require_there()
         files = sorted(p.name for p in self.path.iterdir() if p.suffix in _LASTING)
         files = [name for name in files if not name.startswith((".", "state", RESULT))]
-        atomic_write(self.file(RESULT), as_json({**result, "files": files}))
+        write_json(self.file(RESULT), {**result, "files": files})
 
     def result(self) -> Record | None:
         """Return what `conclude` wrote; None for a run that has something left to do.
 
         So has one that lacks a file which was there in the end.
         """
+        path = self.file(RESULT)
         try:
-            found = json.loads(self.file(RESULT).read_text(encoding="utf-8"))
+            raw = read_file(path, most=LARGEST_TEXT)
+            found: Record = parse_json(raw, path, finite=False)
             files = found["files"]
             return found if all(self.file(name).exists() for name in files) else None
         except (OSError, ValueError, LookupError, TypeError):

@@ -30,6 +30,8 @@ class Function:
     parameters: tuple[str, ...]
     required: frozenset[str]
     """The parameters without a default."""
+    about: str
+    """Its docstring and its module's."""
 
     def called(self, **offered: Any) -> Any:
         """Call it with those of the offered values that are its parameters.
@@ -134,4 +136,8 @@ def _function(node: ast.FunctionDef, module: str) -> Function:
     named = [a.arg for a in given.kwonlyargs]
     required = placed[: len(placed) - len(given.defaults)]
     required += [n for n, d in zip(named, given.kw_defaults, strict=True) if d is None]
-    return Function(node.name, f"funcrobust.{module}", (*placed, *named), frozenset(required))
+    parsed = _parsed(f"funcrobust.{module}")
+    about = "\n".join(ast.get_docstring(one) or "" for one in (node, parsed))
+    return Function(
+        node.name, f"funcrobust.{module}", (*placed, *named), frozenset(required), about
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from funcrobust.core.network.functional import Buffers, Functional, Params, func
 from funcrobust.data.progress import Progress, silent
 from funcrobust.judging import Judge, as_judge
 from funcrobust.report.console import Reporter
+from funcrobust.report.records import shortest
 from funcrobust.report.runs import RunFolder
 from funcrobust.running.judge_names import read_judge_name
 from funcrobust.running.machine import to_device
@@ -109,6 +111,7 @@ def save_checkpoint(
     The card's fingerprint is of ``model`` itself, so that loading proves that the network built
     again from the card is the one trained.
     """
+    card = replace(card, metrics=shortest(card.metrics))
     network = model.module(params, buffers)
     save(run.file(CHECKPOINT_FILE), {**params, **buffers}, card, network=network)
 

@@ -17,14 +17,17 @@ from funcrobust.running.options import Options, command_name, options_of
 Some = TypeVar("Some", bound=Options)
 SomeRun = TypeVar("SomeRun", bound=Run)
 
+OF_A_SESSION = ("resume", "quiet")
+"""What is said of one session of a run, and not kept."""
+
 
 # --- config.json --------------------------------------------------------------------------------
 
 
 def to_config(options: Options) -> dict[str, Any]:
-    """Return the options as JSON can hold them, all but ``resume``."""
+    """Return the options as JSON can hold them, all but those of one session."""
     plain: dict[str, Any] = converter().unstructure(options)
-    return {name: value for name, value in plain.items() if name != "resume"}
+    return {name: value for name, value in plain.items() if name not in OF_A_SESSION}
 
 
 def from_config(cls: type[Some], config: Mapping[str, Any], source: object) -> Some:
@@ -33,7 +36,7 @@ def from_config(cls: type[Some], config: Mapping[str, Any], source: object) -> S
     Raises `FuncrobustError` for a missing or an unknown option, another type, a value that is
     refused.
     """
-    fields = [name for name in options_of(cls) if name != "resume"]
+    fields = [name for name in options_of(cls) if name not in OF_A_SESSION]
     strange = [f"{n[:40]!r}{did_you_mean(n[:40], fields)}" for n in config if n not in fields][:9]
     missing = [repr(name) for name in fields if name not in config]
     if strange or missing:
@@ -121,6 +124,15 @@ def resume_command(run: RunFolder, command: str) -> str:
     cls = next(cls for cls in Run.__subclasses__() if command_name(cls) == command)
     stored = from_config(cls, run.config, run.path / CONFIG)
     return _again(stored, run.path, _outside(stored, run.path))
+
+
+def resumption(run: RunFolder, path: Path | None = None) -> str:
+    """Return the command that goes on with a run, which may lie elsewhere now."""
+    there = RunFolder(path or run.path, run.record)
+    try:
+        return resume_command(there, run.record["command"])
+    except (FuncrobustError, StopIteration):  # of a caller's own recipe
+        return f"{program()} {run.record['command']} --resume {shlex.quote(str(there.path))}"
 
 
 # --- the command --------------------------------------------------------------------------------

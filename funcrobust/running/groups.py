@@ -106,8 +106,8 @@ class Figures(Options):
     """
 
     @property
-    def quiet(self) -> bool:
-        """Whether standard output is for the figures."""
+    def prints_figures(self) -> bool:
+        """Whether standard output is for the figures alone."""
         return str(self.json_file) == "-"
 
 
@@ -263,7 +263,7 @@ class Restored(Options):
             )
 
 
-ANEW = ("device", "data_dir", "log", "save_every", "workers")
+ANEW = ("device", "data_dir", "log", "save_every", "workers", "quiet")
 """What may be said anew when a run is resumed: the numbers do not depend on it."""
 
 

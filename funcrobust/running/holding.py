@@ -18,12 +18,13 @@ from funcrobust.core.training.updates import State
 from funcrobust.files import WriteError, atomic_write
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import Record, as_json, as_line
-from funcrobust.report.runs import CONFIG, METRICS, RunFolder, require_free
+from funcrobust.report.runs import CONFIG, METRICS, REPORT, RunFolder, require_free
 from funcrobust.running.classifier import CHECKPOINT_FILE
-from funcrobust.running.config import program, resume_command, resumed, to_config
+from funcrobust.running.config import program, resumed, resumption, to_config
 from funcrobust.running.groups import Run
 from funcrobust.running.options import command_name, options_of
 from funcrobust.running.processes import processes
+from funcrobust.running.run_report import RunReport
 from funcrobust.running.state import STATE_RECORDED, Kept, Position, load_position, pack
 from funcrobust.running.stops import Stops
 
@@ -137,14 +138,15 @@ class Result:
 
 def conclude(
     run: RunFolder, status: str, position: Position, reporter: Reporter, kept: Kept,
-    save: Callable[[], None], finish: Callable[[], dict[str, float]],
+    save: Callable[[], None], finish: Callable[[], dict[str, float]], report: RunReport,
 ) -> Result:  # fmt: skip
     """Let ``save`` leave a checkpoint and ``finish`` evaluate and draw; say what is complete.
 
-    Where a signal comes before all is done, or the training was interrupted, the run can be
-    resumed, to do this again. A folder that has been deleted is rescued.
+    ``report`` says it last. Where a signal comes before all is done, or the training was
+    interrupted, the run can be resumed, to do this again. A folder that has been deleted is
+    rescued.
     """
-    records = run.metrics()
+    records, metrics = run.metrics(), None
     try:
         with Stops() as stops, stops.at_once():
             run.require_there()
@@ -152,7 +154,6 @@ def conclude(
             if status != "interrupted":
                 metrics = finish()
                 run.conclude({"status": status, "step": position.step, "metrics": metrics})
-                return Result(run, status, metrics)
     except KeyboardInterrupt:
         pass
     except WriteError as error:
@@ -160,20 +161,25 @@ def conclude(
             command = resumption(run)
             raise FuncrobustError(f"{error}; the training itself is saved: {command}") from error
         raise rescued(run, records, position, kept, error) from error
+    if run.result() is not None and metrics is not None:  # though a signal came after
+        report.end(status, position.step)
+        return Result(run, status, metrics)
+    report.end("interrupted", position.step)
     there = run.file(CHECKPOINT_FILE)
     held = f"{there} holds the parameters as they are" if there.exists() else "all is saved"
-    reporter.warn(f"interrupted: {held}. Continue with")
-    reporter.say(resumption(run))
+    reporter.warn(f"interrupted: {held}. Continue with", command=resumption(run))
     return Result(run, "interrupted", {})
 
 
-def resumption(run: RunFolder, path: Path | None = None) -> str:
-    """Return the command that goes on with a run, which may lie elsewhere now."""
-    there = RunFolder(path or run.path, run.record)
-    try:
-        return resume_command(there, run.record["command"])
-    except (FuncrobustError, StopIteration):  # of a caller's own recipe
-        return f"{program()} {run.record['command']} --resume {shlex.quote(str(there.path))}"
+def say_what_is_next(run: RunFolder, reporter: Reporter, *commands: str) -> None:
+    """Say where a finished run's files are, and the commands that one may want next.
+
+    ``{run}`` in a command is the run's folder; the table of all runs comes last.
+    """
+    reporter.say(f"in {run.path}: {REPORT}, {CHECKPOINT_FILE}, pictures. Next:")
+    folder, others = (shlex.quote(str(path)) for path in (run.path, run.path.parent))
+    for command in (*commands, f"runs --out {others}"):
+        reporter.say(f"  {program()} {command.replace('{run}', folder)}", whole=True)
 
 
 def rescued(

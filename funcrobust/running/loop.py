@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ from funcrobust.report.records import as_line, parse_line
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import Sink
 from funcrobust.running.collapse import Record, collapse
-from funcrobust.running.holding import rescued, resumption
+from funcrobust.running.config import resumption
+from funcrobust.running.holding import rescued
 from funcrobust.running.processes import is_loss_of_another, processes
 from funcrobust.running.state import (
     STATE_RECORDED,
@@ -60,6 +62,9 @@ class Plan:
     """Seconds between two saves within an epoch."""
     kept: Kept | None = None
     """What makes a checkpoint of the states saved; None: nothing does."""
+    report: Callable[[int, str], None] = lambda _step, _left: None
+    """Told where the run is and how long it takes yet: at its beginning, when a state is saved and
+    when a record is made."""
 
     @property
     def epochs(self) -> int:
@@ -140,6 +145,16 @@ class _Driven:
         return self.start.seconds + time.monotonic() - self._began
 
     @property
+    def left(self) -> str:
+        """The time left of the whole run, at the pace of this session; examinations included."""
+        done = self.position.step - self.start.step
+        if not done:
+            return ""
+        pace = (time.monotonic() - self._began) / done
+        seconds = round(pace * (self.plan.steps - self.position.step))
+        return f"{timedelta(seconds=seconds)} left"
+
+    @property
     def epochs(self) -> int:
         return max((int(record["epoch"]) for record in self.records), default=0)
 
@@ -150,6 +165,9 @@ class _Driven:
         if len(self.records) < record or not self.records[-record]["epoch"]:
             return None
         return load_recorded(self.run, self.start.state, int(self.records[-record]["step"]))
+
+    def tell(self) -> None:
+        self.plan.report(self.position.step, self.left)
 
     def log(self, record: Record) -> None:
         self.run.log(record)
@@ -164,6 +182,7 @@ def _read_back(record: Mapping[str, Any]) -> Record:
 def _through(driven: _Driven, writer: Writer, stops: Stops) -> Outcome:
     if ended := _begin(driven):
         return ended
+    driven.tell()
     while driven.epochs < driven.plan.epochs:
         try:
             _update(driven, writer, stops)
@@ -225,6 +244,7 @@ def _record(driven: _Driven, record: Record) -> None:
         driven.sink = lambda _: None
     driven.reporter.say(_line(driven.plan, epoch, record))
     driven.position = Position(at.state, seconds=driven.seconds)
+    driven.tell()
 
 
 def _ended(driven: _Driven) -> Outcome | None:
@@ -270,7 +290,7 @@ def _update(driven: _Driven, writer: Writer, stops: Stops) -> None:
                 return
             before = driven.position
             after, metrics = plan.update(before.state, here.shard.rows(plan.batch(step)))
-            shown = {}
+            shown = dict[str, Any]()
             if (step + 1) % every == 0 or step + 1 == end:
                 shown = {name: float(m) for name, m in metrics.items()}
                 for name, value in shown.items():
@@ -280,8 +300,9 @@ def _update(driven: _Driven, writer: Writer, stops: Stops) -> None:
                 # Not the state after, whose loss nobody has seen: a state saved is a good one.
                 if writer.due():
                     writer.save(before)
+                    driven.tell()
             driven.position = _further(before, after, metrics, driven.seconds)
-            bar.advance(plan.batch_size, **shown)
+            bar.advance(plan.batch_size, run=driven.left, **shown)
 
 
 def _further(at: Position, after: State, metrics: dict[str, Tensor], seconds: float) -> Position:
@@ -292,7 +313,7 @@ def _further(at: Position, after: State, metrics: dict[str, Tensor], seconds: fl
 
 
 def _mean(position: Position) -> Record:
-    return {name: float(total) / position.counts[name] for name, total in position.sums.items()}
+    return {name: float(total / position.counts[name]) for name, total in position.sums.items()}
 
 
 def _device(state: State) -> torch.device:

@@ -160,7 +160,13 @@ def _said(cls: type[Options], name: str, wanted: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of a command. Each subclass adds some; `check` is for what concerns several."""
+    """Output.
+
+    The options of a command: each subclass adds some; `check` is for what concerns several.
+    """
+
+    quiet: Annotated[bool, Where()] = False
+    """Print warnings and errors alone, on standard error."""
 
     chosen_by: ClassVar[str | None] = None
     """The option, if there is one, that names what stands `beneath` the others: a preset."""
@@ -211,8 +217,8 @@ class Options:
                             raise FuncrobustError(f"{option.flag}: {error}") from error
 
     @property
-    def quiet(self) -> bool:
-        """Whether the command prints nothing but its result."""
+    def prints_figures(self) -> bool:
+        """Whether standard output is for the figures alone."""
         return False
 
     @property

@@ -120,6 +120,13 @@ def _require_png(text: str) -> None:
         raise FuncrobustError(f"--png must name a .png file, got {text}")
 
 
+def _require_html(text: str) -> None:
+    if text != str(AUTO) and not text.lower().endswith(".html"):
+        raise FuncrobustError(f"--page must name a .html file, got {text}")
+
+
+AUTO = Path("auto")
+"""A `Page` where the command thinks it belongs."""
 Factory = Vouched(_is_code)
 Place = Vouched(_is_elsewhere)
 CheckpointName = Annotated[str, Vouched(_is_others_checkpoint), Lies(_require_checkpoint)]
@@ -129,4 +136,5 @@ DatasetName = Annotated[
 ]  # fmt: skip
 Picture = Annotated[Path, Spelled(_require_png), Lies(require_writable)]
 Output = Annotated[Path, Lies(require_writable)]
+Page = Annotated[Path, Spelled(_require_html), Lies(require_writable)]
 Folder = Annotated[Path, Where(), Lies(require_folder)]

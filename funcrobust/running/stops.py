@@ -20,9 +20,9 @@ class StopNow(KeyboardInterrupt):
 class Stops:
     """Whether a signal has come. The first sets ``asked``, and is acknowledged; a second raises.
 
-    Within `at_once` the first raises too, a KeyboardInterrupt. The second raises `StopNow`. Signals
-    that the process was started to ignore (nohup) stay ignored; outside of the main thread, where
-    no handler can be set, all are left alone.
+    Within `at_once` the first raises as well, a KeyboardInterrupt. The second raises `StopNow`.
+    Signals that the process was started to ignore (nohup) stay ignored; outside of the main thread,
+    where no handler can be set, all are left alone.
     """
 
     def __init__(self) -> None:
@@ -56,12 +56,18 @@ class Stops:
         if self.asked:
             raise StopNow
         self.asked = True
+        first = "" if self._at_once else "finishing the update, "
+        _acknowledge(f"{first}saving; again to stop now")
         if self._at_once:
             raise KeyboardInterrupt
-        _acknowledge("finishing the update, saving; again to stop now")
 
 
 def _acknowledge(text: str) -> None:
-    """Write a line on stderr, past all buffers: the signal may have come amid another write."""
+    """Write a line on stderr, past all buffers: the signal may have come amid another write.
+
+    On a terminal it takes the place of a bar, and of the ^C that was echoed over it: the bar is
+    drawn again below.
+    """
     with suppress(OSError, ValueError, AttributeError):
-        os.write(sys.stderr.fileno(), f"\n{text}\n".encode())
+        obeys = sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+        os.write(sys.stderr.fileno(), ("\r\x1b[2K" * obeys + text + "\n").encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import subprocess
@@ -12,12 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.report import Reporter
 from funcrobust.report.bars import format_number
-from funcrobust.report.console import console
+from funcrobust.report.console import console, folded
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
@@ -100,6 +105,19 @@ def test_table_in_both_places(tmp_path):
     report, out = terminal_reporter()
     report.table(title, ["a", "b"], [["1", "2"]])
     assert title in out.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_the_cells_of_a_table_are_broken_between_words(width):
+    columns = ("run", "command", "clean", "state", "date")
+    row = ("20261126-033621-cure-train", "cure-train", "80.1%", "20.0% upper bound", "11-26 03:36")
+    report, out = terminal_reporter(width=width)
+    report.table("runs", columns, [row] * 2)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()).splitlines()
+    assert all(cell_len(line) <= width for line in lines)
+    shown = " ".join(lines).split()
+    for word in " ".join(row).split():
+        assert shown.count(word) == 2, word
 
 
 def test_silent_prints_nothing_but_logs(tmp_path, capsys):
@@ -232,7 +250,7 @@ def test_nested_bars_share_the_screen_and_restore_it(tmp_path):
 
     with pytest.raises(RuntimeError):
         work()
-    *_, last = out.getvalue().split("\x1b[2K")  # what stays on screen
+    *_, last = out.getvalue().split("\x1b[2K")  # what stays on screen: it was not done
     assert "epochs" in last
     assert "batches" in out.getvalue()
     assert "batches" not in last
@@ -250,10 +268,45 @@ def test_bars_leave_room_at_the_right(width):
     with report.track("epoch 3 of 30", 50_000, unit="img") as bar:
         bar.advance(25_000, loss=1.83, curvature=0.0213, robust_accuracy=0.5, learning_rate=0.1)
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()).splitlines()
+    lines = [line for line in lines if line.strip()]
     assert all(len(line.rstrip()) <= width - 3 for line in lines)
+    assert "…" not in lines[-1] or width < 40, "a field is shown as a whole, or not at all"
     assert all(" 50%" in line for line in lines[-1:] if width > 12)
     assert ("loss" in lines[-1]) == (width >= 50)
     assert ("img/s" in lines[-1]) == (width >= 100)
+
+
+def test_a_bar_that_is_done_is_gone():
+    report, out = terminal_reporter(width=80)
+    with report.track("epoch", 4) as bar:
+        bar.advance(4, loss=1.83)
+    report.say("after")
+    *_, last = out.getvalue().split("\x1b[2K")
+    assert "━" in out.getvalue()
+    assert "━" not in last
+    assert "after" in last
+
+
+@given(
+    st.lists(st.text("aé漢", min_size=1, max_size=12), max_size=30),
+    st.lists(st.sampled_from([" ", "  "]), min_size=30, max_size=30),
+    st.integers(8, 60),
+)
+def test_a_line_is_broken_between_words_alone(words, gaps, width):
+    text = "".join(w + g for w, g in zip(words, gaps, strict=False)).rstrip()
+    lines = folded(Text(text), width).plain.split("\n")
+    assert " ".join(lines).split() == words
+    for line, following in itertools.pairwise(lines):
+        assert cell_len(line) <= width or len(line.split()) == 1
+        assert line == line.rstrip()
+        assert cell_len(line) + 1 + cell_len(following.split()[0]) > width or "  " in text
+    if cell_len(text) <= width:
+        assert lines == [text]
+
+
+def test_a_line_is_broken_at_wide_gaps_first():
+    text = "epoch 1/6  loss 2.141  lr 0.02083  clean 80.5%"
+    assert folded(Text(text), 32).plain == "epoch 1/6  loss 2.141\n  lr 0.02083  clean 80.5%"
 
 
 def test_download_bars():

@@ -16,6 +16,7 @@ import torch
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.report import RunFolder
+from funcrobust.report.records import shortest
 from funcrobust.report.sinks import open_sink
 
 
@@ -194,3 +195,30 @@ def test_a_record_that_is_none_is_damage(tmp_path, line):
     (run.path / "metrics.jsonl").write_bytes(line + b'\n{"epoch": 1}\n')
     with pytest.raises(FuncrobustError, match="line 1 is damaged"):
         run.metrics()
+
+
+@pytest.mark.parametrize("value", [0.32, 1 / 3, 0.1, 1e-7, 3.4e38, 8 / 255, -2.5e-30, 0.5, 7.0])
+def test_a_float32_is_written_as_the_shortest_text_that_gives_it_back(tmp_path, value):
+    run = RunFolder.create(tmp_path, "train", {})
+    single = np.float32(value)
+    run.log({"step": 1, "x": torch.tensor(value), "y": float(single)})
+    text = run.file("metrics.jsonl").read_text()
+    (record,) = run.metrics()
+    assert np.float32(record["x"]) == np.float32(record["y"]) == single
+    if not float(single).is_integer():
+        assert f'"x": {float(str(single))!r}' in text
+        assert len(str(record["x"])) <= len(str(float(single)))
+    run.truncate_metrics(lambda _: True)
+    assert run.file("metrics.jsonl").read_text() == text
+
+
+@pytest.mark.parametrize("value", [1 / 3, 0.1 + 0.2, 16777217.0, 123456789504.0, 1e300, math.pi])
+def test_what_is_no_float32_is_not_changed(value):
+    assert shortest({"a": [value, {"b": value}]}) == {"a": [value, {"b": value}]}
+
+
+def test_an_option_is_kept_to_the_bit(tmp_path):
+    """It is no measurement: what was asked comes back, though it is a float32."""
+    noisy = float(np.float32(0.32))
+    run = RunFolder.create(tmp_path, "train", {"epsilon": noisy}, "run")
+    assert RunFolder.open(run.path).config["epsilon"] == noisy

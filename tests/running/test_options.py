@@ -144,7 +144,7 @@ def test_options_are_frozen_and_checked_anew_when_replaced():
 
 def test_fields_know_their_flags_their_group_and_their_default():
     fields = options_of(ToyTrain)
-    assert list(fields)[:2] == ["seed", "out"]
+    assert list(fields)[:3] == ["quiet", "seed", "out"]
     assert fields["lam"].flags == ("--lambda", "--lam")
     assert (fields["near"].flag, fields["near"].off) == ("--near", "--far")
     assert (fields["file"].flag, fields["file"].positional) == ("FILE", True)

@@ -115,11 +115,14 @@ CALIBRATION = 40
 """Batches behind the batch-norm statistics of an average: 2 to 3 % of an epoch's time."""
 
 
-def evaluated(training: Training, state: State) -> tuple[Params, Buffers]:
+def evaluated(
+    training: Training, state: State, advance: Callable[[int], None] = lambda _: None
+) -> tuple[Params, Buffers]:
     """Return the weights to measure and keep, with batch-norm statistics that fit them.
 
     The average if one is kept. Its statistics are taken anew over `CALIBRATION` training batches
-    as the training saw them: perturbed images, by the attack's own rules.
+    as the training saw them: perturbed images, by the attack's own rules. ``advance(1)`` is called
+    after each.
     """
     params, buffers = updates.averaged(state)
     if not state.average:
@@ -129,6 +132,7 @@ def evaluated(training: Training, state: State) -> tuple[Params, Buffers]:
 
     def seen(step: int) -> Tensor:
         batch = batches(step)
+        advance(1)
         if attack is None or batch.start is None:
             return batch.x
         loss = cross_entropy(autocast(model.by_batch(buffers, key=batch.key), dtype))

@@ -9,12 +9,7 @@ import torch
 
 from funcrobust import data
 from funcrobust.checkpoints import Card
-from funcrobust.commands.cure_train.assemble import (
-    CALIBRATION,
-    Training,
-    assemble,
-    evaluated,
-)
+from funcrobust.commands.cure_train.assemble import CALIBRATION, Training, assemble, evaluated
 from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.commands.cure_train.pictures import draw
 from funcrobust.core.network.functional import Buffers, Params
@@ -23,7 +18,7 @@ from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import open_sink
 from funcrobust.running.budget import SAMPLE, Budget, measure_seconds, update_seconds
-from funcrobust.running.classifier import CHECKPOINT_FILE, save_checkpoint
+from funcrobust.running.classifier import save_checkpoint
 from funcrobust.running.collapse import Record
 from funcrobust.running.config import as_command
 from funcrobust.running.dataset import (
@@ -33,12 +28,13 @@ from funcrobust.running.dataset import (
     load_data,
     which_test_images,
 )
-from funcrobust.running.holding import Held, Result, conclude, hold
+from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is_next
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import maybe_compile, pick_device, pick_precision
 from funcrobust.running.measuring import evaluating, measure
 from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
+from funcrobust.running.run_report import RunReport
 from funcrobust.running.state import Kept
 from funcrobust.running.threat import pick_ball
 
@@ -69,6 +65,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     reporter.attach(run.file("console.log"))
     work = Work(options, training, dataset, run, reporter)
     wanted = device.type == "cuda" if options.compile is None else options.compile
+    report = RunReport(run, options, training.steps, reporter)
     kept = Kept(work.card(""))
     plan = Plan(
         update=training.update(partial(maybe_compile, wanted=wanted, reporter=reporter)),
@@ -80,13 +77,15 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
         watched=0 if options.attack == "none" else len(work.watched["train"].y),
         save_every=options.save_every,
         kept=kept,
+        report=report.renew,
     )
     log = options.log if processes().first else "none"
     outcome = drive(plan, position, run, reporter, open_sink(log, run, "cure-train"))
-    left = cache(partial(evaluated, training, outcome.state))
+    left = cache(partial(work.kept, outcome.state))
     return conclude(
         run, outcome.status, outcome.position, reporter, kept,
         save=lambda: work.save(outcome, *left()), finish=lambda: work.finish(outcome, *left()),
+        report=report,
     )  # fmt: skip
 
 
@@ -160,7 +159,7 @@ class Work:
     def examine(self, _: int, state: State) -> Record:
         """Measure, on training and on test images, what would be kept of the state."""
         training = self.training
-        params, buffers = evaluated(training, state)
+        params, buffers = self.kept(state)
         predict = evaluating(training.model, buffers, training.dtype)
         record: Record = {"lr": float(training.rate(state.step))}
         for split, images in self.watched.items():
@@ -170,6 +169,12 @@ class Work:
             )  # fmt: skip
             record |= {f"{split}_{name}": value for name, value in found.items()}
         return record
+
+    def kept(self, state: State) -> tuple[Params, Buffers]:
+        """Return what would be kept of the state; with a bar, for it takes seconds."""
+        batches = CALIBRATION if state.average else 0
+        with self.reporter.track("batch-norm statistics", batches, unit="batch") as bar:
+            return evaluated(self.training, state, bar.advance)
 
     def notes(self, outcome: Outcome) -> str:
         """Say how it ended."""
@@ -196,7 +201,7 @@ class Work:
         )  # fmt: skip
         figures = {
             "clean": found["clean"], f"pgd{steps}": found["robust"], "worst": found["worst"],
-            "seconds": seconds,
+            "seconds": round(seconds, 3),
         }  # fmt: skip
         notes = (
             f"{self.notes(outcome)}; figures on {which}; worst: under PGD-{steps} and then sharp "
@@ -212,8 +217,7 @@ class Work:
             ("clean", f"PGD-{steps}", f"and sharp PGD-{steps}", "training"),
             [(*(f"{share:.1%}" for share in found.values()), f"{seconds:.0f} s")],
         )
-        reporter.say(f"checkpoint  {run.file(CHECKPOINT_FILE)}")
-        reporter.say(f"pictures    {run.file('curves.png')}  {run.file('adversarial.png')}")
+        say_what_is_next(run, reporter, "evaluate {run}", "psi-train --checkpoint {run}")
         return figures
 
     def card(self, notes: str) -> Card:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt
@@ -15,12 +14,11 @@ from funcrobust.running.options import (
     Choices,
     Count,
     Flag,
-    Spelled,
     Where,
     only_with,
     unless,
 )
-from funcrobust.running.places import CheckpointName, Output
+from funcrobust.running.places import AUTO, CheckpointName, Output, Page
 
 CLIMBING = ("sharp-pgd", "pgd", "apgd-ce", "apgd-dlr", "apgd-t")
 """Attacks that an evaluation alone has: they stop at the first image that fools the network."""
@@ -34,14 +32,6 @@ TARGETED = ("sharp-pgd", "pgd", "apgd-ce", "apgd-t")
 
 ONCE = ("apgd-t", "square")
 """Attacks without restarts: toward each class in turn, and without a gradient."""
-
-AUTO = Path("auto")
-"""See `Evaluate.page`."""
-
-
-def _require_html(text: str) -> None:
-    if text != str(AUTO) and not text.lower().endswith(".html"):
-        raise FuncrobustError(f"--page must name a .html file, got {text}")
 
 
 def attack_names() -> tuple[str, ...]:
@@ -91,9 +81,7 @@ class Evaluate(Figures, Images, Machine):
     save: Output | None = None
     """Keep what fools the network in FILE.safetensors; an evaluation that was interrupted goes on
     from there when it is asked for again."""
-    page: Annotated[
-        Output | None, Flag(off="--no-page"), Where(), Spelled(_require_html), unless(target=...)
-    ] = AUTO
+    page: Annotated[Page | None, Flag(off="--no-page"), Where(), unless(target=...)] = AUTO
     """Write a page there; auto is evaluation.html in the run folder, or else here, and none with
     --json -."""
 
@@ -106,5 +94,5 @@ class Evaluate(Figures, Images, Machine):
     @property
     def paged(self) -> bool:
         """Whether a page is to be written."""
-        asked = self.page is not None and not (self.quiet and self.page == AUTO)
+        asked = self.page is not None and not (self.prints_figures and self.page == AUTO)
         return asked and self.target is None  # a page is about accuracy

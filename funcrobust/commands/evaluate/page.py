@@ -6,13 +6,15 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from funcrobust.checkpoints import Card
-from funcrobust.commands.evaluate.options import AUTO, Evaluate
+from funcrobust.commands.cure_train import CureTrain
+from funcrobust.commands.evaluate.options import Evaluate
+from funcrobust.commands.psi_train import PsiTrain
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation import Run
 from funcrobust.core.evaluation.checks import Case
@@ -23,10 +25,14 @@ from funcrobust.environment import device_name, own_version
 from funcrobust.report import page as report
 from funcrobust.report.console import Reporter
 from funcrobust.report.plots.images import change_row
-from funcrobust.report.runs import CONFIG
+from funcrobust.report.records import write_json
+from funcrobust.report.run_page import VERDICTS
+from funcrobust.report.runs import CONFIG, RunFolder
 from funcrobust.running.classifier import CHECKPOINT_FILE, Classifier
 from funcrobust.running.config import as_command
 from funcrobust.running.options import written_number
+from funcrobust.running.places import AUTO
+from funcrobust.running.run_report import EVALUATION, own_file, renew
 
 FILE = "evaluation.html"
 
@@ -42,10 +48,6 @@ MEANING = {
     "tried.",
 }
 """What a verdict means; see `core.evaluation.verdict`."""
-
-MARKS: dict[str | None, Literal["good", "open", "bad", "none"]] = {
-    "invalid": "bad", "suspicious": "bad", "upper bound": "open", "holds": "good", None: "none",
-}  # fmt: skip
 
 CURVE_STEPS = 20
 """Steps at each radius."""
@@ -117,16 +119,33 @@ def leave(
             raise
         reporter.warn(f"{error}; or use --page FILE.html")
         return
+    if (folder := _own_folder(classifier)) is not None and path == folder / FILE:
+        _tell(folder, figures, reporter)
     reporter.say(f"page: {path}")
+
+
+def _tell(folder: Path, figures: dict[str, Any], reporter: Reporter) -> None:
+    """Leave the figures in a run folder, for the run's own page and the table of all runs."""
+    try:
+        run = RunFolder.open(folder)
+        write_json(own_file(run, EVALUATION), figures)
+        renew(run, (CureTrain, PsiTrain))
+    except FuncrobustError as error:
+        reporter.warn(str(error))
 
 
 def where(options: Evaluate, classifier: Classifier) -> Path:
     """Return where the page goes: where it was said, or into the run folder, or here."""
     if options.page is not None and options.page != AUTO:
         return options.page
+    return (_own_folder(classifier) or Path()) / FILE
+
+
+def _own_folder(classifier: Classifier) -> Path | None:
+    """Return the folder of the run that a classifier is of."""
     file = classifier.file
     in_a_run = file.name == CHECKPOINT_FILE and (file.parent / CONFIG).is_file()
-    return file.parent / FILE if in_a_run else Path(FILE)
+    return file.parent if in_a_run else None
 
 
 def compose(
@@ -142,7 +161,7 @@ def compose(
     return report.Page(
         title=f"Evaluation of {classifier.label} against {_threat(figures)}",
         meaning=MEANING[word].format(robust=report.percent(figures["robust"])),
-        verdict=word or "no verdict", because=because, mark=MARKS[word],
+        verdict=word or "no verdict", because=because, mark=VERDICTS[word],
         shares=[report.Share(name, value, *bounds) for name, value, bounds in shares],
         shares_note=f"{_which(figures)}{in_turn}. Whiskers: exact binomial 95 % intervals.",
         facts=_facts(options, classifier, figures),

@@ -94,7 +94,7 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     asked = not targeted and (options.paged or options.json_file is not None)
     curves = page.measure_curves(case, reporter) if asked else None
     figures = {
-        **settings, **found, "seconds": seconds,
+        **settings, **found, "seconds": round(seconds, 3),
         "checks": [check._asdict() for check in checks],
         "verdict": judged.word if judged else None,
         "because": list(judged.because) if judged else [],

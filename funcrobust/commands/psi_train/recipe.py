@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 import torch
@@ -27,7 +28,6 @@ from funcrobust.report.console import Reporter
 from funcrobust.report.sinks import open_sink
 from funcrobust.running.budget import SAMPLE, Budget, measure_seconds, update_seconds
 from funcrobust.running.classifier import (
-    CHECKPOINT_FILE,
     STRONGEST,
     default_checkpoint,
     load_classifier,
@@ -36,7 +36,7 @@ from funcrobust.running.classifier import (
 from funcrobust.running.collapse import Record
 from funcrobust.running.config import as_command
 from funcrobust.running.dataset import chosen_test_images, load_known, which_test_images
-from funcrobust.running.holding import Held, Result, conclude, hold
+from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is_next
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import (
     maybe_compile,
@@ -47,6 +47,7 @@ from funcrobust.running.machine import (
 from funcrobust.running.measuring import evaluating
 from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
+from funcrobust.running.run_report import RunReport
 from funcrobust.running.state import Kept
 
 RECORDS = 10
@@ -95,6 +96,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     update = maybe_compile(
         update, state=state, batch=batch, wanted=bool(options.compile), reporter=reporter
     )
+    report = RunReport(run, options, options.updates, reporter)
     kept = Kept(_card(work, ""), left_out=(STARTS,))
     plan = Plan(
         update=update,
@@ -107,6 +109,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
         examine=lambda part, state: _examine(work, part, state),
         save_every=options.save_every,
         kept=kept,
+        report=report.renew,
     )
     log = options.log if processes().first else "none"
     outcome = drive(plan, position, run, reporter, open_sink(log, run, "psi-train"))
@@ -115,6 +118,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
         run, outcome.status, outcome.position, reporter, kept,
         save=lambda: _save(work, outcome, card),
         finish=lambda: _finish(work, outcome, before, card),
+        report=report,
     )  # fmt: skip
 
 
@@ -209,6 +213,7 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float], new: Card) -
         ],
     )  # fmt: skip
     change = after["drift"] / before["drift"] - 1 if before["drift"] else 0.0
-    reporter.say(f"held-out drift {change:+.1%}; checkpoint {run.file(CHECKPOINT_FILE)}")
-    reporter.say(f"pictures  {run.file('before_after.png')}  {run.file('curves.png')}")
+    reporter.say(f"held-out drift {change:+.1%}")
+    begun = options.checkpoint or default_checkpoint(STRONGEST)
+    say_what_is_next(run, reporter, "evaluate {run}", f"generate {shlex.quote(begun)} {{run}}")
     return {f"{k}_before": v for k, v in before.items()} | after

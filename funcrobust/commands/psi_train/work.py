@@ -26,6 +26,7 @@ from funcrobust.core.randomness import generator
 from funcrobust.core.tasks import psnr
 from funcrobust.core.training.updates import State, averaged
 from funcrobust.report.console import Reporter
+from funcrobust.report.records import shortest
 from funcrobust.report.runs import RunFolder
 from funcrobust.running.collapse import Record
 from funcrobust.running.dataset import Chosen, chosen_test_images, first_of_each_class
@@ -127,6 +128,7 @@ class Work:
             first = {f"{name}{suffix}": value for name, value in measured.items()}
             at_0 = {"heldout_drift": measured["drift"], "clean": measured["clean"]}
             self.run.log({"epoch": 0, "step": 0, **at_0, **first})
+            first = shortest(first)  # as a resumed run reads it
         return {k.removesuffix(suffix): v for k, v in first.items() if k.endswith(suffix)}
 
     @property

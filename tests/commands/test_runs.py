@@ -1,0 +1,192 @@
+"""``runs``: a table in which a broken folder is one line, and two runs beside each other."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from pages import CHROMIUM, Seen, require_self_contained, require_shown_well
+from PIL import Image
+from problems import run_cli
+
+from funcrobust import data
+
+HOSTILE = "<script>\"'\n\x1b[1m&"
+
+
+@pytest.fixture(scope="module")
+def folder(digits_run, tmp_path_factory):
+    """A run, one like it with other options and no result, and what is no run."""
+    out = tmp_path_factory.mktemp("runs")
+    for name in ("one", "two"):
+        shutil.copytree(digits_run[0], out / name)
+    (out / "two" / "result.json").unlink()
+    config = out / "two" / "config.json"
+    record = json.loads(config.read_text())
+    record["options"] |= {"h": 1.25, "seed": 9}
+    config.write_text(json.dumps(record | {"created": "2001-02-03T04:05:06+00:00"}))
+    records = (out / "two" / "metrics.jsonl").read_text().splitlines()
+    (out / "two" / "metrics.jsonl").write_text("\n".join(records[:3]) + "\n")
+    (out / "notes").mkdir()
+    (out / ".run.tmp").mkdir()
+    (out / ".run.tmp" / "config.json").write_text("{")
+    return out
+
+
+BROKEN = {
+    "empty": b"", "deep": b"[" * 50_000, "binary": b"\xff\xfe", "no options": b"{}",
+    "hostile": json.dumps({"options": {"dataset": HOSTILE}, "command": 3, "created": []}).encode(),
+}  # fmt: skip
+
+
+def test_a_table_of_all(folder, tmp_path):
+    out = tmp_path / "runs"
+    shutil.copytree(folder, out)
+    for name, content in BROKEN.items():
+        (out / name).mkdir()
+        (out / name / "config.json").write_bytes(content)
+    shutil.copytree(folder / "one", out / "damaged")
+    (out / "damaged" / "metrics.jsonl").write_text("{\n{}\n")
+    done = run_cli("runs", "--out", str(out), "--json", str(tmp_path / "found.json"))
+    assert done.returncode == 0, done.stderr
+    title, header, _, *rows = done.stdout.splitlines()
+    assert title == f"8 runs in {out}"
+    assert header.split() == [
+        "run", "command", "dataset", "clean", "robust", "state", "date",
+    ], "no column that none has"  # fmt: skip
+    lines = {row[: row.index("  ")].strip(): row for row in rows if not row.startswith("warning")}
+    figures = json.loads((folder / "one" / "result.json").read_text())["metrics"]
+    for text in ("cure-train", "digits", f"{figures['clean']:.1%}", f"{figures['worst']:.1%}"):
+        assert text in lines["one"]
+    assert "unfinished" in lines["two"]
+    assert "02-03 04:05" in lines["two"]
+    broken = [*set(BROKEN) - {"hostile"}, "damaged"]
+    assert all("broken" in lines[name] for name in broken)
+    assert "\x1b" not in done.stdout
+    assert len([row for row in rows if row.startswith("warning")]) == len(broken)
+    found = {run["name"]: run for run in json.loads((tmp_path / "found.json").read_text())["runs"]}
+    assert set(found) == {"one", "two", "damaged", *BROKEN}
+    assert found["one"]["clean"] == figures["clean"]
+    assert found["two"]["robust"] == json.loads(
+        (folder / "two" / "metrics.jsonl").read_text().splitlines()[-1]
+    )["test_worst"]  # fmt: skip
+    assert all(found[name]["error"] for name in broken)
+    assert next(run["name"] for run in found.values() if run["date"]) == "two", "the oldest first"
+
+
+def test_none_and_json_alone(folder, tmp_path):
+    none = run_cli("runs", "--out", str(tmp_path / "nowhere"))
+    assert (none.returncode, none.stdout.count("\n")) == (0, 1)
+    assert "no runs in" in none.stdout
+    piped = run_cli("runs", "--out", str(folder), "--json", "-")
+    assert [run["name"] for run in json.loads(piped.stdout)["runs"]] == ["two", "one"]
+
+
+@pytest.fixture(scope="module")
+def compared(folder, tmp_path_factory):
+    here = tmp_path_factory.mktemp("here")
+    done = run_cli("runs", "one", str(folder / "two"), "--out", str(folder), cwd=here)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, (here / "comparison.html").read_text(encoding="utf-8"), here
+
+
+def test_two_are_compared_in_tables(compared):
+    said, *_ = compared
+    options = said[said.index("options that differ") :].splitlines()
+    assert [line.split() for line in options[3:5]] == [
+        ["--seed", "0", "9"], ["--h", "3", "1.25"],
+    ]  # fmt: skip
+    assert re.search(r"clean +\d+\.\d % +–", said)
+    assert said.splitlines()[-1] == "page: comparison.html"
+
+
+def test_and_on_a_page(compared, folder):
+    seen = require_self_contained(compared[1])
+    at = -1
+    for part in ("one and two", "Figures", "--seed", "Curves", "The same test images under both",
+                 "Pictures of one", "Pictures of two", "To repeat it"):  # fmt: skip
+        at = seen.text.find(part, at + 1)
+        assert at >= 0, f"{part} is not there, or not in its place"
+    both = [svg["aria-label"] for svg in seen.all("svg") if "aria-label" in svg]
+    loss = next(label for label in both if label.startswith("loss"))
+    ends = [
+        json.loads((folder / name / "metrics.jsonl").read_text().splitlines()[-1])
+        for name in ("one", "two")
+    ]
+    assert loss == "loss" + "".join(
+        f"; {name}: {end['loss']:.4g} at update {end['step']:g}"
+        for name, end in zip(("one", "two"), ends, strict=True)
+    )
+
+
+def test_the_images_are_the_first_of_each_class_and_the_same_under_both(compared):
+    digits = data.load("digits")
+    first = [int((digits.y_test == c).nonzero()[0, 0]) for c in range(10)]
+    wanted = [digits.x_test[i, 0].numpy() for i in first]
+    clean = [i for i in Seen(compared[1]).all("img") if i["alt"].endswith(", clean")]
+    shown = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))))
+        for image in clean
+    ]
+    assert len(shown) == 20
+    for i, image in enumerate(shown):
+        assert np.array_equal(image, wanted[i // 2])
+    attacked = [i["src"] for i in Seen(compared[1]).all("img") if "attacked by way of" in i["alt"]]
+    assert attacked[::2] == attacked[1::2], "of one network twice"
+    assert not set(attacked) & {i["src"] for i in clean}
+
+
+def test_a_page_that_was_there_is_replaced_and_that_is_said(folder, compared):
+    again = run_cli("runs", "one", "two", "--out", str(folder), "--no-images", cwd=compared[2])
+    assert again.stdout.splitlines()[-1] == "page: comparison.html, in place of the one before"
+    text = (compared[2] / "comparison.html").read_text(encoding="utf-8")
+    assert "They were left out." in require_self_contained(text).text
+
+
+def test_a_network_that_cannot_be_loaded_leaves_the_rest(folder, tmp_path):
+    shutil.copytree(folder / "one", tmp_path / "bare")
+    for path in tmp_path.glob("bare/*.safetensors"):
+        path.unlink()
+    done = run_cli("runs", str(folder / "one"), str(tmp_path / "bare"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warning: no images" in done.stdout
+    assert "no option differs" in done.stdout
+    assert "They cannot be shown" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
+
+
+def test_a_place_that_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run_cli("runs", "--out", str(tmp_path / "file"))
+    assert done.returncode == 2
+    assert f"cannot read {tmp_path / 'file'}: Not a directory" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("one",), "runs compares two, got 1"),
+        (("one", "two", "one"), "runs compares two, got 3"),
+        (("one", "tow"), "no run 'tow' (did you mean 'two'?)"),
+        (("one", "one"), "the same run twice"),
+        (("one", "notes"), "is not a run folder"),
+        (("--no-images",), "--images does nothing here"),
+        (("--page", "a.html"), "--page does nothing here: it needs FOLDERS"),
+        (("one", "two", "--page", "a.txt"), "--page must name a .html file"),
+        (("one", "two", "--no-page", "--no-images"), "do nothing here: they are about the page"),
+    ],
+)
+def test_what_is_refused(folder, words, said):
+    done = run_cli("runs", *words, "--out", str(folder))
+    assert done.returncode == 2, done.stdout
+    assert said in done.stderr
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH, nor named by CHROMIUM")
+@pytest.mark.parametrize(("width", "dark"), [(360, True), (1280, False)])
+def test_a_browser_shows_it_without_scrolling_sideways(compared, tmp_path, width, dark):
+    require_shown_well(compared[1], tmp_path, width, dark)
