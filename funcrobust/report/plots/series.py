@@ -224,10 +224,13 @@ def lines(
         _tick_at_wholes(axes, [place for points in series.values() for place, _ in points])
         axes.set(xlabel=x, ylabel=label)
         axes.set_ylim(bottom=0)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5,
+    widest = max((len(name) for series in panels.values() for name in series), default=1)
+    columns = int(5.2 * across / (0.6 + 0.075 * widest))  # inches: a line, and the text at 9 points
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center",
+                  ncols=max(1, min(5, columns)),
                   fontsize=9, frameon=False)  # fmt: skip
     if title:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(textwrap.fill(title, 60 * across), fontsize=12)
     save(figure, path)
 
 
