@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from funcrobust.commands import apply, cure_train, evaluate, psi_train
 from funcrobust.running.groups import Machine
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Demo(Machine):
     """Demo."""
 
+    dataset: Literal["cifar10", "digits"] | None = None
+    """Left out: CIFAR-10, or scikit-learn's 8x8 digits where that is out of reach."""
     out: Folder = Path("runs")
     """Where its run folders go."""
 
@@ -34,9 +36,9 @@ QUICK = 1000
 def run(options: Demo, reporter: Reporter) -> Result:
     """Data, cure-train, psi-train, evaluate, generate; end with the table and the files.
 
-    On CIFAR-10, or on the embedded digits if it is out of reach.
+    On the data asked for: else on CIFAR-10, or on the embedded digits if it is out of reach.
     """
-    dataset = _reachable_dataset(reporter)
+    dataset = options.dataset or _reachable_dataset(reporter)
     shared: dict[str, Any] = {
         "dataset": dataset, "out": options.out, "seed": options.seed, "device": options.device,
     }  # fmt: skip
