@@ -27,9 +27,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 PARTS = (
-    "tests/core", "tests/models", "tests/report", "tests/checkpoints/test_format.py",
-    "tests/checkpoints/test_loading.py", "tests/checkpoints/test_export.py",
-    "tests/data/test_own_files.py", "tests/running/test_options.py", "tests/test_cli.py",
+    "tests/core/test_updates.py", "tests/core/test_cure.py", "tests/models/test_families.py",
+    "tests/checkpoints/test_format.py", "tests/checkpoints/test_loading.py",
+    "tests/checkpoints/test_export.py", "tests/data/test_own_files.py",
+    "tests/running/test_options.py", "tests/report", "tests/test_cli.py",
+    # It plays a clone that is not installed, and this is none.
+    "--deselect", "tests/test_cli.py::test_version",
 )  # fmt: skip
 """Of the suite, for the oldest versions: what each dependency is used for, without training."""
 EXTRAS = {
@@ -114,10 +117,10 @@ def install(wheel: Path, python: str, folder: Path, *, lowest: bool) -> Path:
         oldest = folder / "lowest.txt"
         run(
             uv, "pip", "compile", "--quiet", "--resolution", "lowest-direct", "--python", python,
-            "--extra", "oracles", ROOT / "pyproject.toml", "--output-file", oldest, cwd=folder,
+            ROOT / "pyproject.toml", "--output-file", oldest, cwd=folder,
         )  # fmt: skip
-        tools = [f"{name}>=0" for name in ("pytest", "pytest-xdist", "pytest-randomly")]
-        run(*pip, "-r", oldest, wheel, *tools, "hypothesis", "nbclient", "nbformat", cwd=folder)
+        tools = ("pytest", "pytest-xdist", "pytest-randomly", "hypothesis")
+        run(*pip, "-r", oldest, wheel, *tools, cwd=folder)
     else:
         run(*pip, "-c", ROOT / "constraints.txt", wheel, cwd=folder)
     size = sum(p.lstat().st_size for p in place.rglob("*") if not p.is_dir())
