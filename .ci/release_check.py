@@ -39,22 +39,15 @@ EXTRAS = {
     "denoising": ["apply", "denoising", "RUN", "--examples", "4"],
     "minimum-norm": ["minimum-norm", "RUN", "--examples", "4"],
     "autoattack": [
-        "evaluate",
-        "RUN",
-        "--constraint",
-        "l2",
-        "--epsilon",
-        "0.5",
-        "--autoattack",
-        "--examples",
-        "4",
+        "evaluate", "RUN", "--constraint", "l2", "--epsilon", "0.5", "--autoattack",
+        "--examples", "4",
     ],
     "study": ["apply", "sketch", "RUN", "--judge", "inception", "--examples", "4"],
     "robustbench": ["evaluate", "robustbench:Carmon2019Unlabeled", "--examples", "4"],
     "corruptions": ["corruptions", "cifar10-linf-tiny", "--examples", "4"],
     "wandb": ["cure-train", "--dataset", "digits", "--epochs", "1", "--log", "wandb"],
     "tensorboard": ["cure-train", "--dataset", "digits", "--epochs", "1", "--log", "tensorboard"],
-}
+}  # fmt: skip
 """What is asked for without its extra, and must end in one line that names it."""
 
 
