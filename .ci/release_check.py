@@ -46,9 +46,11 @@ EXTRAS = {
     "robustbench": ["evaluate", "robustbench:Carmon2019Unlabeled", "--examples", "4"],
     "corruptions": ["corruptions", "cifar10-linf-tiny", "--examples", "4"],
     "wandb": ["cure-train", "--dataset", "digits", "--epochs", "1", "--log", "wandb"],
-    "tensorboard": ["cure-train", "--dataset", "digits", "--epochs", "1", "--log", "tensorboard"],
 }  # fmt: skip
-"""What is asked for without its extra, and must end in one line that names it."""
+"""What is asked for without its extra, and must end in one line that names it.
+
+Not tensorboard: robustness brings tensorboardX.
+"""
 
 
 def run(*words: object, cwd: Path, may_fail: bool = False) -> subprocess.CompletedProcess[str]:
