@@ -1,13 +1,16 @@
 # make demo: from an empty folder to a trained, evaluated, visualised robust classifier
 # make test: the whole test suite, with lint, types and the import contract
 # make docs: the site, in build/site: its tutorials run, its links are checked
+
+# make release-check: the wheel, installed elsewhere with a Python of your choice, and used there;
+#            then with the oldest versions allowed (5 GB of disk while it lasts)
 # make test-settings: the suite again and again, under processors and orders that others may have
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-settings docs lint install clean
+.PHONY: demo test test-settings docs release-check lint install clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -43,6 +46,13 @@ test-settings: $(VENV)/.test
 docs: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python website/build.py
 
+# PYTHONS="python3.11 python3.13" make release-check
+PYTHONS ?= $(PYTHON)
+
+release-check: $(VENV)/.release
+	for python in $(PYTHONS); do $(BIN)/python .ci/release_check.py --python $$python || exit 1; done
+	$(BIN)/python .ci/release_check.py --python $(firstword $(PYTHONS)) --lowest
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,13 +61,22 @@ lint: $(VENV)/.test
 
 install: $(VENV)/.demo
 
-# Two stamps: the demo does without the test tools. Each is renewed when what it installs changes.
+# uv takes half a minute where pip takes minutes. What pip alone is configured for, pip then gets.
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; \
+  $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable $(1) \
+  || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable $(1)
+
+# Three stamps: the demo does without the test tools. Each is renewed when what it installs changes.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(call INSTALL,.)
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(call INSTALL,".[test]")
+	touch $@ $(VENV)/.demo
+
+$(VENV)/.release: pyproject.toml constraints.txt | $(BIN)/python
+	$(call INSTALL,".[release]")
 	touch $@ $(VENV)/.demo
 
 $(BIN)/python:

@@ -4,12 +4,16 @@ Every operator is a function of parameters, so ``vmap`` over a leading axis make
 networks: the update itself, PGD, CURE, ψ. No loop, and no class for ensembles.
 """
 
+import sys
+
 import torch
 from torch import nn
 from torch.func import stack_module_state, vmap
 
 import funcrobust as fr
 from funcrobust import data
+from funcrobust.files import place_of
+from funcrobust.report import plots
 
 MEMBERS, UPDATES = 4, 150
 
@@ -21,9 +25,9 @@ def network(seed: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 10))
 
 
-def main() -> None:
+def main(named: str | None = None) -> None:
     """Train four members with one update function, and attack them one by one and together."""
-    digits = data.load("digits")
+    png, digits = place_of(named, "ensemble.png"), data.load("digits")
     members = [network(seed) for seed in range(MEMBERS)]
     model = fr.functionalize(members[0])
     params, _ = stack_module_state(members)  # every tensor has a leading axis of MEMBERS
@@ -49,13 +53,22 @@ def main() -> None:
 
     each = vmap(pgd, in_dims=(0, None, None))(params, x, y)  # (MEMBERS, B, 1, 8, 8)
     together = fr.pgd(fr.cross_entropy(of_all), ball, step_size=0.025, steps=5)
+    on_all = together(params, x, y)
     print("member by member under PGD on itself:", end=" ")
     print(*(accuracy(z) for z in vmap(model.predict)(params, each)))
     print(f"the ensemble, clean                 : {accuracy(of_all(params, x))}")
-    print(
-        f"the ensemble, PGD on all at once    : {accuracy(of_all(params, together(params, x, y)))}"
-    )
+    held = accuracy(of_all(params, on_all))
+    print(f"the ensemble, PGD on all at once    : {held}")
+    change, factor = plots.change_row(x[:10], on_all[:10])
+    alone = ((f"PGD on member {i} ×{factor:g}", each[i]) for i in range(MEMBERS))
+    rows = [(what, plots.change_row(x[:10], z[:10], factor)[0]) for what, z in alone]
+    plots.image_grid(
+        [("image", x[:10]), *rows, (f"PGD on all ×{factor:g}", change)], png,
+        title="Four networks, trained and attacked as one",
+        caption=f"They share their weaknesses: {held} withstand PGD on all at once.",
+    )  # fmt: skip
+    print(f"picture  {png}")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

@@ -4,11 +4,15 @@ What the loss is to be differentiated in belongs into params: the weight of the 
 along there, and ψ has an exact derivative in it, as it has in the network.
 """
 
+import sys
+
 import torch
 import torch.nn.functional as F
 
 import funcrobust as fr
 from funcrobust import checkpoints, data
+from funcrobust.files import place_of
+from funcrobust.report import plots
 
 
 def total_variation(x: torch.Tensor) -> torch.Tensor:
@@ -29,8 +33,9 @@ def smooth_margin(predict: fr.Predict, confidence: float) -> fr.Loss:
     return loss
 
 
-def main() -> None:
+def main(named: str | None = None) -> None:
     """Turn images into the next class, more or less smoothly; differentiate in the weight."""
+    png = place_of(named, "own_loss.png")
     module, _ = checkpoints.load("cifar10-linf-small")  # SiLU: smooth, as ψ's derivative wants it
     model = fr.functionalize(module.double())
     cifar = data.load("cifar10")
@@ -45,16 +50,23 @@ def main() -> None:
         return total_variation(made(weight, count=4)).mean()
 
     print(f"total variation of the images {total_variation(x).mean():.1f}")
+    rows = [("image", x[:10])]
     for weight in torch.tensor([0.0, 0.003, 0.01]):
         end = made(weight)
         reached = (model.predict(model.params, end).argmax(-1) == target).double().mean()
         roughness = total_variation(end).mean()
+        rows.append((f"weight {weight:.3f}: variation {roughness:.0f}", end[:10]))
         print(f"weight {weight:.3f}: target class {reached:.0%}, total variation {roughness:.1f}")
     weight, step = torch.tensor(0.003, dtype=torch.float64), 1e-7
     slope = torch.func.grad(variation)(weight)
     difference = (variation(weight + step) - variation(weight - step)) / (2 * step)
     print(f"its slope in the weight: {slope:.2f} through ψ, {difference:.2f} by difference")
+    plots.image_grid(
+        rows, png, column_labels=[cifar.class_names[c] for c in target[:10]],
+        title="Toward the class above, more and more smoothly",
+    )  # fmt: skip
+    print(f"picture  {png}")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

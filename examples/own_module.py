@@ -1,11 +1,15 @@
 """Your own nn.Module, batch norm and all: adversarial training with CURE, then an evaluation."""
 
+import sys
+
 import torch
 from torch import nn
 
 import funcrobust as fr
 from funcrobust import data
 from funcrobust.core import evaluation
+from funcrobust.files import place_of
+from funcrobust.report import plots
 
 
 class Net(nn.Module):
@@ -49,9 +53,9 @@ def train(model: fr.Functional, terms, attack: fr.Attack, digits: data.Dataset) 
     return state
 
 
-def main() -> None:
+def main(named: str | None = None) -> None:
     """Train the same network three ways and compare."""
-    digits = data.load("digits")
+    png, digits = place_of(named, "own_module.png"), data.load("digits")
     torch.manual_seed(0)
     model = fr.functionalize(Net())  # pure functions, and params and buffers as dicts
     ball = fr.linf(0.15)
@@ -62,13 +66,19 @@ def main() -> None:
         "adversarial + CURE": compose(attack, lam=0.5),
     }
     x, y = digits.x_test, digits.y_test
+    curves: dict[str, list[tuple[float, float]]] = {}
     for name, terms in compositions.items():
         end = train(model, terms, attack, digits)
         predict = model.with_buffers(end.buffers)  # evaluation mode, with the trained statistics
-        clean = evaluation.correct(predict, end.params, x, y)
-        held = evaluation.robust(predict, end.params, x, y, evaluation.Pgd(ball, 0.03))
-        print(f"{name:18s}  clean {clean.float().mean():.1%}  PGD-20 {held.float().mean():.1%}")
+        for radius in (0.0, 0.05, 0.1, 0.15, 0.2):
+            pgd = evaluation.Pgd(fr.linf(radius), step_size=radius / 5)
+            held = evaluation.robust(predict, end.params, x, y, pgd).double().mean().item()
+            curves.setdefault(name, []).append((radius, held))
+        (_, clean), *_, (_, robust), _ = curves[name]
+        print(f"{name:18s}  clean {clean:.1%}  PGD-20 {robust:.1%}")
+    plots.lines({"accuracy under PGD-20": curves}, png, x="L∞ radius", title="Trained at 0.15")
+    print(f"picture  {png}")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

@@ -1,10 +1,14 @@
 """Your own threat model, low-frequency L2 (Guo et al. 2019): to attack in, to take ∂ψ through."""
 
+import sys
+
 import torch
 
 import funcrobust as fr
 from funcrobust import checkpoints, data
 from funcrobust.core import evaluation
+from funcrobust.files import place_of
+from funcrobust.report import plots
 
 
 class LowFrequency:
@@ -34,18 +38,24 @@ class LowFrequency:
         return self.project(self.l2.sample(center, generator), center)
 
 
-def main() -> None:
+def main(named: str | None = None) -> None:
     """Attack in the ball, then hold ψ's derivative through it against a finite difference."""
+    png = place_of(named, "own_threat_model.png")
     module, _ = checkpoints.load("cifar10-linf-small")  # SiLU: with ReLU, ψ jumps as θ moves
     model = fr.functionalize(module.double())
     cifar = data.load("cifar10")
     x, y = data.as_float(cifar.x_test[:40]).double(), cifar.y_test[:40]
     loss, ball = fr.cross_entropy(model.predict), LowFrequency(radius=1.0, k=8, size=32)
+    rows = [("image", x[:8])]
     for name, threat in {"L2": fr.l2(1.0), "low-frequency L2": ball}.items():
         seen = fr.pgd(loss, threat, step_size=0.3, steps=6)(model.params, x, y)
         share = ball.low(seen - x).square().sum() / (seen - x).square().sum()
         held = evaluation.correct(model.predict, model.params, seen, y).double().mean()
+        change, factor = plots.change_row(x[:8], seen[:8])
+        rows.append((f"{name}, change ×{factor:g}: {share:.0%} of it low", change))
         print(f"{name}, radius 1: accuracy {held:.1%}, low-frequency energy {share:.1%}")
+    title = "PGD in L2, and in low-frequency L2 alone"
+    plots.image_grid(rows, png, title=title, caption="Gray is no change.")
     drift = fr.mean(fr.drift(fr.psi(loss, ball, step_size=0.1, steps=5, targeted=True)))
     x, y = x[:8], y[:8]
     grads = torch.func.grad(drift)(model.params, x, y)
@@ -53,7 +63,8 @@ def main() -> None:
     difference = (drift(ahead, x, y) - drift(behind, x, y)) / 2e-6
     exact = sum(g.square().sum() for g in grads.values())
     print(f"slope of ψ's drift along its gradient {exact:.8f}, by difference {difference:.8f}")
+    print(f"picture  {png}")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

@@ -4,11 +4,15 @@ Power iteration on the Jacobian J needs products alone: J v is a jvp, Jᵀu a vj
 one image, and vmap makes it one for a batch.
 """
 
+import sys
+
 import torch
 from torch.func import jacfwd, jvp, vjp, vmap
 
 import funcrobust as fr
 from funcrobust import checkpoints, data
+from funcrobust.files import place_of
+from funcrobust.report import plots
 
 
 def stretch(f, image: torch.Tensor, v: torch.Tensor, rounds: int) -> torch.Tensor:
@@ -27,8 +31,9 @@ def stretch(f, image: torch.Tensor, v: torch.Tensor, rounds: int) -> torch.Tenso
     return torch.stack([radius, w.norm().sqrt()])
 
 
-def main() -> None:
+def main(named: str | None = None) -> None:
     """Hold it against dense Jacobians on 8x8 crops, then measure whole images."""
+    png = place_of(named, "spectral_radius.png")
     module, _ = checkpoints.load("cifar10-linf-small")
     model = fr.functionalize(module)
     cifar = data.load("cifar10")
@@ -53,7 +58,16 @@ def main() -> None:
     rows = {"crops, dense": exact, "crops, power": found(crops, 40), "32x32 images": found(x, 10)}
     for what, pairs in rows.items():
         print(f"{what}:", *(f"{radius:.3f} {value:.3f};" for radius, value in pairs.tolist()))
+    estimates = {count: found(crops, count)[:, 1].tolist() for count in (4, 8, 16)}
+    estimates[40] = rows["crops, power"][:, 1].tolist()
+    curves = {}
+    for i, value in enumerate(exact[:, 1].tolist()):
+        curves[f"crop {i}, power"] = [(count, values[i]) for count, values in estimates.items()]
+        curves[f"crop {i}, dense"] = [(4, value), (40, value)]
+    label = "largest singular value of ∂ψ/∂x"
+    plots.lines({label: curves}, png, x="rounds of power iteration", title="How ψ stretches crops")
+    print(f"picture  {png}")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

@@ -37,6 +37,21 @@ def name_and_path(text: str, kind: str) -> tuple[str, Path | None]:
     return name, user_path(path) if path else None
 
 
+def place_of(named: str | Path | None, usual: str | Path, flag: str = "") -> Path:
+    """Return where a file goes: as named, or under its usual name if nothing is there yet.
+
+    What a person names may be replaced; what is written under a name that nobody gave replaces
+    nothing. Raises `FuncrobustError` where the usual name is taken; ``flag`` is how to give one.
+    """
+    if named is not None:
+        return user_path(named)
+    if os.path.lexists(usual):
+        raise FuncrobustError(
+            f"{usual} is there already: {flag}{usual} replaces it, {flag}OTHER leaves it be"
+        )
+    return Path(usual)
+
+
 def atomic_write(path: str | Path, data: bytes | str) -> None:
     """Write a file so that, whatever happens, it is either the old one or the whole new one.
 

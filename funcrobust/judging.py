@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, extra
 from funcrobust.core.images import as_float
 from funcrobust.models import head, representation
 
@@ -148,12 +148,8 @@ def precision_recall(real: Seen, made: Seen, *, neighbours: int = 3) -> tuple[fl
     reaches as far as its k-th neighbour of its own kind. Kynkäänniemi et al. 2019
     (arXiv:1904.06991), k = 3, as torch-fidelity computes it.
     """
-    try:
+    with extra("study", "precision and recall need torch-fidelity"):
         from torch_fidelity.metric_prc import prc_features_to_metric
-    except ImportError:
-        raise FuncrobustError(
-            "precision and recall need torch-fidelity: pip install funcrobust[study]"
-        ) from None
     _require(real, made, neighbours + 1)
     found = prc_features_to_metric(
         made.features, real.features, prc_neighborhood=neighbours, prc_batch_size=10_000,

@@ -179,6 +179,13 @@ def test_version(capsys, monkeypatch):
     assert f'version = "{funcrobust.__version__}"' in project, "from a clone that is not installed"
 
 
+def test_the_citation_and_the_changelog_know_the_version():
+    cited = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {funcrobust.__version__}\n" in cited
+    log = (ROOT / "CHANGELOG.md").read_text()
+    assert "\n## Unreleased\n" in log or f"\n## {funcrobust.__version__} " in log
+
+
 def test_as_a_module():
     command = [sys.executable, "-m", "funcrobust", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

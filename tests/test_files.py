@@ -20,8 +20,21 @@ from funcrobust.files import (
     also_named,
     atomic_write,
     clear_leftovers,
+    place_of,
     temporary_name,
 )
+
+
+def test_a_usual_name_replaces_nothing_and_a_given_one_may(tmp_path):
+    there, free = tmp_path / "a.png", tmp_path / "b.png"
+    there.write_text("mine")
+    assert place_of(None, free) == free
+    assert place_of(str(there), free) == there
+    with pytest.raises(FuncrobustError, match=r"a\.png is there already: --png .*a\.png replaces"):
+        place_of(None, there, flag="--png ")
+    free.symlink_to(tmp_path / "nowhere")  # a link is something, too
+    with pytest.raises(FuncrobustError, match="is there already"):
+        place_of(None, free)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -10,7 +10,7 @@ from annotated_types import Gt, Lt
 
 from funcrobust.running.groups import Figures, Images, Machine, Precision
 from funcrobust.running.options import Count, Weight
-from funcrobust.running.places import CheckpointName, Picture
+from funcrobust.running.places import CheckpointName, Picture, say_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +57,7 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
 
     sigma, n, n0, alpha = options.sigma, options.samples, options.choosing, options.alpha
     most = certification.largest_radius(sigma, n, alpha)
+    say_replaced(options.png, reporter)
     device = pick_device(options.device)
     name, card, _, model = load_classifier(
         options.checkpoint, device, reporter, model=options.model

@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.groups import Figures, Images, Machine, Precision
 from funcrobust.running.options import Choices, Flag, Lies, Where
-from funcrobust.running.places import CheckpointName, Picture, require_there
+from funcrobust.running.places import CheckpointName, Picture, require_there, say_replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +88,7 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     from funcrobust.running.machine import pick_device, pick_dtype
     from funcrobust.running.measuring import evaluating
 
+    say_replaced(options.png, reporter)
     device = pick_device(options.device)
     name, card, _, model = load_classifier(
         options.checkpoint, device, reporter, model=options.model

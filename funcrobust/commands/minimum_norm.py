@@ -10,7 +10,7 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.groups import Figures, Images, Machine, Precision, Radius
 from funcrobust.running.minimum_norm_names import ATTACKS, FOR_CONSTRAINT, passes
 from funcrobust.running.options import Choices, Count, Flag
-from funcrobust.running.places import CheckpointName, Picture
+from funcrobust.running.places import CheckpointName, Picture, say_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +68,7 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
     from funcrobust.running.measuring import evaluating
     from funcrobust.running.minimum_norm_attacks import minimum_norm_adversary
 
+    say_replaced(options.png, reporter)
     device = pick_device(options.device)
     classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
     card, model = classifier.card, classifier.model

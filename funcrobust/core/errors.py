@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class FuncrobustError(ValueError):
@@ -13,6 +14,30 @@ class FuncrobustError(ValueError):
     The command line prints the message and exits with code 2; Python callers may catch it
     as a ``ValueError``.
     """
+
+
+@contextmanager
+def extra(name: str, needed: str) -> Iterator[None]:
+    """Import optional libraries within: where one is missing, say how to get it.
+
+    >>> with extra("denoising", "non-local means needs scikit-image"):
+    ...     raise ImportError("No module named 'skimage'")
+    Traceback (most recent call last):
+    funcrobust.core.errors.FuncrobustError: non-local means needs scikit-image (No module named \
+'skimage'): pip install "funcrobust[denoising]"
+
+    Args:
+        name: the extra of this package that brings the libraries.
+        needed: what needs which of them.
+
+    Raises:
+        FuncrobustError: what is within raises an ImportError.
+    """
+    try:
+        yield
+    except ImportError as error:
+        why = f"{needed} ({one_line(error)})"
+        raise FuncrobustError(f'{why}: pip install "funcrobust[{name}]"') from error
 
 
 def require_finite(name: str, value: float, *, minimum: float = 0.0) -> float:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from funcrobust.core.errors import FuncrobustError, one_line, unknown_name
+from funcrobust.core.errors import FuncrobustError, extra, unknown_name
 from funcrobust.core.randomness import derive_seed
 from funcrobust.data.streaming.images import Streamed
 
@@ -103,13 +103,8 @@ def _pixels(images: Tensor) -> Array:
 
 @cache
 def _library() -> Any:
-    try:
+    with extra("corruptions", "corruptions need imagecorruptions-imaug"):
         from imagecorruptions import corruptions
-    except ImportError as error:
-        raise FuncrobustError(
-            f"corruptions need imagecorruptions-imaug ({one_line(error)}): "
-            "pip install funcrobust[corruptions]"
-        ) from error
     return corruptions
 
 

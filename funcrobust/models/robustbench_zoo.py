@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from funcrobust.core.errors import FuncrobustError, did_you_mean, one_line, unknown_name
+from funcrobust.core.errors import FuncrobustError, did_you_mean, extra, one_line, unknown_name
 from funcrobust.models.network import Network
 
 PREFIX = "robustbench:"
@@ -168,17 +168,14 @@ def _tables() -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
 
 def _import_zoo() -> ModuleType:
     name = "robustbench.model_zoo"
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of timm's about its own modules
-            try:
-                return importlib.import_module(name)
-            except ImportError:
-                return _import_beside_init(name)
-    except ImportError as error:
-        raise FuncrobustError(
-            f"{PREFIX}NAME needs the library robustbench ({one_line(error)}): "
-            "pip install funcrobust[robustbench]"
-        ) from error
+    with (
+        extra("robustbench", f"{PREFIX}NAME needs the library robustbench"),
+        warnings.catch_warnings(action="ignore"),  # of timm's about its own modules
+    ):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            return _import_beside_init(name)
 
 
 def _import_beside_init(name: str) -> ModuleType:

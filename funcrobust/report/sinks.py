@@ -6,7 +6,7 @@ import atexit
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, extra
 from funcrobust.report.runs import RunFolder
 
 Sink = Callable[[Mapping[str, Any]], None]
@@ -23,12 +23,8 @@ def open_sink(name: str, run: RunFolder, command: str) -> Sink:
     if name not in _OPENERS:
         known = ", ".join(["none", *_OPENERS])
         raise FuncrobustError(f"unknown --log {name!r}: use {known}")
-    try:
+    with extra(name, f"--log {name} needs its library"):
         return _OPENERS[name](run, command)
-    except ImportError:
-        raise FuncrobustError(
-            f"--log {name} needs a library that is not installed: pip install funcrobust[{name}]"
-        ) from None
 
 
 def _tensorboard(run: RunFolder, _: str) -> Sink:

@@ -20,7 +20,7 @@ from funcrobust.checkpoints import read_foreign
 from funcrobust.checkpoints.format import check_finite, parse, single_precision
 from funcrobust.checkpoints.loading import fill
 from funcrobust.checkpoints.locate import SUFFIX
-from funcrobust.core.errors import FuncrobustError, did_you_mean, one_line
+from funcrobust.core.errors import FuncrobustError, did_you_mean, extra, one_line
 from funcrobust.core.images import as_float
 from funcrobust.judging import Judge
 from funcrobust.models import Normalized
@@ -78,11 +78,9 @@ def inception(file: Path | None = None) -> Inception:
 
     Raises `FuncrobustError` where the library, the weights or the way to them is missing.
     """
-    try:
+    with extra("study", "the judge inception needs torch-fidelity"):
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
         from torch_fidelity.utils import create_feature_extractor
-    except ImportError:
-        raise _not_installed("inception", "torch-fidelity") from None
     weights = _fetched(URL_INCEPTION_V3) if file is None else read_foreign(file)
     # The library would unpickle a file freely. It gets a copy that we have written.
     copy = io.BytesIO()
@@ -125,11 +123,11 @@ def timm_features(name: str, file: Path | None = None) -> TimmFeatures:
     Raises `FuncrobustError` for an unknown name and where timm, the weights or the way to them is
     missing.
     """
-    with warnings.catch_warnings(action="ignore"):  # of timm's about torch
-        try:
-            import timm
-        except ImportError:
-            raise _not_installed(f"timm:{name}", "timm") from None
+    with (
+        warnings.catch_warnings(action="ignore"),  # of timm's about torch
+        extra("study", f"the judge timm:{name} needs timm"),
+    ):
+        import timm
     if not timm.is_model(name):
         raise FuncrobustError(
             f"timm has no network {name!r}{did_you_mean(name, timm.list_models())}: "
@@ -171,7 +169,3 @@ def _colours(x: Tensor) -> Tensor:
     if x.shape[1] not in CHANNELS:
         raise FuncrobustError(f"this judge takes images of 1 or 3 channels, got {x.shape[1]}")
     return x.expand(-1, 3, -1, -1)
-
-
-def _not_installed(judge: str, library: str) -> FuncrobustError:
-    return FuncrobustError(f"the judge {judge} needs {library}: pip install funcrobust[study]")

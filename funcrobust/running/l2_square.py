@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.balls.l2 import L2
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import extra
 from funcrobust.core.evaluation import Adversary, Run
 from funcrobust.core.network.functional import Params, Predict
 from funcrobust.core.randomness import derive_seed
@@ -49,9 +49,5 @@ def l2_square(ball: L2, *, queries: int = 5000) -> Adversary:
 
 
 def _module() -> Any:
-    try:
+    with extra("autoattack", "Square in an L2 ball comes from pyautoattack"):
         return import_module("pyautoattack.square")
-    except ImportError as error:
-        raise FuncrobustError(
-            "Square in an L2 ball comes from pyautoattack: pip install funcrobust[autoattack]"
-        ) from error

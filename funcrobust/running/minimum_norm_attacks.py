@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcrobust.core.errors import FuncrobustError, require_count
+from funcrobust.core.errors import extra, require_count
 from funcrobust.core.evaluation import Adversary, Run
 from funcrobust.core.evaluation.sigma_zero import sigma_zero
 from funcrobust.core.examples import flat
@@ -134,9 +134,5 @@ def _batched(attack: Any, bound: Callable[[int], int]) -> Adversary:
 
 
 def _module(name: str) -> Any:
-    try:
+    with extra("minimum-norm", "FMN, DDN and DeepFool come from foolbox"):
         return import_module(f"foolbox.{name}")
-    except ImportError as error:
-        raise FuncrobustError(
-            "FMN, DDN and DeepFool come from foolbox: pip install funcrobust[minimum-norm]"
-        ) from error

@@ -8,12 +8,16 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from funcrobust.core.errors import FuncrobustError, did_you_mean
+from funcrobust.files import place_of
 from funcrobust.reading import user_path
 from funcrobust.running.catalogue import files_in
 from funcrobust.running.options import Acts, Choices, Lies, Spelled, Vouched, Where
+
+if TYPE_CHECKING:
+    from funcrobust.report.console import Reporter
 
 # --- what a file may not choose ------------------------------------------------------------------
 
@@ -82,6 +86,22 @@ def require_writable(place: str | Path) -> None:
     if os.path.isdir(path):  # noqa: PTH112
         raise FuncrobustError(f"cannot write {place}: it is a folder, name a file in it")
     _require_room_for(path, os.path.exists(path))  # noqa: PTH110
+
+
+def picture_place(named: Path | None, usual: str, reporter: Reporter) -> Path:
+    """Return where a picture goes; say it if one that is there will be replaced.
+
+    Raises `FuncrobustError` if none is named and the usual name is taken.
+    """
+    png = place_of(named, usual, flag="--png ")
+    say_replaced(png, reporter)
+    return png
+
+
+def say_replaced(png: Path | None, reporter: Reporter) -> None:
+    """Say, before any work, that a picture which is there will be replaced."""
+    if png is not None and os.path.lexists(user_path(png)):
+        reporter.say(f"{png} is there already, and will be replaced")
 
 
 def require_folder(place: str | Path) -> None:

@@ -243,7 +243,7 @@ def test_without_the_library(monkeypatch):
     for name in [n for n in sys.modules if n.partition(".")[0] == "robustbench"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "robustbench", None)
-    with pytest.raises(fr.FuncrobustError, match=r"pip install funcrobust\[robustbench\]$"):
+    with pytest.raises(fr.FuncrobustError, match=r'pip install "funcrobust\[robustbench\]"$'):
         checkpoints.load("robustbench:Carmon2019Unlabeled")
 
 

@@ -85,7 +85,7 @@ def test_every_task_on_the_digits(digits_run, tmp_path, task):
 
 def test_how_a_network_that_restores_draws(restoring, tmp_path):
     """By its own steps, unless what belongs to others is asked for."""
-    common = ("--examples", "4", "--judge", "none")
+    common = ("--examples", "4", "--judge", "none", "--png", "drawn.png")
     said = {
         words: run_cli("apply", *words.split(), restoring, *common, cwd=tmp_path)
         for words in (
@@ -149,6 +149,60 @@ def test_an_image_of_ones_own(digits_run, tmp_path):
     Image.new("RGB", (40, 30), (200, 30, 30)).save(path)
     found = figures(digits_run, tmp_path, "sketch", image=(path,), to="3")
     assert found["ψ"]["judge agrees"] == 1.0
+
+
+def said(digits_run, folder, task, *paths, **options):
+    given = apply.Apply(
+        task=task, checkpoints=(str(digits_run[0]),), judge="none", image=paths, steps=1,
+        png=folder / "drawn.png", **options,
+    )  # fmt: skip
+    lines = []
+    with Reporter.silent() as reporter:
+        reporter.say = lines.append
+        apply.run(given, reporter)
+    return lines
+
+
+def test_what_is_seen_in_ones_own_image_and_where_it_goes(digits_run, tmp_path):
+    paths = tuple(tmp_path / f"{name}.png" for name in "ab")
+    for path, shade in zip(paths, (40, 200), strict=True):
+        Image.new("L", (8, 8), shade).save(path)
+    network, card = checkpoints.load(digits_run[0])
+    with torch.no_grad():
+        logits = network(pictures.read_images(paths, (1, 8, 8)))
+    shares, classes = logits.softmax(-1).max(-1)
+    for to, after in ((None, "--to CLASS names another"), ("3", "as asked")):
+        lines = said(digits_run, tmp_path, "sketch", *paths, to=to)
+        for path, share, seen in zip(paths, shares, classes, strict=True):
+            name = card.class_names[seen]
+            toward = to or name
+            assert (
+                f"{path}: the classifier sees {name} ({share:.0%}); ψ goes toward {toward}, {after}"
+                in lines
+            )
+    following = card.class_names[(int(classes[0]) + 1) % 10]
+    assert any(
+        f"ψ goes toward {following}," in line
+        for line in said(digits_run, tmp_path, "translation", paths[0])
+    )
+    assert not any("goes toward" in s for s in said(digits_run, tmp_path, "painting", *paths))
+
+
+@pytest.mark.parametrize("command", ["generate", "apply sketch"])
+def test_a_picture_is_not_replaced_unless_it_is_named(digits_run, tmp_path, command):
+    usual = {"generate": "generated.png", "apply sketch": "sketch.png"}[command]
+    more = ("--judge", "none", "--examples", "10") if "apply" in command else ()
+    words = (*command.split(), str(digits_run[0]), "--steps", "1", *more)
+    mine = tmp_path / usual
+    mine.write_text("mine")
+    refused = run_cli(*words, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert f"{usual} is there already: --png {usual} replaces it" in refused.stderr
+    assert mine.read_text() == "mine"
+    named = run_cli(*words, "--png", usual, cwd=tmp_path)
+    assert named.returncode == 0, named.stderr
+    assert f"{usual} is there already, and will be replaced" in named.stdout
+    assert mine.read_bytes().startswith(b"\x89PNG")
 
 
 def test_from_the_command_line(digits_run, tmp_path):

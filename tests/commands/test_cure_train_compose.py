@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import by_hand
 import pytest
@@ -18,6 +19,8 @@ from funcrobust.commands.cure_train.assemble import assemble, input_scale
 from funcrobust.commands.cure_train.compose import Composition, Growth, points_of, training_attack
 from funcrobust.commands.cure_train.options import CureTrain, attack_names, regularisers
 from funcrobust.commands.cure_train.presets import PRESETS
+from funcrobust.commands.cure_train.recipe import unsaid
+from funcrobust.running.options import options_of
 
 # --- the objective, against plain autograd ------------------------------------------------------
 
@@ -410,6 +413,25 @@ def test_every_preset_is_well_formed(preset):
     assert chosen.preset == preset
     assert chosen.model in models.names()
     assert chosen.precision in ("auto", "fp32", "bf16")
+
+
+def test_the_documents_command_without_its_preset_says_what_it_lacks():
+    said = {
+        "delta": "classic", "lr_schedule": "piecewise", "lr_max": 0.1, "lr_min": 0.0, "opt": "SGD",
+        "lam": 10.0, "h": 3.0, "epochs": 200,
+    }  # fmt: skip
+    more = unsaid(CureTrain.filled(said))
+    assert "--preset paper-long adds" in more
+    words = more.partition(" adds ")[2].split()
+    whole = CureTrain.filled({"preset": "paper-long"})
+    flags = {o.flag: (name, o) for name, o in options_of(CureTrain).items()}
+    pairs = zip(words[::2], words[1::2], strict=True)
+    added = {flags[flag][0]: flags[flag][1].read(value) for flag, value in pairs}
+    assert added["model"] == "preact-resnet18"
+    assert replace(CureTrain.filled(said | added), preset="paper-long", precision="bf16") == whole
+    for other in ({"preset": "paper-long"}, {"h": 2.0}, {"epochs": 30}):
+        assert unsaid(CureTrain.filled(said | other)) == ""
+    assert unsaid(CureTrain()) == ""
 
 
 def test_paper_long_is_the_documents_command():

@@ -103,5 +103,5 @@ def test_without_foolbox_one_line_says_what_to_install(digits_run, monkeypatch):
     for name in [n for n in sys.modules if n.split(".")[0] == "foolbox"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "foolbox", None)
-    with pytest.raises(fr.FuncrobustError, match=r"pip install funcrobust\[minimum-norm\]"):
+    with pytest.raises(fr.FuncrobustError, match=r'pip install "funcrobust\[minimum-norm\]"'):
         figures(digits_run)

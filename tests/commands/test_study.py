@@ -104,6 +104,28 @@ def test_seeds_and_judges(options):
     assert best[options.judges[0]] == best[second], "the same network sees the same"
 
 
+def test_few_images_are_compared_with_few(monkeypatch):
+    """As many real images as those that are made need; at 5000, all of CIFAR-10."""
+    x_train, x_test = torch.arange(50_000.0), torch.arange(10_000.0)
+
+    class Set:
+        def in_memory(self):
+            return x_train, x_test
+
+    def found(images):
+        return scores.compared(Set(), Study(images=images))
+
+    assert [len(x) for x in found(60)] == [2000, 2000]
+    assert [len(x) for x in found(1500)] == [15_000, 3000]
+    some = found(60)
+    for part, whole in zip(some, (x_train, x_test), strict=True):
+        assert torch.equal(part.unique(), part), "in their order, none twice"
+        assert part[-1] > 0.9 * len(whole), "from all of the set"
+    assert all(torch.equal(a, b) for a, b in zip(some, found(60), strict=True))
+    for part, whole in zip(found(5000), (x_train, x_test), strict=True):
+        assert torch.equal(part, whole)
+
+
 def test_what_a_mean_says():
     assert sheet.said([1.0]) == "1.00"
     assert sheet.said([1.0], 0.123) == "1.00 ± 0.12"

@@ -135,7 +135,7 @@ def test_applications_are_differentiable(problem, walk):
 
 def test_without_scikit_image_there_is_a_line_that_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.restoration", None)
-    with pytest.raises(fr.FuncrobustError, match=r"pip install funcrobust\[denoising\]"):
+    with pytest.raises(fr.FuncrobustError, match=r'pip install "funcrobust\[denoising\]"'):
         denoising.non_local_means(torch.rand(1, 1, 8, 8), 0.1)
 
 

@@ -224,5 +224,5 @@ def test_what_cannot_be_corrupted_is_refused(call, said):
 def test_says_what_to_install(monkeypatch):
     corruptions._library.cache_clear()
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
-    with pytest.raises(FuncrobustError, match=r"pip install funcrobust\[corruptions\]"):
+    with pytest.raises(FuncrobustError, match=r'pip install "funcrobust\[corruptions\]"'):
         corrupt(plain(1), "gaussian_noise", 1)

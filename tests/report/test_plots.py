@@ -127,6 +127,28 @@ def test_curves_draw_every_series_in_its_colour(tmp_path):
     assert count(picture, rgb(series_colour("curvature"))) == 0
 
 
+@pytest.mark.parametrize(
+    ("places", "whole"),
+    [([1], True), ([1, 2], True), ([0, 1, 2], True), (range(1, 8), True), ([0, 40], True),
+     ([500, 1000, 1001], True), ([0.0, 0.5, 1.0], False)],
+)  # fmt: skip
+def test_epochs_and_steps_tick_at_whole_numbers(monkeypatch, places, whole):
+    ticks = []
+
+    def keep(figure, _):
+        for axes in figure.axes:
+            low, high = axes.get_xlim()
+            ticks.append([tick for tick in axes.get_xticks() if low <= tick <= high])
+
+    monkeypatch.setattr(plots.series, "save", keep)
+    curves([{"epoch": e, "loss": 1.0} for e in places], "", panels={"loss": ["loss"]})
+    plots.lines({"loss": {"a": [(e, 1.0) for e in places], "b": [(1, 2.0)]}}, "", x="steps")
+    assert len(ticks) == 2
+    for each in ticks:
+        assert each
+        assert all(float(tick).is_integer() for tick in each) == whole
+
+
 def test_curves_of_nothing(tmp_path):
     curves([], tmp_path / "c.png", panels={"loss": ["loss"]})
     assert (tmp_path / "c.png").stat().st_size > 1000

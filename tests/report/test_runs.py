@@ -146,7 +146,7 @@ def test_wandb_gets_every_record(tmp_path, monkeypatch):
 def test_sinks_that_are_not_there(tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path, "psi-train", {})
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(FuncrobustError, match=r"pip install funcrobust\[wandb\]"):
+    with pytest.raises(FuncrobustError, match=r'pip install "funcrobust\[wandb\]"'):
         open_sink("wandb", run, "psi-train")
     with pytest.raises(FuncrobustError, match="unknown --log"):
         open_sink("paper", run, "psi-train")

@@ -252,7 +252,7 @@ def test_a_library_that_is_missing(monkeypatch, library):
         monkeypatch.setitem(sys.modules, name, None)
     build = {"timm": lambda: extractors.timm_features("resnet10t"),
              "torch_fidelity": extractors.inception}  # fmt: skip
-    with pytest.raises(fr.FuncrobustError, match=r"pip install funcrobust\[study\]"):
+    with pytest.raises(fr.FuncrobustError, match=r'pip install "funcrobust\[study\]"'):
         build[library]()
 
 

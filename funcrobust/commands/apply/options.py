@@ -62,7 +62,7 @@ class Apply(Figures, Images, Drawing, Machine):
     feature: Annotated[int, Ge(0), _tasks("feature")] | None = None
     """What painting raises, by L2 steps; left out: the class, where the checkpoint restores."""
     png: Picture | None = None
-    """The picture to write; left out: TASK.png."""
+    """The picture to write; left out: TASK.png, if there is none yet."""
 
     @property
     def plain(self) -> bool:

@@ -31,6 +31,7 @@ from funcrobust.running.dataset import load_known, require_same_images
 from funcrobust.running.groups import require_heard
 from funcrobust.running.judge_names import read_judge_name
 from funcrobust.running.machine import pick_device
+from funcrobust.running.places import picture_place
 from funcrobust.running.processes import processes
 
 
@@ -39,6 +40,7 @@ def apply(options: Apply, reporter: Reporter) -> Figures:
     task, chosen = options.task, applications.find(options.task)
     if options.image and not chosen.images:
         raise FuncrobustError(f"{task} starts from noise: leave --image out, or take sketch")
+    png = picture_place(options.png, f"{task}.png", reporter)
     device = pick_device(options.device)
     loaded = load_all(options.checkpoints, device, reporter, model=options.model)
     first = loaded[0]
@@ -68,7 +70,6 @@ def apply(options: Apply, reporter: Reporter) -> Figures:
         {rows[label]: plan for label, plan in plans.items()},
         {rows[label]: images for label, images in made.items()}, judge, real, reporter,
     )  # fmt: skip
-    png = options.png or Path(f"{task}.png")
     picture(task, png, plans, made, dataset)
     show(task, found, reporter)
     if options.json_file is not None:
@@ -101,10 +102,30 @@ def announce(
     """Say how many images are drawn, and how."""
     if options.image:
         height, width = scenes[0].x.shape[-2:]
-        reporter.say(f"your images are cut and resized to {width}x{height}; the class over each is")
-        reporter.say("the one that the classifier sees in it")
+        reporter.say(f"your images are cut and resized to {width}x{height}")
+        for line in aims(options, plans, scenes[0]):
+            reporter.say(line)
     for (label, plan), scene in zip(plans.items(), scenes, strict=True):
         reporter.say(f"{options.task}, {label}: {len(plan.start)} images, {scene.walk}")
+
+
+def aims(options: Apply, plans: dict[str, Plan], scene: Scene) -> list[str]:
+    """Say for each of a user's images what is seen in it, where ψ goes, and why there."""
+    with torch.no_grad():
+        seen = scene.model.predict(scene.model.params, scene.x).softmax(-1)
+    names = scene.class_names
+    ways = [
+        [names[c] for c in plan.y.tolist()] for plan in plans.values() if plan.wanted is not None
+    ]
+    found = []
+    for i, path in enumerate(options.image):
+        line = f"{path}: the classifier sees {names[int(scene.y[i])]} ({seen[i].max():.0%})"
+        if ways:
+            toward = " and ".join(dict.fromkeys(way[i] for way in ways))
+            why = "as asked" if options.to else "--to CLASS names another"
+            line += f"; ψ goes toward {toward}, {why}"
+        found.append(line)
+    return found
 
 
 def picture(

@@ -48,6 +48,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+DOCUMENTED: dict[str, tuple[str, ...]] = {
+    "paper-long": ("delta", "lr_schedule", "lr_max", "lr_min", "opt", "lam", "h", "epochs"),
+}
+"""What the command that a document prints says of the preset that is all of it."""
+
+
 def fitting(dataset: str | None, device: str) -> str:
     """Return the preset that fits the data and the machine."""
     if dataset == "digits":

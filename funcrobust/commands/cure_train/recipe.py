@@ -12,6 +12,7 @@ from funcrobust.checkpoints import Card
 from funcrobust.commands.cure_train.assemble import CALIBRATION, Training, assemble, evaluated
 from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.commands.cure_train.pictures import draw
+from funcrobust.commands.cure_train.presets import DOCUMENTED
 from funcrobust.core.network.functional import Buffers, Params
 from funcrobust.core.training.updates import State
 from funcrobust.report.console import Reporter
@@ -32,6 +33,7 @@ from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import maybe_compile, pick_device, pick_precision
 from funcrobust.running.measuring import evaluating, measure
+from funcrobust.running.options import options_of
 from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
 from funcrobust.running.run_report import RunReport
@@ -53,6 +55,8 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     pick_ball(options.constraint, options.epsilon)  # refused now, not after the data are loaded
     if budget is None:
         reporter.say(_headline(options, device))
+    if more := unsaid(options):
+        reporter.warn(more)
     dataset = load_data(options.dataset, options, reporter)
     dataset = dataset.subset(options.train_examples, options.test_examples, options.seed)
     dataset = dataset.to(device)
@@ -122,6 +126,28 @@ def _headline(options: CureTrain, device: torch.device) -> str:
         f"{options.attack} ε = {options.epsilon:.4g}, {_regularisation(options)}, "
         f"{options.precision}"
     )
+
+
+def unsaid(options: CureTrain) -> str:
+    """Say what else belongs to the document whose printed command the options are; "" if none's.
+
+    The command leaves out what its code has as defaults, and ours are others. To take them for
+    implied would be to guess; to say nothing, to let one experiment pass for another.
+    """
+    for preset, said in DOCUMENTED.items():
+        whole = CureTrain.filled({"preset": preset})
+        if options.preset == preset or any(
+            getattr(options, name) != getattr(whole, name) for name in said
+        ):
+            continue
+        others = [
+            " ".join(option.written(getattr(whole, name)))
+            for name, option in options_of(CureTrain).items()
+            if name not in (*said, "preset", "precision") and not option.where
+            if getattr(options, name) != getattr(whole, name)
+        ]
+        return f"so far the document's command; --preset {preset} adds {' '.join(others)}"
+    return ""
 
 
 def _regularisation(options: CureTrain) -> str:

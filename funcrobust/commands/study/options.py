@@ -30,7 +30,8 @@ class Study(Images, Machine):
     repeats: Count = 1
     """Trainings of each variant, with seeds from --seed on; figures are their mean and spread."""
     images: Annotated[int, Ge(10)] = 5000
-    """How many to make from each kind of start."""
+    """How many to make from each kind of start; twice as many test images, and 2000 at least, are
+    what they are compared with."""
     choosing: Annotated[int, Ge(10)] = 1000
     """Images, of other starts, by which each network's best way to draw is chosen."""
     examples: Annotated[int, Ge(2)] | None = None

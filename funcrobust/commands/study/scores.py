@@ -59,9 +59,9 @@ class Judge:
 
     network: judging.Judge
     real: judging.Seen
-    """All test images."""
+    """Test images."""
     known: judging.Seen | None = None
-    """All training images, as the first judge sees them."""
+    """Training images, as the first judge sees them."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,9 @@ class Bench:
     dataset: data.Dataset
     judges: dict[str, Judge]
     """By name; the first chooses each network's best way to draw."""
+    x_train: Tensor
+    x_test: Tensor
+    """Real images that what is made is compared with: see `compared`."""
     starts: Starts
     choosing: Starts
     """Others, by which that is chosen."""
@@ -88,23 +91,39 @@ def make_bench(
     options: Study, judges: Mapping[str, judging.Judge], dataset: data.Dataset,
     dtype: torch.dtype | None, reporter: Reporter,
 ) -> Bench:  # fmt: skip
-    """Draw the starts, and show the judges the real images: all test images."""
+    """Draw the starts, and show the judges the real images: as many as `compared` says."""
 
     def looked(name: str, x: Tensor) -> judging.Seen:
         with reporter.track(f"{name} judges real images", total=len(x), unit="img") as bar:
             return judging.look(judges[name], x, advance=bar.advance)
 
-    x_train, x_test = dataset.in_memory()
+    x_train, x_test = compared(dataset, options)
     seen = {
         name: Judge(judge, looked(name, x_test), None if i else looked(name, x_train))
         for i, (name, judge) in enumerate(judges.items())
     }
-    gaussian = GaussianStarts(x_train, dataset.y_train)
+    gaussian = GaussianStarts(dataset.in_memory()[0], dataset.y_train)
     starts, choosing = (
         draw_starts(options, dataset, gaussian, count, number)
         for number, count in enumerate((options.images, options.choosing))
     )
-    return Bench(options, dataset, seen, starts, choosing, dtype, reporter)
+    return Bench(options, dataset, seen, x_train, x_test, starts, choosing, dtype, reporter)
+
+
+def compared(dataset: data.Dataset, options: Study) -> tuple[Tensor, Tensor]:
+    """Return training and test images: ten and two for each that is made, at random.
+
+    At 5000 images these are all that CIFAR-10 has. There are never fewer test images than a Fréchet
+    distance needs, and as many training images.
+    """
+    found = []
+    for x, each in zip(dataset.in_memory(), (10, 2), strict=True):
+        most = max(judging.FEW, each * options.images)
+        if most < len(x):
+            draw = generator(options.seed, "study/real", each, x.device)
+            x = x[torch.randperm(len(x), generator=draw, device=x.device)[:most].sort().values]
+        found.append(x)
+    return found[0], found[1]
 
 
 def draw_starts(
@@ -203,7 +222,7 @@ def looks(
 
 
 def judged(way: str, steps: int, made: Tensor, wanted: Tensor, bench: Bench) -> Look:
-    """Fréchet distance to all test images; precision and recall against as many as were made."""
+    """Fréchet distance to the test images; precision and recall against as many as were made."""
     views = {name: judging.look(judge.network, made) for name, judge in bench.judges.items()}
     figures = {}
     for name, seen in views.items():
@@ -226,15 +245,14 @@ def copies(made: Tensor, bench: Bench) -> dict[str, float]:
     as many test images (a copier's is near 0), and the share of what was made that is nearer than
     all but a hundredth of the test images (0.01 where nothing is copied).
     """
-    judge, dataset = next(iter(bench.judges.values())), bench.dataset
+    judge = next(iter(bench.judges.values()))
     n, found = len(made), {}
-    x_train, x_test = dataset.in_memory()
     assert judge.known is not None
     unseen = judge.real.part(slice(n)).features
     new = judging.look(judge.network, made).features
     for space, (known, ours, theirs) in {
         "features": (judge.known.features, new, unseen),
-        "pixels": (x_train, made, x_test[:n]),
+        "pixels": (bench.x_train, made, bench.x_test[:n]),
     }.items():
         near, usual = (judging.nearest(known, x).distances for x in (ours, theirs))
         found[f"{space}, median"] = float(near.median() / usual.median())

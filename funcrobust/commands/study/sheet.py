@@ -42,6 +42,7 @@ def settings(options: Study, base: str, bench: Bench) -> dict[str, Any]:
         "l2_steps": list(MARKS), "gradient_steps": list(WHOLE),
         "claimed": list(CLAIMED), "images": options.images,
         "choosing": options.choosing, "examples": options.examples or len(bench.dataset.y_test),
+        "real": [len(bench.x_train), len(bench.x_test)],
         "attack_steps": options.attack_steps, "remain": REMAIN,
         "guidance": GUIDANCE, "seed": options.seed, "precision": options.precision,
     }  # fmt: skip

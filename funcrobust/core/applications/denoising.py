@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from funcrobust.core.applications.generation import generation
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import extra
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.projected_gradient import Perturbation
 from funcrobust.core.randomness import generator
@@ -136,12 +136,8 @@ def non_local_means(x: Tensor, sigma: float) -> Tensor:
     Buades et al. 2005, with the settings that its documentation recommends where σ is known: the
     exact form, h = 0.8·σ, patches of 5×5 within 6 pixels. Raises `FuncrobustError` without it.
     """
-    try:
+    with extra("denoising", "denoising's baseline needs scikit-image"):
         from skimage.restoration import denoise_nl_means
-    except ImportError:
-        raise FuncrobustError(
-            "denoising's baseline needs scikit-image: pip install funcrobust[denoising]"
-        ) from None
     channels_last = x.permute(0, 2, 3, 1)  # channels first it mistakes a single one (0.26)
     cleaned = [
         denoise_nl_means(

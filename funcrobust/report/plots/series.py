@@ -157,10 +157,9 @@ def _series(
 def _scale(
     axes: Axes, label: str, names: Sequence[str], values: list[float], places: list[float]
 ) -> None:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import PercentFormatter
 
-    if all(float(place).is_integer() for place in places):
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    _tick_at_wholes(axes, places)
     low, high = min(values), max(values)
     if _is_percent(label, names):
         whole = 1.0 if high <= 1 else 100.0
@@ -170,6 +169,16 @@ def _scale(
         axes.set_yscale("log")
         label += " (log scale)"
     axes.set_ylabel(label)
+
+
+def _tick_at_wholes(axes: Axes, places: Sequence[float]) -> None:
+    """Let the horizontal axis tick at whole numbers alone where all that is drawn lies at such."""
+    from matplotlib.ticker import MaxNLocator
+
+    if places and all(float(place).is_integer() for place in places):
+        # A run of one epoch has one tick: by default two at least are wanted, if by halves.
+        locator = MaxNLocator(nbins=6, integer=True, min_n_ticks=1)
+        axes.xaxis.set_major_locator(locator)
 
 
 def _is_percent(label: str, names: Sequence[str]) -> bool:
@@ -212,12 +221,16 @@ def lines(
             style, colour = divmod(number, len(_PALETTE))
             xs, ys = zip(*points, strict=True)
             _line(axes, xs, ys, name, _PALETTE[colour], style)
+        _tick_at_wholes(axes, [place for points in series.values() for place, _ in points])
         axes.set(xlabel=x, ylabel=label)
         axes.set_ylim(bottom=0)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5,
+    widest = max((len(name) for series in panels.values() for name in series), default=1)
+    columns = int(5.2 * across / (0.6 + 0.075 * widest))  # inches: a line, and the text at 9 points
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center",
+                  ncols=max(1, min(5, columns)),
                   fontsize=9, frameon=False)  # fmt: skip
     if title:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(textwrap.fill(title, 60 * across), fontsize=12)
     save(figure, path)
 
 
