@@ -1,6 +1,6 @@
 """Run the examples and keep small versions of their pictures in docs/gallery/.
 
-python docs/make_gallery.py [NAME ...]
+python website/make_gallery.py [NAME ...]
 
 What they print is printed: the numbers in docs/gallery.md are to be compared with it.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-DOCS = Path(__file__).resolve().parent
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 MOST = 60_000
 """Bytes of a picture."""
 
@@ -52,9 +52,7 @@ def main(*names: str) -> None:
             words = start if example.stem == "two_processes" else []
             png = Path(folder) / f"{example.stem}.png"
             print(f"{example.stem}:", flush=True)
-            subprocess.run(
-                [sys.executable, *words, str(example), str(png)], check=True
-            )
+            subprocess.run([sys.executable, *words, str(example), str(png)], check=True)
             small(png, DOCS / "gallery" / png.name)
 
 
