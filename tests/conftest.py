@@ -14,10 +14,13 @@ import torch
 from filelock import FileLock
 from problems import Problem, make_problem, run_cli
 
-# A shell starts what is in its background with Ctrl-C ignored, and a training would inherit that.
-for number in (signal.SIGINT, signal.SIGTERM):
+# A shell starts what is in its background with Ctrl-C ignored, nohup with a hang-up, and a training
+# would inherit that.
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(
+            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        )
 
 
 @pytest.fixture(autouse=True)

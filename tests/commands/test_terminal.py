@@ -107,8 +107,10 @@ def test_no_word_is_broken_and_no_bar_is_left(stopped):
     seen, log = words(terminal.lines), (run / "console.log").read_text(encoding="utf-8")
     said = [line for line in log.splitlines() if " · " not in line]
     assert len([line for line in said if line.startswith("epoch")]) >= 3
+    whole = "".join(terminal.lines).replace(" ", "")
     for line in said:
-        assert words([line]) in seen or len(max(line.split(), key=len)) > 80, line
+        command = "cli.py" in line  # for copying: the terminal's own edge alone breaks it
+        assert (line.replace(" ", "") in whole) if command else (words([line]) in seen), line
     bars = [line for line in terminal.lines if re.search("[━╸╺]", line)]
     assert bars == [], "what is done says so in words, or not at all"
 

@@ -215,7 +215,7 @@ def test_truncated(problem):
     whole = grad(linear_functional(make_psi(problem, 0, fr.truncated(6)), problem))(
         problem.params, problem.x
     )
-    assert largest_difference(full, whole) == 0
+    assert largest_difference(full, whole) <= 1e-12
     # The last two steps by hand: four steps held constant, then two unrolled.
     held = make_psi(problem, 0, "unrolled", steps=4)(problem.params, problem.x, problem.y).detach()
     last = make_psi(problem, 0, "unrolled", steps=2)
