@@ -5,7 +5,8 @@
 ψ takes L2 steps of 0.5 toward a target; its gradient in the parameters goes through every step.
 
 - adjoint: ``fr.psi(..., derivative=fr.adjoint())``, which keeps the iterates and walks back.
-- segmented: the adjoint that keeps √steps of them and works out the others again.
+- three kept: the same with the graphs of the last three steps (``kept=3``; one is the default).
+- segmented: the adjoint that keeps √steps of the iterates and works out the others again.
 - unrolled: ``derivative=fr.unrolled()``, plain reverse mode, which keeps every step's graph.
 - jax checkpoint: a jitted JAX loop, unrolled, with ``jax.checkpoint`` on each step.
 - jax scan: ``jax.lax.scan`` of that step.
@@ -40,7 +41,10 @@ from funcrobust import models
 from funcrobust.data import as_float, load
 
 STEP_SIZE = 0.5
-OURS = {"adjoint": fr.adjoint(), "segmented": fr.adjoint(every=0), "unrolled": fr.unrolled()}
+OURS = {
+    "adjoint": fr.adjoint(), "three kept": fr.adjoint(kept=3), "segmented": fr.adjoint(every=0),
+    "unrolled": fr.unrolled(),
+}  # fmt: skip
 MODES = (*OURS, "jax checkpoint", "jax scan")
 CHECK, CHECK_STEPS, CHECK_BATCH, CHECK_TOLERANCE = "check", 5, 8, 1e-3
 # What a CPU is spared, and why.
@@ -286,6 +290,7 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, Any]:
     ends = f"at {numbers[-1]} / at {numbers[0]} steps"
     return {
         "adjoint time / unroll time": times("adjoint", "unrolled"),
+        "three kept time / unroll time": times("three kept", "unrolled"),
         "jax checkpoint time / adjoint time": times("jax checkpoint", "adjoint"),
         "jax scan time / adjoint time": times("jax scan", "adjoint"),
         "segmented time / unroll time": times("segmented", "unrolled"),
