@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -35,10 +37,13 @@ NETWORK = "preact-tiny-silu"
 """A smooth one: ψ moves along the input gradient, which a ReLU network has in pieces."""
 DRAWN = 500
 """Images that each network draws, to be compared."""
-TRAINED, MOVED = 0.34, 0.4
-"""Shares of the minutes for cure-train and for psi-train; the rest is for figures and pictures."""
-QUICK = 1000
-"""Updates of psi-train on the digits."""
+TRAINED, SHOWN = 0.5, 0.16
+"""Shares of the minutes for cure-train, and for the last figures and pictures; the rest is
+psi-train's."""
+WATCHED = 64
+"""Images that are attacked after every epoch: a figure to see, not one to quote."""
+QUICK, LEAST = 1000, 50
+"""Updates of psi-train on the digits, and where the minutes are spent already."""
 
 
 def run(options: Demo, reporter: Reporter) -> Result:
@@ -50,15 +55,20 @@ def run(options: Demo, reporter: Reporter) -> Result:
     shared: dict[str, Any] = {
         "dataset": dataset, "out": options.out, "seed": options.seed, "device": options.device,
     }  # fmt: skip
-    timed = dataset != "digits"
-    robust = _trained(
-        shared | {"model": NETWORK}, options.minutes * TRAINED if timed else None, reporter
-    )
+    timed, began = dataset != "digits", time.monotonic()
+    given = shared | {"model": NETWORK} | ({"robust_examples": WATCHED} if timed else {})
+    robust = _in_time(
+        cure_train.run, lambda length: cure_train.CureTrain.filled(given | length), {"epochs": 1},
+        options.minutes * TRAINED if timed else None, reporter,
+    )  # fmt: skip
     if robust.status in ("interrupted", "diverged"):
         return robust
-    length = {"minutes": options.minutes * MOVED} if timed else {"updates": QUICK}
-    transfer = psi_train.PsiTrain.filled(shared | {"checkpoint": str(robust.run.path)} | length)
-    moved = psi_train.run(transfer, reporter)
+    transfer = shared | {"checkpoint": str(robust.run.path)} | ({} if timed else {"updates": QUICK})
+    left = options.minutes * (1 - SHOWN) - (time.monotonic() - began) / 60
+    moved = _in_time(
+        psi_train.run, lambda length: psi_train.PsiTrain.filled(transfer | length),
+        {"updates": LEAST}, left if timed else None, reporter,
+    )  # fmt: skip
     if moved.status in ("interrupted", "diverged"):
         return moved
     runs = {"cure-train": robust.run.path, "psi-train": moved.run.path}
@@ -86,16 +96,21 @@ def run(options: Demo, reporter: Reporter) -> Result:
     return moved
 
 
-def _trained(given: dict[str, Any], minutes: float | None, reporter: Reporter) -> Result:
-    """Train for so long; one epoch where no whole one fits."""
+def _in_time(
+    train: Callable[[Any, Reporter], Result], options: Callable[[dict[str, Any]], Any],
+    least: dict[str, Any], minutes: float | None, reporter: Reporter,
+) -> Result:  # fmt: skip
+    """Train for so long, or as long as the preset says; the least where not even that fits."""
     from funcrobust.running.budget import TooShortError
 
+    if minutes is None:
+        return train(options({}), reporter)
     try:
-        length = {} if minutes is None else {"minutes": minutes}
-        return cure_train.run(cure_train.CureTrain.filled(given | length), reporter)
+        return train(options({"minutes": max(minutes, 1e-3)}), reporter)
     except TooShortError as error:
-        reporter.warn(f"{error}; the demo trains for one")
-        return cure_train.run(cure_train.CureTrain.filled(given | {"epochs": 1}), reporter)
+        (said,) = (f"{name} = {value}" for name, value in least.items())
+        reporter.warn(f"{error}; the demo takes {said}")
+        return train(options(least), reporter)
 
 
 def _reachable_dataset(reporter: Reporter) -> str:
