@@ -71,8 +71,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(call INSTALL,.)
 	touch $@
 
+# torchattacks' wheel brings an old copy of robustbench's files: whichever is installed last is there.
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(call INSTALL,".[test]")
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps --constraint constraints.txt robustbench
 	touch $@ $(VENV)/.demo
 
 $(VENV)/.release: pyproject.toml constraints.txt | $(BIN)/python

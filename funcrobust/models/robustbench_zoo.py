@@ -6,13 +6,17 @@ nothing here.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import re
 import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -172,10 +176,32 @@ def _import_zoo() -> ModuleType:
         extra("robustbench", f"{PREFIX}NAME needs the library robustbench"),
         warnings.catch_warnings(action="ignore"),  # of timm's about its own modules
     ):
+        _require_its_own_files()
         try:
             return importlib.import_module(name)
         except ImportError:
             return _import_beside_init(name)
+
+
+def _require_its_own_files() -> None:
+    """Refuse a robustbench that another library has written over.
+
+    torchattacks' wheel brings an old copy of its files, and the one installed last is there.
+    """
+    try:
+        files = importlib.metadata.files("robustbench") or []
+    except importlib.metadata.PackageNotFoundError:
+        return  # not installed as a package: nothing says what it should be
+    for file in files:
+        there = Path(str(file.locate()))
+        if file.suffix != ".py" or file.hash is None or not there.is_file():
+            continue
+        digest = hashlib.new(file.hash.mode, there.read_bytes()).digest()
+        if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != file.hash.value:
+            raise FuncrobustError(
+                f"{file} is not robustbench's own: another library (torchattacks) has written over "
+                "it; mend it by pip install --force-reinstall --no-deps robustbench"
+            )
 
 
 def _import_beside_init(name: str) -> ModuleType:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import importlib.metadata
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from torch import nn
 
 import funcrobust as fr
 from funcrobust import models
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.models import robustbench_zoo
 
 pytest.importorskip("timm")  # robustbench brings it
@@ -76,3 +81,27 @@ def test_the_package_is_left_to_be_imported_whole():
     robustbench_zoo._tables()
     package = sys.modules.get("robustbench")
     assert package is None or hasattr(package, "load_model")
+
+
+def test_a_library_that_another_has_written_over_is_refused(tmp_path, monkeypatch):
+    """torchattacks' wheel brings an old copy of robustbench's files."""
+    whole, over = tmp_path / "utils.py", tmp_path / "model_zoo.py"
+    whole.write_text("a = 1\n")
+    over.write_text("b = 1\n")
+
+    def files(name):
+        assert name == "robustbench"
+        found = []
+        for path, content in ((whole, b"a = 1\n"), (over, b"b = 2\n")):
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
+            file = importlib.metadata.PackagePath(path.name)
+            file.hash = importlib.metadata.FileHash(f"sha256={digest.decode()}")
+            file.dist = SimpleNamespace(locate_file=lambda path: tmp_path / path)
+            found.append(file)
+        return found
+
+    monkeypatch.setattr(importlib.metadata, "files", files)
+    with pytest.raises(FuncrobustError, match=r"model_zoo\.py is not robustbench's own.*reinstall"):
+        robustbench_zoo.zoo_entry("robustbench:Wong2020Fast")
+    over.write_text("b = 2\n")
+    assert robustbench_zoo.zoo_entry("robustbench:Wong2020Fast")

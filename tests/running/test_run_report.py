@@ -52,6 +52,7 @@ def test_a_finished_run_in_the_order_of_weight(digits_run, tmp_path):
     # A copy that has not been evaluated: another test may have done that.
     folder = tmp_path / "cure"
     shutil.copytree(digits_run[0], folder, ignore=shutil.ignore_patterns("evaluation.*"))
+    renew(RunFolder.open(folder), KINDS)
     text = page_of(folder)
     seen = require_self_contained(text)
     result = json.loads((folder / "result.json").read_text())
