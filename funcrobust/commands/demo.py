@@ -37,7 +37,7 @@ NETWORK = "preact-tiny-silu"
 """A smooth one: ψ moves along the input gradient, which a ReLU network has in pieces."""
 DRAWN = 500
 """Images that each network draws, to be compared."""
-TRAINED, SHOWN = 0.5, 0.16
+TRAINED, SHOWN = 0.4, 0.11
 """Shares of the minutes for cure-train, and for the last figures and pictures; the rest is
 psi-train's."""
 WATCHED = 64
