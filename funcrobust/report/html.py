@@ -7,14 +7,19 @@ seen are spelled out.
 from __future__ import annotations
 
 import base64
+import datetime
 import io
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from funcrobust.core.errors import FuncrobustError, visible
+from funcrobust.environment import own_version
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Mark = Literal["good", "open", "bad", "none"]
+"""How a word is set off: by colour and by a sign."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
 """What a PNG begins with."""
@@ -35,6 +40,15 @@ def render(template: str, page: object, filters: Mapping[str, Callable[..., Any]
         **filters,
     }
     return environment.get_template(template).render(page=page)
+
+
+def colophon(clock: str = "%F %T") -> str:
+    """Return a page's last line: by what it was written, and when by the ``clock``."""
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        f"Written by funcrobust {own_version()} at {now:{clock}} UTC. This file asks nothing of "
+        "any network."
+    )
 
 
 def percent(value: float) -> str:

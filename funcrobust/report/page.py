@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from funcrobust.files import atomic_write
 from funcrobust.report import html
+from funcrobust.report.frame import Frame
+from funcrobust.report.html import Mark
 from funcrobust.report.html import percent as percent
 from funcrobust.report.html import png_uri as png_uri
 
@@ -81,8 +83,7 @@ class Page:
     verdict: str
     meaning: str
     because: Sequence[str]
-    mark: Literal["good", "open", "bad", "none"]
-    """How the verdict is set off: by colour and by a sign."""
+    mark: Mark
     shares: Sequence[Share]
     shares_note: str
     facts: Mapping[str, str]
@@ -106,9 +107,6 @@ def render(page: Page) -> str:
 
 # --- a curve ------------------------------------------------------------------------------------
 
-WIDTH, HEIGHT = 360, 230
-LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 46
-
 
 @dataclass(frozen=True)
 class Place:
@@ -122,17 +120,14 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A curve's picture: a frame of `WIDTH` × `HEIGHT`, and what stands in it."""
+class Drawn(Frame):
+    """A curve's picture: its frame, and what stands in it."""
+
+    left = 44
+    edge = 0.04
 
     places: Sequence[Place]
     marked: float | None
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    top: int = TOP
-    bottom: int = HEIGHT - BOTTOM
 
     @property
     def line(self) -> str:
@@ -142,7 +137,7 @@ class Drawn:
     @property
     def grid(self) -> list[tuple[float, str]]:
         """Heights with their shares."""
-        return [(_height(share), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)]
+        return [(self.up(share), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)]
 
 
 def drawn(curve: Curve) -> Drawn:
@@ -152,15 +147,12 @@ def drawn(curve: Curve) -> Drawn:
     low, high = (0, max(ticks, default=1)) if ticks else (0, 1)
 
     def across(tick: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (0.04 + 0.92 * (tick - low) / ((high - low) or 1))
+        return Drawn.across((tick - low) / ((high - low) or 1))
 
+    up = Drawn.up
     places = [
-        Place(across(tick), _height(s.value), _height(s.low), _height(s.high), s.name)
+        Place(across(tick), up(s.value), up(s.low), up(s.high), s.name)
         for tick, (_, s) in zip(ticks, curve.points, strict=True)
     ]
     marked = curve.marked
     return Drawn(places, across(marked) if marked is not None and not curve.even else None)
-
-
-def _height(share: float) -> float:
-    return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WIDTH, HEIGHT = 360, 230
-LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 46
+from funcrobust.report.frame import Frame
+
 MOST_POINTS = 400
 """Of a line: more are thinned out, a picture has no more columns."""
 
@@ -57,20 +57,14 @@ def _is_finite(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class LaidOut:
-    """A panel's picture: a frame of `WIDTH` × `HEIGHT`, and what stands in it."""
+class LaidOut(Frame):
+    """A panel's picture: its frame, and what stands in it."""
 
     lines: Sequence[tuple[Line, str]]
     """Each with the points of its polyline."""
     rows: Sequence[tuple[float, str]]
     """Heights of the grid, with their labels."""
     columns: Sequence[tuple[float, str]]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    top: int = TOP
-    bottom: int = HEIGHT - BOTTOM
 
 
 def laid_out(panel: Panel) -> LaidOut:
@@ -81,11 +75,10 @@ def laid_out(panel: Panel) -> LaidOut:
     first, last = (min(xs), max(xs)) if min(xs) < max(xs) else (min(xs) - 1, min(xs) + 1)
 
     def place(x: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (0.03 + 0.94 * (x - first) / (last - first))
+        return LaidOut.across((x - first) / (last - first))
 
     def height(y: float) -> float:
-        share = min(max((y - low) / (high - low), 0.0), 1.0)
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
+        return LaidOut.up(min(max((y - low) / (high - low), 0.0), 1.0))
 
     lines = [
         (line, _polyline([(place(x), height(y)) for x, y in line.points])) for line in panel.lines

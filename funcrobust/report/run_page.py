@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from funcrobust.files import atomic_write
 from funcrobust.report import html
+from funcrobust.report.html import Mark
 from funcrobust.report.panels import Panel, figure, laid_out
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Mark = Literal["good", "open", "bad", "none"]
-"""How a word is set off: by colour and by a sign."""
 
 VERDICTS: dict[str | None, Mark] = {
     "invalid": "bad", "suspicious": "bad", "upper bound": "open", "holds": "good", None: "none",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from funcrobust.core.errors import FuncrobustError, did_you_mean, require_count
 from funcrobust.reading import converter, require_own_files, structured
 from funcrobust.report.runs import CONFIG, METRICS, RunFolder
 from funcrobust.running.groups import ANEW, Run, require_resumable
-from funcrobust.running.options import Options, command_name, options_of
+from funcrobust.running.options import Option, Options, command_name, options_of
 
 Some = TypeVar("Some", bound=Options)
 SomeRun = TypeVar("SomeRun", bound=Run)
@@ -143,17 +143,27 @@ def as_command(options: Options, *, places: bool = False) -> str:
 
     Where things lie (``--out``, ``--device``, ...) is a part of it only with ``places``.
     """
-    cls = type(options)
-    chosen = {cls.chosen_by: getattr(options, cls.chosen_by)} if cls.chosen_by else {}
-    beneath = cls.beneath(chosen)
-    words = [f"--{name} {value}" for name, value in chosen.items()]
-    for name, option in options_of(cls).items():
-        value = getattr(options, name)
-        usual = value == beneath.get(name, option.default)
-        left_out = usual or name in chosen or (option.where and not places)
-        if not left_out and option.acts(options):
+    words = [f"--{name} {value}" for name, value in _chosen(options).items()]
+    for option, value, _ in unusual(options):
+        if places or not option.where:
             words += map(shlex.quote, option.written(value))
-    return " ".join(["python cli.py", command_name(cls), *words])
+    return " ".join(["python cli.py", command_name(type(options)), *words])
+
+
+def unusual(options: Options) -> Iterator[tuple[Option, Any, Any]]:
+    """Yield options that do something and differ from what stands beneath: value, usual value."""
+    chosen = _chosen(options)
+    beneath = type(options).beneath(chosen)
+    for name, option in options_of(type(options)).items():
+        value, usual = getattr(options, name), beneath.get(name, option.default)
+        if value != usual and name not in chosen and option.acts(options):
+            yield option, value, usual
+
+
+def _chosen(options: Options) -> dict[str, Any]:
+    """Return the option that names what stands beneath the others, if there is one."""
+    name = type(options).chosen_by
+    return {name: getattr(options, name)} if name else {}
 
 
 def program() -> str:

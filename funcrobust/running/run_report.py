@@ -6,7 +6,6 @@ out, and said to be. A page that cannot be written is a warning, once; it never 
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 import shlex
@@ -22,13 +21,20 @@ from funcrobust.environment import own_version
 from funcrobust.reading import LARGEST_TEXT, parse_json, read_file, structured
 from funcrobust.report import run_page
 from funcrobust.report.console import Reporter
-from funcrobust.report.html import PNG
+from funcrobust.report.html import PNG, Mark, colophon
 from funcrobust.report.panels import Line, Panel, series
 from funcrobust.report.records import Record
-from funcrobust.report.run_page import Evaluated, Mark, OptionRow, Picture, RunPage
+from funcrobust.report.run_page import Evaluated, OptionRow, Picture, RunPage
 from funcrobust.report.runs import CONFIG, REPORT, RunFolder
 from funcrobust.running.catalogue import Function, function, functions
-from funcrobust.running.config import OF_A_SESSION, as_command, from_config, program, resumption
+from funcrobust.running.config import (
+    OF_A_SESSION,
+    as_command,
+    from_config,
+    program,
+    resumption,
+    unusual,
+)
 from funcrobust.running.groups import Run
 from funcrobust.running.options import Option, command_name, options_of, written_number
 from funcrobust.running.processes import processes
@@ -129,7 +135,6 @@ def gather(run: RunFolder, kinds: Sequence[type[Run]], live: Live | None = None)
     records, damage = records_of(run)
     state, meaning, mark = _state(result, records, live)
     chosen = options.chosen_by if options else None
-    written = f"Written by funcrobust {own_version()} at {now()}. This file asks nothing of any"
     figures, note = figures_of(result, records)
     return RunPage(
         title=f"{run.record.get('command')} {run.path.name}",
@@ -144,13 +149,8 @@ def gather(run: RunFolder, kinds: Sequence[type[Run]], live: Live | None = None)
         panels=panels({"": records}), pictures=pictures(run),
         commands=_commands(run, options, ended=result is not None),
         facts=_facts(run), cite=_cite(), papers=_papers(options) if options else [],
-        made=f"{written} network.",
+        made=colophon(),
     )  # fmt: skip
-
-
-def now() -> str:
-    """Return the time for a page."""
-    return f"{datetime.datetime.now(datetime.UTC):%F %T} UTC"
 
 
 def _state(
@@ -181,15 +181,11 @@ def options_in(run: RunFolder, kinds: Sequence[type[Run]]) -> Run | None:
 
 def differing(options: Run) -> list[OptionRow]:
     """Return the options that differ from what stands beneath them: a preset's values."""
-    cls = type(options)
-    chosen = {cls.chosen_by: getattr(options, cls.chosen_by)} if cls.chosen_by else {}
-    beneath = cls.beneath(chosen)
-    found = []
-    for name, option in _kept(options).items():
-        value, usual = getattr(options, name), beneath.get(name, option.default)
-        if value != usual and not option.where and name not in chosen and option.acts(options):
-            found.append(OptionRow(option.flag, said_option(value), said_option(usual)))
-    return found
+    return [
+        OptionRow(option.flag, said_option(value), said_option(usual))
+        for option, value, usual in unusual(options)
+        if not option.where
+    ]
 
 
 def rows_of(run: RunFolder, options: Run | None) -> list[OptionRow]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from funcrobust.report.panels import HEIGHT, MOST_POINTS, Line, Panel, laid_out, series, ticks
+from funcrobust.report.panels import MOST_POINTS, Line, Panel, laid_out, series, ticks
 
 
 def places(line):
@@ -53,7 +53,7 @@ def test_every_picture_is_within_its_frame(points):
     picture = laid_out(Panel("", "", [Line("a", sorted(points))]))
     for x, y in places(picture.lines[0][1]):
         assert 0 <= x <= picture.width
-        assert picture.top <= y <= picture.bottom < HEIGHT
+        assert picture.top <= y <= picture.bottom < picture.height
 
 
 def test_what_is_no_number_is_no_point_and_thousands_are_thinned():

@@ -40,6 +40,10 @@ from funcrobust.running.run_report import RunReport
 from funcrobust.running.state import Kept
 from funcrobust.running.threat import pick_ball
 
+WATCHED_STEPS = 10
+"""Of the attacks after every epoch."""
+WATCHED = f"PGD-{WATCHED_STEPS} and sharp PGD-{WATCHED_STEPS}"
+
 
 def cure_train(options: CureTrain, reporter: Reporter) -> Result:
     """Train a robust classifier; leave it, its card, curves and pictures in a run folder."""
@@ -108,7 +112,7 @@ def _within(
     calibration = CALIBRATION * update / 2 if options.ema else 0.0  # attacks: half of an update
     epoch = (
         training.batches.steps_per_epoch * update
-        + calibration + 2 * options.robust_examples * 10 * image
+        + calibration + 2 * options.robust_examples * WATCHED_STEPS * image
     )  # fmt: skip
     final = options.evaluate_examples * options.evaluate_steps * image
     epochs = budget.count(
@@ -190,8 +194,8 @@ class Work:
         record: Record = {"lr": float(training.rate(state.step))}
         for split, images in self.watched.items():
             found = measure(
-                predict, params, images, self.reporter, ball=training.ball, steps=10,
-                seed=self.options.seed, title=f"PGD-10 and sharp PGD-10, {split}",
+                predict, params, images, self.reporter, ball=training.ball, steps=WATCHED_STEPS,
+                seed=self.options.seed, title=f"{WATCHED}, {split}",
             )  # fmt: skip
             record |= {f"{split}_{name}": value for name, value in found.items()}
         return record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +20,10 @@ from funcrobust.core.evaluation.checks import Case
 from funcrobust.core.evaluation.curves import COUNTS, Point, over_radius, over_steps, steps_to_fall
 from funcrobust.core.evaluation.verdict import interval
 from funcrobust.core.randomness import generator
-from funcrobust.environment import device_name, own_version
+from funcrobust.environment import device_name
 from funcrobust.report import page as report
 from funcrobust.report.console import Reporter
+from funcrobust.report.html import colophon
 from funcrobust.report.plots.images import change_row
 from funcrobust.report.records import write_json
 from funcrobust.report.run_page import VERDICTS
@@ -176,8 +176,7 @@ def compose(
         ),
         rows=_rows(classifier.card, case, figures["attacks"], curves),
         command=as_command(again, places=True),
-        made=f"Written by funcrobust {own_version()} at {datetime.datetime.now(datetime.UTC):%F %R}"
-        " UTC. This file asks nothing of any network.",
+        made=colophon("%F %R"),
     )  # fmt: skip
 
 

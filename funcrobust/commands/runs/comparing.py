@@ -17,10 +17,10 @@ from funcrobust.commands.runs.options import Runs
 from funcrobust.core.errors import FuncrobustError, did_you_mean
 from funcrobust.core.losses import cross_entropy
 from funcrobust.core.perturbations.projected_gradient import pgd
-from funcrobust.environment import own_version
 from funcrobust.reading import user_path
 from funcrobust.report import run_page
 from funcrobust.report.console import Reporter
+from funcrobust.report.html import colophon
 from funcrobust.report.plots import change_row
 from funcrobust.report.records import write_json
 from funcrobust.report.run_page import Compared, ComparisonPage, Under
@@ -33,7 +33,6 @@ from funcrobust.running.options import options_of, written_number
 from funcrobust.running.places import AUTO
 from funcrobust.running.run_report import (
     figures_of,
-    now,
     options_in,
     panels,
     pictures,
@@ -152,8 +151,7 @@ def _leave(
         compared=compared, images_note=note,
         pictures={n: pictures(run) for n, run in zip(names, runs, strict=True)},
         command=as_command(options, places=True),
-        made=f"Written by funcrobust {own_version()} at {now()}. This file asks nothing of any "
-        "network.",
+        made=colophon(),
     )  # fmt: skip
     before = path.exists()
     run_page.write(page, path)
