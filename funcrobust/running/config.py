@@ -138,16 +138,17 @@ def resumption(run: RunFolder, path: Path | None = None) -> str:
 # --- the command --------------------------------------------------------------------------------
 
 
-def as_command(options: Options, *, places: bool = False) -> str:
+def as_command(options: Options, *, places: bool = False, called: str = "python cli.py") -> str:
     """Return the command that would do the same again: what differs from the defaults.
 
-    Where things lie (``--out``, ``--device``, ...) is a part of it only with ``places``.
+    Where things lie (``--out``, ``--device``, ...) is a part of it only with ``places``. ``called``
+    is how the program is, in a clone unless given.
     """
     words = [f"--{name} {value}" for name, value in _chosen(options).items()]
     for option, value, _ in unusual(options):
         if places or not option.where:
             words += map(shlex.quote, option.written(value))
-    return " ".join(["python cli.py", command_name(type(options)), *words])
+    return " ".join([called, command_name(type(options)), *words])
 
 
 def unusual(options: Options) -> Iterator[tuple[Option, Any, Any]]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+import textwrap
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +14,14 @@ from problems import run_cli
 from safetensors.torch import load_file
 
 import funcrobust as fr
-from funcrobust import checkpoints, data
+from funcrobust import checkpoints, cli, data
 from funcrobust.commands import evaluate
 from funcrobust.commands.evaluate import attacking, recipe
 from funcrobust.commands.evaluate.options import OWN
 from funcrobust.core import evaluation
 from funcrobust.report.console import Reporter
 from funcrobust.running.l2_square import l2_square
+from funcrobust.running.places import AUTO
 
 
 def figures(digits_run, **options):
@@ -177,6 +182,35 @@ def test_targeted_with_checks_says_what_the_figure_is(digits_run, capsys):
     assert [c["passed"] for c in skipped] == [None]
     assert found["verdict"] in ("upper bound", "suspicious")
     assert ("the success rate is a lower bound" in said) == (found["verdict"] == "upper bound")
+
+
+def test_one_screen_with_the_evaluations_that_say_more(digits_run, monkeypatch, capsys, tmp_path):
+    """80 by 24 with the prompt; the commands named are this one, with more of it."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    Path("run").symlink_to(digits_run[0])
+    options = evaluate.Evaluate(checkpoint="run", examples=40, steps=5, epsilon=0.1, page=None)
+    with Reporter() as reporter:
+        found = evaluate.run(options, reporter)
+    said = capsys.readouterr().out
+    passed = sum(check["passed"] is True for check in found["checks"])
+    assert f"{passed} checks passed: " in said
+    for check in found["checks"]:
+        assert check["name"] in said
+        assert check["figure"] in said
+    folded = sum(len(textwrap.wrap(line, 78)) or 1 for line in said.splitlines())
+    assert folded <= 23
+    named = [parsed(line) for line in said.splitlines() if line.startswith("  funcrobust ")]
+    assert named == [
+        replace(options, page=AUTO, autoattack=True, steps=None),
+        replace(options, page=AUTO, examples=found["test_images"], save=Path("all.safetensors")),
+    ]
+
+
+def parsed(line):
+    words = shlex.split(line)[1:]
+    call, bound, _ = cli.program(words).parse_args(words, exit_on_error=False)
+    return call(*bound.args, **bound.kwargs)
 
 
 def test_files_that_are_not_of_this_evaluation(digits_run, tmp_path):

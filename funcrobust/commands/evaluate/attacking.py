@@ -32,6 +32,9 @@ from funcrobust.running.machine import pick_dtype
 STANDARD = ("APGD-CE", "APGD-T", "FAB-T", "Square")
 """AutoAttack's standard ensemble, in its order."""
 
+LEAST_CLASSES = 4
+"""Of which its targeted ratio needs so many."""
+
 
 def adversaries(
     options: Evaluate, ball: Ball, classes: int, device: torch.device
@@ -123,9 +126,10 @@ def autoattack(ball: Ball, classes: int) -> dict[str, Adversary]:
     Raises `FuncrobustError` for fewer than four classes, which its targeted ratio needs, or another
     ball than `linf` and `l2`.
     """
-    if classes < 4:
+    if classes < LEAST_CLASSES:
         raise FuncrobustError(
-            f"AutoAttack's targeted ratio needs 4 classes, and there are {classes}: use --attack"
+            f"AutoAttack's targeted ratio needs {LEAST_CLASSES} classes, and there are {classes}: "
+            "use --attack"
         )
     if type(ball) is Linf:
         last: Adversary = square(ball)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,9 +26,11 @@ from funcrobust.environment import versions
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import write_json
 from funcrobust.running.classifier import STRONGEST, Classifier, load_classifier
+from funcrobust.running.config import as_command, program
 from funcrobust.running.dataset import chosen_test_images, load_known
 from funcrobust.running.machine import pick_device, pick_dtype
 from funcrobust.running.measuring import evaluating
+from funcrobust.running.places import AUTO
 from funcrobust.running.processes import processes
 from funcrobust.running.threat import pick_ball
 
@@ -109,7 +113,24 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
         write_json(options.json_file, figures)
     if options.paged and curves:
         page.leave(options, classifier, case, figures, curves, reporter)
+    _say_what_is_next(options, card.num_classes, len(dataset.y_test), reporter)
     return figures
+
+
+def _say_what_is_next(options: Evaluate, classes: int, there: int, reporter: Reporter) -> None:
+    """Name the evaluations that say more than this one did."""
+    plain = replace(options, json_file=None, save=None, page=AUTO)
+    more = []
+    if not options.autoattack and options.target is None and classes >= attacking.LEAST_CLASSES:
+        whole = replace(plain, attack=Evaluate.attack, steps=None, restarts=None, step_size=None)
+        more.append(replace(whole, autoattack=True))
+    if options.examples < there:
+        more.append(replace(plain, examples=there, save=Path("all.safetensors")))
+    if more:
+        reporter.say("Next:")
+    for each in more:
+        said = as_command(each, places=True, called=program())
+        reporter.say(f"  {said}", whole=True)
 
 
 def _sha256(classifier: Classifier) -> str:
@@ -247,10 +268,14 @@ def _show(
     )
     if judged is None:
         return
-    said = {True: "pass", False: "FAIL", None: "not tried"}
-    reporter.table(
-        "checks", ("", "", "found"), [(c.name, said[c.passed], c.figure) for c in checks]
-    )
+    said = {False: "FAIL", None: "not tried"}
+    others = [(c.name, said[c.passed], c.figure) for c in checks if c.passed is not True]
+    passed = [f"{c.name} ({c.figure})" for c in checks if c.passed]
+    if others:
+        reporter.table("checks", ("", "", "found"), others)
+    if passed:
+        what = "check" if len(passed) == 1 else "checks"
+        reporter.say(f"{len(passed)} {what} passed: {'; '.join(passed)}")
     word = str(judged.word)
     if target is not None and word == "upper bound":
         word += " of who withstands, the success rate is a lower bound"
