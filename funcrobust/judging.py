@@ -48,13 +48,13 @@ class Judge(nn.Module, ABC):
     """What looks at images, its weights included: a subclass says how.
 
     ``judge(x)``, x (B, C, H, W) of uint8 or float in [0, 1], returns features (B, d) and logits
-    (B, K) or None. Several of them by name: `funcrobust.running.classifier.pick_judges`.
+    (B, K) or None. Several of them by name: ``funcrobust.running.classifier.pick_judges``.
     """
 
     classifies = False
     """Whether the logits are those of the data's own classes."""
     batch_size = 250
-    """How many images it looks at together, where `look` is not told."""
+    """How many images it looks at together, where `judging.look` is not told."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -6,11 +6,15 @@ e<sup>z</sup>, so that no page needs a script, a font or a network for its mathe
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from griffe import Extension, Object
+from griffe import Attribute, Class, Extension, Function, Module, Object, ParameterKind
+from griffe import Parameter as Given
+from griffe import Parameters as AllGiven
 
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "reference"
 LISTED = re.compile(r"^::: funcrobust\.(\S+)$", re.MULTILINE)
@@ -52,17 +56,73 @@ def _formulas(text: str) -> str:
 
 def _linked(code: str, known: frozenset[str]) -> str:
     name = NAME.fullmatch(code)  # in one pair of backquotes: two are code
-    return f"[{code}][funcrobust.{name[1]}]" if name and name[1] in known else code
+    whole = name and _listed_as(name[1], known)
+    return f"[{code}][funcrobust.{whole}]" if whole else code
+
+
+def _listed_as(name: str, known: frozenset[str]) -> str | None:
+    """Return the name that is listed: this one, the only one that ends in it, or its class."""
+    if name in known:
+        return name
+    if name.rpartition(".")[0] in known:
+        return name
+    longer = [each for each in known if each.endswith(f".{name}")]
+    return longer[0] if len(longer) == 1 else None
+
+
+def nowhere(text: str, known: frozenset[str]) -> list[str]:
+    """Return the names that a docstring points to, in one pair of backquotes, and no page has."""
+    found = (NAME.fullmatch(code) for code in CODE.findall(text))
+    return [name[1] for name in found if name and not _listed_as(name[1], known)]
 
 
 class Docstrings(Extension):
-    """Rewrites each docstring as it is read."""
+    """Rewrites each docstring as it is read, and gives the classes the signatures they lack."""
 
     def __init__(self) -> None:
         super().__init__()
         self.known = frozenset(listed())
+        self.shown = frozenset(name.rpartition(".")[2] for name in self.known)
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
-        """Show the object's docstring as a page does."""
-        if obj.docstring:
-            obj.docstring.value = shown(obj.docstring.value, self.known)
+        """Show the object's docstring as a page does; say what it points to in vain."""
+        if not obj.docstring:
+            return
+        owner = obj.parent if obj.parent and obj.parent.is_class else obj
+        if owner.name in self.shown and not obj.name.startswith("_"):
+            for name in nowhere(obj.docstring.value, self.known | frozenset(owner.members)):
+                logging.getLogger("docstrings").warning("%s: no page has `%s`", obj.path, name)
+        obj.docstring.value = shown(obj.docstring.value, self.known)
+
+    def on_package(self, *, pkg: Module, **_: Any) -> None:
+        """Give signatures: to named tuples that of their fields, to what only we build none."""
+        for each in _classes(pkg):
+            fields = [
+                member
+                for member in each.members.values()
+                if isinstance(member, Attribute) and "property" not in member.labels
+                if member.annotation
+            ]
+            if any(str(base) == "NamedTuple" for base in each.bases):
+                each.set_member("__init__", _constructor(each, fields))
+            elif any(field.name.startswith("_") for field in fields):
+                each.decorators = []  # no dataclass then, for griffe
+
+
+def _classes(module: Module) -> Iterator[Class]:
+    for member in module.members.values():
+        if isinstance(member, Class):
+            yield member
+        elif isinstance(member, Module):
+            yield from _classes(member)
+
+
+def _constructor(of: Class, fields: list[Attribute]) -> Function:
+    kind = ParameterKind.positional_or_keyword
+    given = [
+        Given(field.name, annotation=field.annotation, kind=kind, default=field.value)
+        for field in fields
+    ]
+    return Function(
+        "__init__", parent=of, parameters=AllGiven(Given("self", kind=kind), *given), returns="None"
+    )

@@ -70,6 +70,13 @@ def results(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
+def millions(name: str) -> str:
+    """Return how many parameters a network of a name has, in millions."""
+    with torch.device("meta"):
+        network = models.build(name)
+    return f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f}"
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = (header, ["---"] * len(header), *rows)

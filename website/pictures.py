@@ -10,3 +10,8 @@ def shown(path: str, alt: str) -> str:
     """Return an image in HTML, from a PNG."""
     data = base64.b64encode(Path(path).read_bytes()).decode()
     return f'<p><img alt="{alt}" src="data:image/png;base64,{data}"></p>'
+
+
+def code_of(path: str) -> str:
+    """Return a file of the project as a block of code."""
+    return f"```python\n{Path(path).read_text().rstrip()}\n```"

@@ -67,6 +67,12 @@ class Restoring(NamedTuple):
 
     def toward(self, loss: Loss, ball: Ball) -> Perturbation:
         """Build ψ toward a label, in a ball that need not be the walk's own."""
+        if not isinstance(self.step_size, int | float) or not self.step_size > 0:
+            raise FuncrobustError(
+                "step_size must be that of the training that taught ψ to restore, its card's "
+                f"restoring_step, a number > 0; got {self.step_size}. A classifier that was not "
+                "trained so draws by fr.Walk(radius, step_size, steps)"
+            )
         if self.steps > 1 and not self.remain:
             raise FuncrobustError("several restoring steps leave a share of the way: remain > 0")
         whole = not (self.steps and self.remain)

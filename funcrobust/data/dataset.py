@@ -67,7 +67,7 @@ class Dataset:
     def mean(self) -> tuple[float, ...]:
         """The mean of each channel of ``x_train``, as floats in [0, 1].
 
-        Of streamed images: over `LOOKED_AT` of them, at random.
+        Of streamed images: over 2048 of them, at random.
         """
         return self._moments[0]
 

@@ -82,7 +82,8 @@ def _parameter(option: Option, default: Any, help: str, cls: type[Options]) -> i
         choices=None if option.several is dict else option.choices or None,
         metavar="NAME=NUMBER" if option.several is dict else _METAVARS.get(option.kind),
         show_default=(lambda _: shown) if shown else False,
-        allow_leading_hyphen=option.kind is not bool,  # -1/255 is a value, if a bad one
+        # -1/255 is a value, if a bad one; a misspelt --flag is no file's name.
+        allow_leading_hyphen=option.kind is not bool and not option.positional,
     )
     none = default is None or (option.optional and option.has_off)
     annotation: Any = Annotated[kind | None if none else kind, about]

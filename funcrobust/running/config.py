@@ -138,17 +138,16 @@ def resumption(run: RunFolder, path: Path | None = None) -> str:
 # --- the command --------------------------------------------------------------------------------
 
 
-def as_command(options: Options, *, places: bool = False, called: str = "python cli.py") -> str:
+def as_command(options: Options, *, places: bool = False) -> str:
     """Return the command that would do the same again: what differs from the defaults.
 
-    Where things lie (``--out``, ``--device``, ...) is a part of it only with ``places``. ``called``
-    is how the program is, in a clone unless given.
+    Where things lie (``--out``, ``--device``, ...) is a part of it only with ``places``.
     """
     words = [f"--{name} {value}" for name, value in _chosen(options).items()]
     for option, value, _ in unusual(options):
         if places or not option.where:
             words += map(shlex.quote, option.written(value))
-    return " ".join([called, command_name(type(options)), *words])
+    return " ".join([program(), command_name(type(options)), *words])
 
 
 def unusual(options: Options) -> Iterator[tuple[Option, Any, Any]]:
@@ -165,6 +164,11 @@ def _chosen(options: Options) -> dict[str, Any]:
     """Return the option that names what stands beneath the others, if there is one."""
     name = type(options).chosen_by
     return {name: getattr(options, name)} if name else {}
+
+
+def trusting(model: str | None) -> str:
+    """Return what a command must say of a network's own code, for a file may not choose it."""
+    return f" --model {shlex.quote(model)}" if model and ":" in model else ""
 
 
 def program() -> str:

@@ -40,6 +40,18 @@ def load_data(
     return shuffled_if_sorted(dataset)
 
 
+def part_of(
+    dataset: data.Dataset, train: int | None, test: int | None, seed: int, reporter: Reporter
+) -> data.Dataset:
+    """Take so many images of each half, at random by the seed, and say so; None takes all."""
+    part = dataset.subset(train, test, seed)
+    halves = (("training", part.y_train, dataset.y_train), ("test", part.y_test, dataset.y_test))
+    fewer = [f"{len(own)} {half}" for half, own, all_ in halves if len(own) < len(all_)]
+    if fewer:
+        reporter.say(f"of them {' and '.join(fewer)} images, at random")
+    return part
+
+
 def shuffled_if_sorted(dataset: data.Dataset) -> data.Dataset:
     """Shuffle splits that come class by class, as folders do: their first part must stand for all.
 

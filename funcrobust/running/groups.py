@@ -228,7 +228,7 @@ class Run(Images, Machine, Optimiser):
 
     @classmethod
     def filled(cls, given: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> Self:
-        """Refuse what a resumed run could not heed; see `Options.filled`."""
+        """Refuse what a resumed run could not heed; see ``Options.filled``."""
         if given.get("resume") is not None:
             require_resumable(cls, given)
             preset = {}

@@ -313,7 +313,9 @@ def _further(at: Position, after: State, metrics: dict[str, Tensor], seconds: fl
 
 
 def _mean(position: Position) -> Record:
-    return {name: float(total / position.counts[name]) for name, total in position.sums.items()}
+    """The loss first, the others by name: which update has which metrics first is chance."""
+    names = sorted(position.sums, key=lambda name: (name != "loss", name))
+    return {name: float(position.sums[name] / position.counts[name]) for name in names}
 
 
 def _device(state: State) -> torch.device:

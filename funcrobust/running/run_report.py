@@ -33,6 +33,7 @@ from funcrobust.running.config import (
     from_config,
     program,
     resumption,
+    trusting,
     unusual,
 )
 from funcrobust.running.groups import Run
@@ -369,8 +370,8 @@ def _commands(run: RunFolder, options: Run | None, *, ended: bool) -> dict[str, 
         found["Resume it:"] = resumption(run)
     if options is not None:
         found["Reproduce it:"] = as_command(options)
-    folder = shlex.quote(str(run.path))
-    found["Evaluate it:"] = f"{program()} evaluate {folder}"
+    folder, code = shlex.quote(str(run.path)), trusting(getattr(options, "model", None))
+    found["Evaluate it:"] = f"{program()} evaluate {folder}{code}"
     found["Compare it with another:"] = f"{program()} runs {folder} OTHER"
     return found
 

@@ -19,6 +19,7 @@ from funcrobust.commands import evaluate
 from funcrobust.commands.evaluate import attacking, recipe
 from funcrobust.commands.evaluate.options import OWN
 from funcrobust.core import evaluation
+from funcrobust.core.evaluation.autoattack import STANDARD
 from funcrobust.report.console import Reporter
 from funcrobust.running.l2_square import l2_square
 from funcrobust.running.places import AUTO
@@ -53,7 +54,7 @@ def test_every_attack(digits_run, attack):
 def test_autoattack_runs_the_four_in_turn(digits_run):
     found = figures(digits_run, autoattack=True, steps=None, epsilon=0.3, examples=20)
     left = [row["accuracy"] for row in found["after"]]
-    assert [row["attack"] for row in found["after"]] == list(attacking.STANDARD)
+    assert [row["attack"] for row in found["after"]] == list(STANDARD)
     assert left == sorted(left, reverse=True)
     assert found["robust"] == left[-1] <= figures(digits_run, epsilon=0.3, examples=20)["robust"]
     assert found["not_tried"] == []

@@ -159,6 +159,31 @@ def test_a_network_that_cannot_be_loaded_leaves_the_rest(folder, tmp_path):
     assert "They cannot be shown" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
 
 
+NET = """
+from torch import nn
+def make(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+"""
+
+
+def test_runs_of_a_network_of_ones_own(tmp_path):
+    """What a training says is next, and what compares two, says whose code it is."""
+    (tmp_path / "my_net.py").write_text(NET)
+    size = "--train-examples 64 --test-examples 20 --evaluate-examples 20 --robust-examples 20"
+    done = run_cli(
+        "cure-train", "--dataset", "digits", "--model", "my_net:make", "--name", "one",
+        "--epochs", "1", "--batch-size", "32", *size.split(), cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "of them 64 training and 20 test images, at random" in done.stdout
+    for said in ("evaluate runs/one", "psi-train --checkpoint runs/one"):
+        assert f"funcrobust {said} --model my_net:make\n" in done.stdout
+    shutil.copytree(tmp_path / "runs" / "one", tmp_path / "runs" / "two")
+    for model, shown in ((), False), (("--model", "my_net:make"), True):
+        done = run_cli("runs", "one", "two", *model, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert ("warning: no images" in done.stdout) != shown
+
+
 def test_a_place_that_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
     done = run_cli("runs", "--out", str(tmp_path / "file"))
@@ -178,6 +203,8 @@ def test_a_place_that_is_no_folder(tmp_path):
         (("--page", "a.html"), "--page does nothing here: it needs FOLDERS"),
         (("one", "two", "--page", "a.txt"), "--page must name a .html file"),
         (("one", "two", "--no-page", "--no-images"), "do nothing here: they are about the page"),
+        (("one", "two", "--no-page", "--model", "a:b"), "do nothing here: they are about the page"),
+        (("one", "two", "--modle", "a:b"), "unknown option: --modle. Did you mean --model?"),
     ],
 )
 def test_what_is_refused(folder, words, said):

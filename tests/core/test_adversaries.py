@@ -184,3 +184,27 @@ def test_the_way_to_a_plane_is_the_shortest(straight, far):
             lam = row[which]
             assert lam.max() - lam.min() < 1e-9
             assert (row[~which & row.isfinite()] <= lam.max() + 1e-9).all()
+
+
+def test_autoattack_is_the_four_in_turn(case):
+    four = evaluation.autoattack(BALL, classes=5, last=square(BALL, queries=20))
+    assert list(four) == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
+    some = slice(0, 60)
+    found = evaluation.attack_all(case.predict, case.params, case.x[some], case.y[some], four)
+    assert torch.equal(found.robust, case.holds[some])
+    left = [int(found.after(k).sum()) for k in range(5)]
+    assert left == sorted(left, reverse=True)
+    assert left[1] > left[2], "a class of its own to go after finds what the cross-entropy did not"
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: evaluation.autoattack(fr.linf(0.1), classes=3), "needs 4 classes"),
+        (lambda: evaluation.autoattack(fr.unconstrained()), "fr.linf"),
+        (lambda: evaluation.autoattack(fr.l2(0.5)), "give last="),
+    ],
+)
+def test_no_ensemble(build, said):
+    with pytest.raises(fr.FuncrobustError, match=said):
+        build()

@@ -55,6 +55,8 @@ def test_restoring_steps_go_a_share_of_the_way(problem):
     assert torch.allclose(made, (problem.x + 0.5 * slope).clamp(0, 1), atol=1e-12)
     with pytest.raises(fr.FuncrobustError, match="remain > 0"):
         fr.generation(problem.loss, Restoring(3, 0.0))
+    with pytest.raises(fr.FuncrobustError, match=r"got None\. .* draws by fr\.Walk"):
+        fr.generation(problem.loss, Restoring(3, 0.2, None))  # of a card without a restoring_step
     share = 1 - 0.2 ** (1 / 3)
     made = fr.generation(fr.logit(flat.predict), Restoring(3, 0.2, 0.5))(flat.params, problem.x, y)
     assert torch.allclose(made, (problem.x + 3 * share * 0.5 * slope).clamp(0, 1), atol=1e-12)

@@ -192,6 +192,20 @@ def test_images_that_were_changed_on_the_way(honest):
     assert {"fools_again", "in_bytes"} <= failed(replace(honest, outcome=outcome))[0]
 
 
+@pytest.mark.parametrize(("kept", "n", "passes"), [(1, 3, True), (8, 20, False)])
+def test_few_images_in_8_bits_fail_by_more_than_chance(honest, kept, n, passes):
+    """Clean images stand for what rounding leaves of an attack that ends at the border."""
+    images = honest.outcome.images.clone()
+    seen = honest.predict(honest.params, (images * 255).round() / 255).argmax(-1)
+    places = ((honest.outcome.fell_to > 0) & (seen != honest.y)).nonzero().squeeze(1)[:n]
+    assert len(places) == n
+    images[places[kept:]] = honest.x[places[kept:]]
+    fell_to = torch.full_like(honest.outcome.fell_to, -1).index_fill(0, places, 1)
+    outcome = honest.outcome._replace(images=images, fell_to=fell_to)
+    found = CHECKS["in_bytes"](replace(honest, outcome=outcome))
+    assert (found.passed, found.figure) == (passes, f"{kept} of {n} survive")
+
+
 def test_an_outcome_that_radius_0_does_not_give(honest):
     fell_to = torch.zeros_like(honest.outcome.fell_to)
     assert "nothing" in failed(replace(honest, outcome=honest.outcome._replace(fell_to=fell_to)))[0]

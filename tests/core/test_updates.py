@@ -65,6 +65,18 @@ ADAM = 1e-5
 itself, and the first steps of 0.01 each by half of that. The decay moves parameters by 4e-3."""
 
 
+def test_a_state_of_parameters_alone(problem):
+    optim = fr.optimizer("SGD", 0.1)
+    update = fr.make_update(fr.objective(fr.cross_entropy(problem.model.predict)), optim, decay=0.9)
+    of_both = [
+        update(fr.initial_state(each, optim, averaged=True), problem.x, problem.y)[0]
+        for each in (problem.params, problem.model)
+    ]
+    assert of_both[0].buffers == {}
+    assert largest_difference(of_both[0].params, of_both[1].params) == 0
+    assert set(of_both[0].average) == set(problem.params)
+
+
 def follow(problem, optim, reference_of, steps=20, tolerance=1e-10):
     """Train by ``optim`` and by torch.optim, ``reference_of(module)``, and compare."""
     update = fr.make_update(objective_of(problem), optim)

@@ -10,16 +10,21 @@ from pkgutil import iter_modules
 
 import docstrings
 import pytest
+import torch
 from problems import ROOT
 
 import funcrobust as fr
 from funcrobust import cli, commands, judging
+from funcrobust.core import evaluation
+from funcrobust.core.evaluation.checks import CHECKS, Case
+from funcrobust.core.evaluation.verdict import ORDER
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 NAMES = [page.relative_to(DOCS).as_posix() for page in PAGES]
 SUBMODULES = ("checkpoints", "core.evaluation", "data", "models")
 COMMANDS = {name.replace("_", "-") for _, name, _ in iter_modules(commands.__path__)}
+LINE = re.compile(r"^    (?:funcrobust|python cli\.py) (.+)$", re.MULTILINE)
 COMMAND = re.compile(r"`(?:python cli\.py |funcrobust )?((?:[a-z]+-)?[a-z]+ [^`\n]*)`")
 
 
@@ -70,18 +75,45 @@ def test_the_names_a_page_uses_are_public(page):
     assert used <= set(fr.__all__)
 
 
+def test_every_check_of_an_evaluation_is_explained():
+    x, y = torch.rand(2, 12), torch.tensor([0, 1])
+    outcome = evaluation.Outcome(torch.tensor([-1, -1]), x, y)
+    case = Case(lambda w, x: x @ w["w"], {"w": torch.rand(12, 4)}, x, y, fr.linf(0.1), outcome, y)
+    names = {check(case).name for check in CHECKS.values()}
+    rows = re.findall(r"^\| ([^|]+) \|", (DOCS / "choose" / "verdict.md").read_text(), re.MULTILINE)
+    assert names | {f"*{word}*" for word in ORDER} <= set(rows)
+
+
+def test_every_extra_for_users_is_on_the_first_page():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = set(project["optional-dependencies"])
+    page = (DOCS / "index.md").read_text()
+    named = {
+        n
+        for row in re.findall(r"^\| (`[^|]+) \|", page, re.M)
+        for n in row.replace("`", "").split(", ")
+    }
+    assert named == extras - {"test", "docs", "release", "oracles", "notebook"}
+
+
 def test_every_command_has_its_place():
     text = (DOCS / "commands.md").read_text()
     assert set(re.findall(r"^## (.+)$", text, re.MULTILINE)) == COMMANDS
     assert set(re.findall(r"^\$ python -m funcrobust (.+) --help$", text, re.MULTILINE)) == COMMANDS
 
 
+READY = {"RUN": "cifar10-linf-tiny", "runs/FOLDER": "cifar10-linf-tiny"}
+READY |= {"drawing.png": str(DOCS / "sketch.png")}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_the_commands_of_a_page_can_be_said(page):
+def test_the_commands_of_a_page_can_be_said(page, tmp_path, monkeypatch):
     """RUN and FILE stand for what a reader has; three dots for what he may add."""
-    for said in COMMAND.findall(page.read_text()):
-        words = shlex.split(said)
-        if words[0] in COMMANDS and "--help" not in words and "..." not in words:
-            ready = ["cifar10-linf-tiny" if word == "RUN" else word for word in words]
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text()
+    for said in (*COMMAND.findall(text), *LINE.findall(text)):
+        words = shlex.split(said, comments=True)
+        if words[0] in COMMANDS and not {"--help", "--resume", "..."} & set(words):
+            ready = [READY.get(word, word) for word in words]
             call, bound, _ = cli.program(ready).parse_args(ready, exit_on_error=False)
             call(*bound.args, **bound.kwargs)

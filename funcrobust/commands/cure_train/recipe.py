@@ -21,19 +21,20 @@ from funcrobust.report.sinks import open_sink
 from funcrobust.running.budget import SAMPLE, Budget, measure_seconds, update_seconds
 from funcrobust.running.classifier import save_checkpoint
 from funcrobust.running.collapse import Record
-from funcrobust.running.config import as_command
+from funcrobust.running.config import as_command, trusting
 from funcrobust.running.dataset import (
     Chosen,
     chosen_test_images,
     chosen_training_images,
     load_data,
+    part_of,
     which_test_images,
 )
 from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is_next
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import maybe_compile, pick_device, pick_precision
 from funcrobust.running.measuring import evaluating, measure
-from funcrobust.running.options import options_of
+from funcrobust.running.options import options_of, written_number
 from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
 from funcrobust.running.run_report import RunReport
@@ -62,7 +63,9 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     if more := unsaid(options):
         reporter.warn(more)
     dataset = load_data(options.dataset, options, reporter)
-    dataset = dataset.subset(options.train_examples, options.test_examples, options.seed)
+    dataset = part_of(
+        dataset, options.train_examples, options.test_examples, options.seed, reporter
+    )
     dataset = dataset.to(device)
     training = assemble(options, dataset, reporter.progress_callback())
     if budget is not None:
@@ -127,7 +130,7 @@ def _headline(options: CureTrain, device: torch.device) -> str:
     return (
         f"preset {options.preset} on {name}: {options.model}, {options.epochs} epochs of batch "
         f"{options.batch_size}, {options.opt} {options.lr_schedule} lr {options.lr_max:g}, "
-        f"{options.attack} ε = {options.epsilon:.4g}, {_regularisation(options)}, "
+        f"{options.attack} ε = {written_number(options.epsilon)}, {_regularisation(options)}, "
         f"{options.precision}"
     )
 
@@ -243,11 +246,14 @@ class Work:
         draw(options, predict, params, self.dataset, self.training.ball, run)
         reporter.table(
             f"cure-train: {options.model} on {self.dataset.name}, {which}, "
-            f"{options.constraint} ε = {options.epsilon:.4g}",
+            f"{options.constraint} ε = {written_number(options.epsilon)}",
             ("clean", f"PGD-{steps}", f"and sharp PGD-{steps}", "training"),
             [(*(f"{share:.1%}" for share in found.values()), f"{seconds:.0f} s")],
         )
-        say_what_is_next(run, reporter, "evaluate {run}", "psi-train --checkpoint {run}")
+        code = trusting(options.model)
+        say_what_is_next(
+            run, reporter, f"evaluate {{run}}{code}", f"psi-train --checkpoint {{run}}{code}"
+        )
         return figures
 
     def card(self, notes: str) -> Card:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
 from funcrobust.commands.evaluate.options import Evaluate
+from funcrobust.core import evaluation
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.balls.l2 import L2
 from funcrobust.core.balls.linf import Linf
@@ -17,23 +16,17 @@ from funcrobust.core.evaluation import (
     adversary_of,
     apgd_adversary,
     sharp_pgd,
+    square,
     targeted_apgd,
 )
 from funcrobust.core.evaluation.adversaries import SHARPNESS
+from funcrobust.core.evaluation.autoattack import LEAST_CLASSES
 from funcrobust.core.evaluation.drafting import Drafted
-from funcrobust.core.evaluation.fab import targeted_fab
-from funcrobust.core.evaluation.square import square
 from funcrobust.core.losses import log_odds
 from funcrobust.core.network.functional import autocast
 from funcrobust.running.catalogue import functions
 from funcrobust.running.l2_square import l2_square
 from funcrobust.running.machine import pick_dtype
-
-STANDARD = ("APGD-CE", "APGD-T", "FAB-T", "Square")
-"""AutoAttack's standard ensemble, in its order."""
-
-LEAST_CLASSES = 4
-"""Of which its targeted ratio needs so many."""
 
 
 def adversaries(
@@ -121,26 +114,11 @@ def step_size(options: Evaluate, ball: Ball) -> float:
 
 
 def autoattack(ball: Ball, classes: int) -> dict[str, Adversary]:
-    """Build the standard ensemble of Croce & Hein 2020 (arXiv:2003.01690).
-
-    Raises `FuncrobustError` for fewer than four classes, which its targeted ratio needs, or another
-    ball than `linf` and `l2`.
-    """
+    """Build the standard ensemble; of an L2 ball with the authors' own Square."""
     if classes < LEAST_CLASSES:
         raise FuncrobustError(
             f"AutoAttack's targeted ratio needs {LEAST_CLASSES} classes, and there are {classes}: "
             "use --attack"
         )
-    if type(ball) is Linf:
-        last: Adversary = square(ball)
-    elif type(ball) is L2:
-        last = l2_square(ball)
-    else:
-        raise FuncrobustError(f"AutoAttack is for --constraint linf or l2, not {ball}")
-    found: Mapping[str, Adversary] = {
-        "APGD-CE": apgd_adversary(ball),
-        "APGD-T": targeted_apgd(ball, targets=9),
-        "FAB-T": targeted_fab(ball, targets=9),
-        "Square": last,
-    }
-    return {name: found[name] for name in STANDARD}
+    last = l2_square(ball) if type(ball) is L2 else None
+    return evaluation.autoattack(ball, classes=classes, last=last)

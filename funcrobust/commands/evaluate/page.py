@@ -111,6 +111,7 @@ def leave(
     ``figures`` are the evaluation's own, as its JSON has them.
     """
     path = where(options, classifier)
+    replaced = ", in place of the one before" if path.exists() else ""
     page = compose(options, classifier, case, figures, curves)
     try:
         report.write(page, path)
@@ -121,7 +122,7 @@ def leave(
         return
     if (folder := _own_folder(classifier)) is not None and path == folder / FILE:
         _tell(folder, figures, reporter)
-    reporter.say(f"page: {path}")
+    reporter.say(f"page: {path}{replaced}")
 
 
 def _tell(folder: Path, figures: dict[str, Any], reporter: Reporter) -> None:

@@ -17,6 +17,7 @@ from funcrobust.commands.evaluate.aiming import aim
 from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation import Adversary, Outcome, Run, correct
+from funcrobust.core.evaluation.autoattack import LEAST_CLASSES
 from funcrobust.core.evaluation.checks import CHECKS, Case, Check
 from funcrobust.core.evaluation.ensemble import attack_the_standing, look
 from funcrobust.core.evaluation.verdict import Verdict, interval, verdict
@@ -26,10 +27,11 @@ from funcrobust.environment import versions
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import write_json
 from funcrobust.running.classifier import STRONGEST, Classifier, load_classifier
-from funcrobust.running.config import as_command, program
+from funcrobust.running.config import as_command
 from funcrobust.running.dataset import chosen_test_images, load_known
 from funcrobust.running.machine import pick_device, pick_dtype
 from funcrobust.running.measuring import evaluating
+from funcrobust.running.options import written_number
 from funcrobust.running.places import AUTO
 from funcrobust.running.processes import processes
 from funcrobust.running.threat import pick_ball
@@ -49,8 +51,8 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     constraint = options.constraint or card.constraint
     if constraint != card.constraint and options.epsilon is None:
         raise FuncrobustError(
-            f"the checkpoint's ε = {card.epsilon:.4g} is a radius in {card.constraint}: give "
-            f"--epsilon for {constraint}"
+            f"the checkpoint's ε = {written_number(card.epsilon)} is a radius in "
+            f"{card.constraint}: give --epsilon for {constraint}"
         )
     epsilon = card.epsilon if options.epsilon is None else options.epsilon
     ball = pick_ball(constraint, epsilon)
@@ -121,7 +123,7 @@ def _say_what_is_next(options: Evaluate, classes: int, there: int, reporter: Rep
     """Name the evaluations that say more than this one did."""
     plain = replace(options, json_file=None, save=None, page=AUTO)
     more = []
-    if not options.autoattack and options.target is None and classes >= attacking.LEAST_CLASSES:
+    if not options.autoattack and options.target is None and classes >= LEAST_CLASSES:
         whole = replace(plain, attack=Evaluate.attack, steps=None, restarts=None, step_size=None)
         more.append(replace(whole, autoattack=True))
     if options.examples < there:
@@ -129,8 +131,7 @@ def _say_what_is_next(options: Evaluate, classes: int, there: int, reporter: Rep
     if more:
         reporter.say("Next:")
     for each in more:
-        said = as_command(each, places=True, called=program())
-        reporter.say(f"  {said}", whole=True)
+        reporter.say(f"  {as_command(each, places=True)}", whole=True)
 
 
 def _sha256(classifier: Classifier) -> str:
@@ -261,7 +262,7 @@ def _show(
     which = f"all {n} test images" if n == there else f"{n} random test images of {there}"
     reporter.table(
         f"{classifier.label}: {settings['model']} on {dataset.name}, {which}, "
-        f"{settings['constraint']} ε = {settings['epsilon']:.4g}"
+        f"{settings['constraint']} ε = {written_number(settings['epsilon'])}"
         + ("" if target is None else f", target {target}"),
         ("", "accuracy" if target is None else "share", "95 % interval"),
         [(name, f"{_share(w):.1%}", _interval(w)) for name, w in rows],

@@ -34,8 +34,8 @@ from funcrobust.running.classifier import (
     save_checkpoint,
 )
 from funcrobust.running.collapse import Record
-from funcrobust.running.config import as_command
-from funcrobust.running.dataset import chosen_test_images, load_known, which_test_images
+from funcrobust.running.config import as_command, trusting
+from funcrobust.running.dataset import chosen_test_images, load_known, part_of, which_test_images
 from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is_next
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import (
@@ -45,6 +45,7 @@ from funcrobust.running.machine import (
     pick_precision,
 )
 from funcrobust.running.measuring import evaluating
+from funcrobust.running.options import written_number
 from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
 from funcrobust.running.run_report import RunReport
@@ -79,7 +80,9 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
         reporter.say(_headline(options, card, device))
     dataset = load_known(options, card, reporter)
     options = replace(options, dataset=dataset.name)
-    dataset = dataset.subset(options.train_examples, options.test_examples, options.seed)
+    dataset = part_of(
+        dataset, options.train_examples, options.test_examples, options.seed, reporter
+    )
     dataset = dataset.to(device)
     if budget is not None:
         options = _within(budget, options, ball, model, dataset, dtype)
@@ -202,7 +205,7 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float], new: Card) -
     restores = ["restored"] if options.restore else []
     reporter.table(
         f"psi-train: {len(work.heldout[0])} held-out images for the drift, "
-        f"{which}, for the accuracies, linf ε = {threat_radius(options):.4g}",
+        f"{which}, for the accuracies, linf ε = {written_number(threat_radius(options))}",
         ("", "ψ-drift", *restores, "clean", f"PGD-{steps}", f"and sharp PGD-{steps}"),
         [
             (
@@ -215,5 +218,8 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float], new: Card) -
     change = after["drift"] / before["drift"] - 1 if before["drift"] else 0.0
     reporter.say(f"held-out drift {change:+.1%}")
     begun = options.checkpoint or default_checkpoint(STRONGEST)
-    say_what_is_next(run, reporter, "evaluate {run}", f"generate {shlex.quote(begun)} {{run}}")
+    code = trusting(options.model)
+    say_what_is_next(
+        run, reporter, f"evaluate {{run}}{code}", f"generate {shlex.quote(begun)} {{run}}{code}"
+    )
     return {f"{k}_before": v for k, v in before.items()} | after

@@ -27,6 +27,8 @@ class Runs(Figures):
     --json -."""
     images: Annotated[bool, only_with(folders=...)] = True
     """Show on it the same test images under both networks."""
+    model: Annotated[str | None, only_with(folders=...)] = None
+    """The factory of a network of your own, which a run folder may not choose."""
     data_dir: Annotated[
         Path | None, Where(), Lies(require_there), only_with(folders=...)
     ] = None  # fmt: skip
@@ -40,9 +42,10 @@ class Runs(Figures):
                 f"runs compares two, got {len(self.folders)}: name two run folders, or none for a "
                 "table of all"
             )
-        if not self.paged and (not self.images or self.data_dir is not None):
+        about_images = self.data_dir is not None or self.model is not None
+        if not self.paged and (not self.images or about_images):
             raise FuncrobustError(
-                "--no-images and --data-dir do nothing here: they are about the page"
+                "--no-images, --model and --data-dir do nothing here: they are about the page"
             )
 
     @property

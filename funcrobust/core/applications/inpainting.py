@@ -18,8 +18,8 @@ def inpainting(loss: Loss, hole: Tensor, walk: AnyWalk) -> Perturbation:
     """Build inpainting: toward the class y within the ``hole``, whatever is known held exactly.
 
     ``hole`` is boolean, true where pixels are unknown, and broadcasts against (B, C, H, W); the
-    start should be `mean_filled` there. The paper adds λ·‖(1 − hole) ⊙ (x − x₀)‖₂ (`fr.away_from`)
-    to the loss instead, which lets known pixels move.
+    start should be smooth there, each image's mean colour say. The paper adds
+    λ·‖(1 − hole) ⊙ (x − x₀)‖₂ (`fr.away_from`) to the loss instead, which lets known pixels move.
     """
     return walk.toward(loss, masked(walk.ball, hole))
 

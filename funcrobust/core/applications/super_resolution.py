@@ -17,8 +17,9 @@ from funcrobust.core.walks import AnyWalk, Restoring, Walk, Walks
 def super_resolution(loss: Loss, low: Tensor, scale: int, walk: AnyWalk) -> Perturbation:
     """Build super-resolution: toward y among the images whose scale×scale means are ``low``.
 
-    ``low`` is (B, C, h, w); the start (B, C, scale·h, scale·w) should be its `bicubic`. The
-    published form only keeps to an L2 ball around the start, and may contradict its input.
+    ``low`` is (B, C, h, w); the start (B, C, scale·h, scale·w) should be its bicubic
+    enlargement, clamped. The published form only keeps to an L2 ball around the start, and may
+    contradict its input.
     """
     return walk.toward(loss, _ball(low, scale, walk))
 

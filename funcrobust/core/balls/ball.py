@@ -24,8 +24,8 @@ class Ball(Protocol):
     """A threat model. Write your own: these three functions and one honest flag.
 
     A step from x is project(x + size · steepest(∇ℓ)). A ball whose steps are not straight lines in
-    the image also has ``advance(x, gradient, size) -> x``, which replaces the sum (`Fourier`). One
-    that clamps to data bounds has them as ``bounds``, so that a centre outside them is refused.
+    the image also has ``advance(x, gradient, size) -> x``, which replaces the sum (see `fourier`).
+    One that clamps to data bounds has them as ``bounds``, so that a centre outside them is refused.
     """
 
     @property

@@ -8,8 +8,17 @@ from funcrobust.core.evaluation.adversaries import (
     targeted_apgd,
 )
 from funcrobust.core.evaluation.adversary import Adversary, Run, adversary_of, inside
-from funcrobust.core.evaluation.ensemble import Outcome, attack_all, robust
+from funcrobust.core.evaluation.autoattack import autoattack
+from funcrobust.core.evaluation.ensemble import (
+    Outcome,
+    attack_all,
+    attack_the_standing,
+    look,
+    robust,
+)
+from funcrobust.core.evaluation.fab import targeted_fab
 from funcrobust.core.evaluation.recalibrating import recalibrated
+from funcrobust.core.evaluation.square import square
 
 __all__ = [
     "Adversary",
@@ -19,11 +28,16 @@ __all__ = [
     "adversary_of",
     "apgd_adversary",
     "attack_all",
+    "attack_the_standing",
+    "autoattack",
     "correct",
     "inside",
+    "look",
     "mean_of",
     "recalibrated",
     "robust",
     "sharp_pgd",
+    "square",
     "targeted_apgd",
+    "targeted_fab",
 ]

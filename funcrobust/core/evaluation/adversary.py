@@ -52,7 +52,24 @@ class Run(NamedTuple):
 
 
 class Adversary(Protocol):
-    """See the head of this file. Write your own: any such function."""
+    """What an evaluation runs. Write your own: any such function.
+
+    ``adversary(predict, params, x, y, run) -> x̂`` gets images x (n, …) that are classified right,
+    their labels y (n,), and a `Run`, by which its random numbers are counted and what is done is
+    told. Whether x̂ succeeds is not its to say: whoever runs it looks, see `attack_all`. Of a
+    targeted adversary y are the classes that x is not yet seen as, and x̂ shall be.
+
+    >>> import funcrobust as fr
+    >>> from funcrobust.core import evaluation
+    >>> def brighter(predict, params, x, y, run):
+    ...     run.advance(len(x))
+    ...     return fr.linf(8 / 255).project(x + 8 / 255, x)
+    >>> def bright(params, x):  # class 1 from a mean of 0.27 on
+    ...     return torch.stack([0.54 - x.mean(1), x.mean(1)], 1)
+    >>> x, y = torch.tensor([[0.25] * 3, [0.1] * 3]), torch.tensor([0, 0])
+    >>> evaluation.attack_all(bright, {}, x, y, {"brighter": brighter}).robust
+    tensor([False,  True])
+    """
 
     def __call__(self, predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run) -> Tensor:
         """Return x̂, shaped like x (n, …), floating-point."""

@@ -60,10 +60,10 @@ def attack_all(
     adversary gives is classified anew here, alone with the others that fell. ``advance(n)`` is told
     of n examples done with, N for each adversary.
 
-    ``targeted`` y are targets (see `targets`), and the adversaries go after them.
+    ``targeted`` y are the classes to be seen, and the adversaries go after them.
 
     Raises `FuncrobustError` where there are no examples. To stop in between and go on later, take
-    its two parts: `look` and `attack_the_standing`.
+    its two parts: `evaluation.look` and `attack_the_standing`.
     """
     outcome = look(predict, params, x, y, batch_size=batch_size, targeted=targeted)
     if numbers is None:

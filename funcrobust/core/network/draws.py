@@ -50,8 +50,8 @@ class CountedDraws(TorchFunctionMode):
         if self.key is None:
             raise FuncrobustError(
                 "this network draws random numbers in training (dropout, say), which must be "
-                "counted: pass key=fr.key(seed, 'dropout', step) or a generator, or set its "
-                "probabilities to 0"
+                "counted: pass key=fr.key(seed, 'dropout', step) to predict_train, in an update's "
+                "fr.Batch(..., key=) too, or set its probabilities to 0"
             )
         self.count += 1
         whole, (rank, size) = list(shape), (self.shard.rank, self.shard.size)

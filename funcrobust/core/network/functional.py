@@ -81,8 +81,8 @@ class Functional:
         """Logits in training mode, and the buffers that come after this batch.
 
         Batch norm normalises by the batch's own statistics; the running statistics it would have
-        written in place come back as new tensors. A network that draws masks (dropout, drop-path:
-        see `CountedDraws`) needs a ``key``, as `funcrobust.key` makes them: its masks are a
+        written in place come back as new tensors. A network that draws masks (dropout, drop-path)
+        needs a ``key``, as `funcrobust.key` makes them: its masks are a
         function of the key alone, also under ``grad``, ``vmap`` (over stacked keys: each member its
         own masks) and ``torch.compile``. A ``generator`` will do where nothing is transformed: a
         key is drawn from it. Raises `FuncrobustError` where masks are to be drawn without either.
@@ -179,8 +179,8 @@ class Functional:
         derivatives of every order, and in the running statistics that it leaves. Masks of dropout
         are of the whole batch too: each process draws them all and keeps its rows.
 
-        Raises `FuncrobustError` for kinds of batch norm that are not torch's own (`nn.BatchNorm1d`
-        to ``3d``), which would see their own rows alone.
+        Raises `FuncrobustError` for kinds of batch norm that are not torch's own, which would see
+        their own rows alone.
         """
         if shard.size == 1:
             return self

@@ -35,7 +35,7 @@ def apgd(
     rho: float = 0.75,
     targeted: bool = False,
 ) -> Perturbation:
-    """Build Auto-PGD (Croce & Hein 2020, arXiv:2003.01690, algorithm 1); see `auto_ascent`.
+    """Build Auto-PGD (Croce & Hein 2020, arXiv:2003.01690, algorithm 1).
 
     Returns, per example, that x of x_0 … x_T whose ``loss`` is greatest (least if ``targeted``),
     after ``steps`` T steps and T + 1 evaluations. In AutoAttack the loss is `cross_entropy`, `dlr`

@@ -71,7 +71,9 @@ SHAPES: dict[str, Callable[[Tensor, float], Tensor]] = {
 def schedule(name: str, *, lr_max: float, lr_min: float = 0.0, total_steps: int) -> Schedule:
     """Build the named schedule over ``total_steps`` updates.
 
-    cyclic starts at ``lr_min`` and returns to it, the others never fall below it.
+    ``name`` is constant, cosine, cyclic, linear, multipledecay, onedrop, piecewise or
+    superconverge; any other function of the step will do for `optimizer` just as well. cyclic
+    starts at ``lr_min`` and returns to it, the others never fall below it.
 
     >>> lr = schedule("cyclic", lr_max=0.2, total_steps=100)
     >>> float(lr(0)), float(lr(25)), float(lr(50))

@@ -110,15 +110,16 @@ def _spend_first_call(optim: Optimizer, params: Params) -> None:
     optim.update(nothing, optim.init(nothing), params=nothing, inplace=False)
 
 
-def initial_state(model: Functional, optim: Optimizer, *, averaged: bool = False) -> State:
-    """Build the state before the first update, from the model's own tensors.
+def initial_state(model: Functional | Params, optim: Optimizer, *, averaged: bool = False) -> State:
+    """Build the state before the first update, from the model's own tensors, or from parameters.
 
     ``averaged`` starts a running average there, which ``make_update(..., decay=...)`` goes on with.
     """
-    _spend_first_call(optim, model.params)
+    params, buffers = (model, {}) if isinstance(model, dict) else (model.params, model.buffers)
+    _spend_first_call(optim, params)
     step = torch.zeros((), dtype=torch.int64)
-    average = _averageable(model.params, model.buffers) if averaged else {}
-    return State(model.params, model.buffers, optim.init(model.params), step, average)
+    average = _averageable(params, buffers) if averaged else {}
+    return State(params, buffers, optim.init(params), step, average)
 
 
 def ema(average: dict[str, Tensor], new: dict[str, Tensor], decay: Tensor) -> dict[str, Tensor]:
@@ -167,13 +168,13 @@ def make_update(
     (1, ['gradient_norm', 'loss'])
 
     The metrics are the objective's, plus the norm of the gradient as ``"gradient_norm"``. A
-    ``decay`` in [0, 1) keeps `ema` of what the update leaves, with `warmed_up` decay, in
+    ``decay`` in [0, 1) keeps `ema` of what the update leaves, with a decay that is warmed up, in
     ``State.average``: of the batch-norm statistics too, which belong to their parameters.
     ``accumulate`` k cuts the batch into k parts of equal size, one after the other: the gradient
     and the metrics are their means, at a k-th of the memory (batch norm sees a part at a time).
     ``across`` several processes, each with its rows of a batch, gradient and metrics are the means
-    over them: see `shards`. Of parameters that are spread over them each keeps its part: see
-    `sharding`.
+    over them: see `Shard`. Of parameters that are spread over them each keeps its part: see
+    `sharded`.
 
     Raises `FuncrobustError` for a decay outside [0, 1), or a batch that k does not divide.
     """

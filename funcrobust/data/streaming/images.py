@@ -17,7 +17,7 @@ from funcrobust.data.streaming.workers import Augment, Decoder
 class Streamed:
     """Images (N, 3, S, S), uint8: ``x[index]`` is a tensor, with each image's middle.
 
-    For the images of a training's steps see `Stream`, which decodes ahead.
+    For the images of a training's steps see ``Stream``, which decodes ahead.
     """
 
     encoded: Encoded
