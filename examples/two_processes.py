@@ -66,7 +66,7 @@ def main(named: str | None = None) -> None:
     (shared, its_losses), (alone, losses) = train(model, shard), train(model, fr.Shard())
     gaps = [apart(a, b) for a, b in zip(shared, alone, strict=True)]
     if png is not None:
-        said = f"{size} processes and one: weights apart by at most {gaps[-1]:.1e}"
+        said = f"{size} process{'es' * (size > 1)} and one: weights apart by at most {gaps[-1]:.1e}"
         print(f"{said}, after {UPDATES} updates")
         every = range(1, UPDATES + 1)
         panels = {

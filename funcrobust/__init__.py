@@ -18,4 +18,12 @@ def __getattr__(name: str) -> Any:
         from funcrobust.environment import own_version
 
         return own_version()
-    return _public(name)
+    try:
+        return _public(name)
+    except AttributeError as error:
+        from funcrobust.core.errors import did_you_mean
+
+        if name == "evaluation":
+            raise AttributeError("from funcrobust.core import evaluation") from None
+        near = "" if name.startswith("_") else did_you_mean(name, __all__)
+        raise AttributeError(f"{error}{near}", name=name, obj=error.obj) from None

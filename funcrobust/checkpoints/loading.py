@@ -147,19 +147,22 @@ def _load_zoo(entry: ZooEntry, path: Path) -> tuple[nn.Module, Card]:
 
 
 def _load_foreign(path: Path, model: str | None) -> tuple[nn.Module, Card]:
+    tensors = single_precision(read_foreign(path))  # what is no checkpoint is refused first
     if model is None:
         raise FuncrobustError(
-            f"{path} does not say which network it is: pass model=, one of "
+            f"{path} does not say which network it is: pass model= (--model), one of "
             f"{', '.join(models.names())} or your own package.module:factory"
         )
-    tensors = single_precision(read_foreign(path))
     check_finite(tensors, path)
     mean, std = _pop_normalizer(tensors, model)
     channels = next((t.shape[1] for t in tensors.values() if t.ndim == 4), 3)
     classes = next((t.shape[0] for t in reversed(tensors.values()) if t.ndim == 2), 10)
+    numbers = [_numbers(each, channels, path) for each in (mean, std)]
+    if ":" in model and mean is None:  # what prepared its images, if anything did, is in it
+        numbers = [[0.0] * channels, [1.0] * channels]
     make = partial(
-        models.build, model, num_classes=classes, in_channels=channels,
-        mean=_numbers(mean, channels, path), std=_numbers(std, channels, path),
+        models.build, model, num_classes=classes, in_channels=channels, mean=numbers[0],
+        std=numbers[1],
     )  # fmt: skip
 
     def named(network: nn.Module) -> dict[str, Tensor]:
@@ -200,6 +203,7 @@ def _foreign_card(
     size = models.usual_image_size(model)
     layer = network if isinstance(network, models.Normalized) else None
     origin = "from the file" if normalizer else "assumed, the file has none"
+    origin = "its own" if ":" in model and not normalizer else origin
     return Card(
         model=model,
         num_classes=classes,

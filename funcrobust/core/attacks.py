@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
+from funcrobust.core.arguments import require_perturbation
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.balls.composed import Composed, require_straight
 from funcrobust.core.balls.linf import Linf, linf
@@ -38,10 +39,20 @@ class Attack(NamedTuple):
     perturb: Callable[[Loss], Perturbation]
     """Builds the perturbation that ascends a loss."""
 
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        """Raise: an attack is two functions, and this says how they are called."""
+        raise FuncrobustError(
+            "an Attack is a start and a perturbation: attack.perturb(loss)(params, "
+            "attack.start(x, generator), y, center=x)"
+        )
+
 
 def perturbation_on(attack: Attack | Perturbation, loss: Loss) -> Perturbation:
     """Let an `Attack` ascend ``loss``; a `Perturbation` has its own loss, and stays as it is."""
-    return attack.perturb(loss) if isinstance(attack, Attack) else attack
+    if isinstance(attack, Attack):
+        return attack.perturb(loss)
+    require_perturbation(attack)
+    return attack
 
 
 def rs_fgsm(ball: Ball, *, step_size: float | None = None) -> Attack:

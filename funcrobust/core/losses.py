@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcrobust.core.arguments import require_labels, require_predict
 from funcrobust.core.errors import FuncrobustError, require_finite
 from funcrobust.core.examples import flat, safe_norm, squared_norm
 from funcrobust.core.network.functional import Params, Predict
@@ -26,9 +27,12 @@ def per_example_loss(values: Tensor, x: Tensor) -> Tensor:
     small: `FuncrobustError` says so.
     """
     if values.shape != x.shape[:1]:
+        mend = 'leave out the mean (reduction="none")'
+        if x.ndim in (1, 3) and values.shape == (1,):
+            mend = "one image alone is x[None], a batch of one"
         raise FuncrobustError(
             f"a loss is per example, (B,) = ({len(x)},), and this one gave {tuple(values.shape)}: "
-            'leave out the mean (reduction="none")'
+            f"{mend}"
         )
     return values
 
@@ -44,7 +48,7 @@ def log_odds(predict: Predict, *, temperature: float = 1.0) -> Loss:
 
     The labels y (B,) are classes. Raises `FuncrobustError` for a temperature that is not positive.
     """
-    _require_function(predict)
+    require_predict(predict)
     if not 0 < temperature < float("inf"):
         raise FuncrobustError(f"temperature must be a finite number > 0, got {temperature}")
 
@@ -63,6 +67,7 @@ def odds_of(logits: Tensor, y: Tensor) -> Tensor:
 
 def own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return z_y (B,), and z with −∞ in y's place (B, C)."""
+    require_labels(y, logits)
     # Not one_hot, which looks at y's values: vmap has none to look at.
     own = torch.arange(logits.shape[-1], device=y.device) == y.unsqueeze(-1)
     others = logits.masked_fill(own, -torch.inf)
@@ -78,13 +83,15 @@ def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
     With ``label_smoothing`` s the target is (1 − s)·onehot(y) + s/classes (Szegedy et al. 2016).
     The labels y are classes (B,), or, as there, probabilities (B, classes).
     """
-    _require_function(predict)
+    require_predict(predict)
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         logits = predict(params, x)
-        classes = logits.ndim <= 2 and y.ndim == logits.ndim - 1
-        if classes and not label_smoothing:
-            return cross_entropy_of(logits, y)
+        shares = isinstance(y, Tensor) and y.is_floating_point() and y.shape == logits.shape
+        if logits.ndim <= 2 and not shares:
+            require_labels(y, logits)
+            if not label_smoothing:
+                return cross_entropy_of(logits, y)
         return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
 
     return loss
@@ -96,13 +103,6 @@ def cross_entropy_of(logits: Tensor, y: Tensor) -> Tensor:
     return F.softplus(odds_of(logits, y), threshold=40)
 
 
-def _require_function(predict: object) -> None:
-    if isinstance(predict, torch.nn.Module):
-        raise FuncrobustError(
-            "a loss takes a function (params, x) -> logits: pass functionalize(module).predict"
-        )
-
-
 def margin(predict: Predict) -> Loss:
     """Build the margin, max_{j≠y} z_j − z_y.
 
@@ -110,6 +110,7 @@ def margin(predict: Predict) -> Loss:
     Positive where x is misclassified, 0 at a tie. Ascending it fools the network away from y; with
     ``targeted=True`` a perturbation descends it, toward y.
     """
+    require_predict(predict)
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         own, others = own_and_others(predict(params, x), y)
@@ -129,10 +130,12 @@ def logit(predict: Predict, *, guidance: float = 0.0) -> Loss:
     Of a network that ends in features (`funcrobust.models.representation`) z_y is coordinate y of
     the representation: what feature painting raises (Santurkar et al. 2019, arXiv:1906.09453).
     """
+    require_predict(predict)
     require_finite("guidance", guidance)
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         logits = predict(params, x)
+        require_labels(y, logits)
         value = -logits.gather(-1, y.unsqueeze(-1)).squeeze(-1)
         if not guidance:
             return value
@@ -146,6 +149,7 @@ def entropy(predict: Predict) -> Loss:
 
     The label y is not used. Descended by ψ it sharpens whichever class is likeliest.
     """
+    require_predict(predict)
 
     def loss(params: Params, x: Tensor, _y: Tensor) -> Tensor:
         log_p = predict(params, x).log_softmax(-1)
@@ -172,6 +176,7 @@ def kl_divergence(predict: Predict, reference: Tensor) -> Loss:
 
     In nats, ≥ 0. The label y is not used. What TRADES ascends around x, with r the logits there.
     """
+    require_predict(predict)
 
     def loss(params: Params, x: Tensor, _y: Tensor) -> Tensor:
         return kl(reference, predict(params, x))
@@ -189,6 +194,7 @@ def distillation(
     another term changes it. The labels y count through the cross-entropy alone. Hinton et al. 2015
     (arXiv:1503.02531) at temperature 1, with their weighted average of the two.
     """
+    require_predict(predict)
     require_finite("hard", hard)
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:

@@ -59,9 +59,10 @@ class Normalized(nn.Module):
     def _check(self, shape: torch.Size) -> None:
         channels, size = self.mean.shape[1], self.image_size
         if len(shape) < 3 or shape[-3] != channels:
+            last = len(shape) == 4 and shape[-1] == channels
+            mend = "x.movedim(-1, 1)" if last else "build it with in_channels= to match the data"
             raise FuncrobustError(
-                f"this network takes images (B, {channels}, H, W), got {tuple(shape)}: build it "
-                "with in_channels= to match the data"
+                f"this network takes images (B, {channels}, H, W), got {tuple(shape)}: {mend}"
             )
         if size is not None and tuple(shape[-2:]) != (size, size):
             raise FuncrobustError(

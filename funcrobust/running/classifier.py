@@ -87,6 +87,11 @@ def load_classifier(
     name = name or default_checkpoint(STRONGEST)
     say_if_state(name, reporter)
     module, card = checkpoints.load(name, model=model, progress=reporter.progress_callback())
+    if card.dataset == "unknown" and ":" in card.model and not is_zoo(name):
+        reporter.say(
+            f"{card.model}: images in [0, 1] go to it as they are; if it was trained on normalised "
+            "ones, let its forward normalise them first"
+        )
     return Classifier(name, card, module, to_device(functionalize(module), device))
 
 

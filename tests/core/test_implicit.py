@@ -163,3 +163,21 @@ def test_soft_labels_have_their_derivative(problem):
         slopes.append(grad(end)(y))
     assert slopes[0].abs().max() > 1e-4
     assert (slopes[0] - slopes[1]).abs().max() <= 1e-4 * slopes[0].abs().max()
+
+
+@pytest.mark.parametrize(("steps", "arrived"), [(1, False), (2, False), (6, True)])
+def test_one_that_is_still_on_its_way_is_refused(problem, weights, steps, arrived):
+    """Each step goes some six tenths of the way: no singular system tells that it goes on."""
+    value = functional(contracting(problem, fr.implicit(), steps), problem.x, problem.y, weights)
+    ahead = (problem.params,), (random_direction(problem.params),)
+    if not arrived:
+        with pytest.raises(fr.FuncrobustError, match="of the way is left"):
+            grad(value)(problem.params)
+        with pytest.raises(fr.FuncrobustError, match="of the way is left"):
+            jvp(value, *ahead)
+        return
+    there = functional(contracting(problem, fr.adjoint()), problem.x, problem.y, weights)
+    found, expected = (grad(f)(problem.params) for f in (value, there))
+    size = max(float(g.abs().max()) for g in expected.values())
+    assert largest_difference(found, expected) <= 0.05 * size
+    assert abs(jvp(value, *ahead)[1] - inner(expected, ahead[1][0])) <= 0.05 * size * 10

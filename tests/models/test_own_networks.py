@@ -8,7 +8,7 @@ import textwrap
 import pytest
 import torch
 
-from funcrobust import models
+from funcrobust import checkpoints, models
 from funcrobust.core.errors import FuncrobustError
 
 
@@ -27,6 +27,11 @@ def own(tmp_path, monkeypatch):
         class Net(nn.Module):
             normalized = True
             def __init__(self): super().__init__(); self.w = nn.Parameter(torch.randn(3))
+        class Convolved(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.last = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+            def forward(self, x): return self.last(self.first(x).mean((2, 3)))
         def wrong(): return 7
         def broken(): raise RuntimeError("no\\nluck")
         """)
@@ -48,6 +53,24 @@ def test_own_factories(own):
     assert models.build("my_nets:loose", num_classes=6)(x).shape == (3, 6)
     assert type(models.build("my_nets:Net")).__name__ == "Net"
     assert sys.path == path
+
+
+@pytest.mark.parametrize("name", ["plain", "sized", "Convolved"])
+def test_weights_in_a_file_get_the_images_as_they_are(own, name, monkeypatch):
+    """What was trained elsewhere is measured as it was trained: nothing is put before it."""
+    monkeypatch.syspath_prepend(own)
+    import my_nets
+
+    network = getattr(my_nets, name)(**({"num_classes": 2} if name == "sized" else {}))
+    torch.save(network.state_dict(), "mine.pt")
+    loaded, card = checkpoints.load("mine.pt", model=f"my_nets:{name}")
+    x = torch.rand(2, 3, 2, 2)
+    torch.testing.assert_close(loaded(x), network(x))
+    assert (card.mean, card.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert "normalisation its own" in card.notes
+    checkpoints.save("again.safetensors", loaded.state_dict(), card)
+    again, _ = checkpoints.load("again.safetensors", model=f"my_nets:{name}")
+    torch.testing.assert_close(again(x), network(x))
 
 
 def test_own_factories_depend_on_the_seed_alone(own):

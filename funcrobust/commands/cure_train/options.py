@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -20,6 +20,7 @@ from funcrobust.running.options import (
     Weight,
     only_with,
     unless,
+    written_number,
 )
 from funcrobust.running.places import CheckpointName, DatasetName, Factory
 
@@ -173,6 +174,19 @@ class CureTrain(Attacked, Regularised, Run):
         if name not in PRESETS:
             raise unknown_name("preset", name, PRESETS)
         return PRESETS[name] | {"preset": name}
+
+    @classmethod
+    def filled(cls, given: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> Self:
+        """Refuse a threat model of another norm with the radius of the preset's."""
+        options = super().filled(given, preset)
+        usual = (cls.beneath(given) if preset is None else preset).get("constraint", cls.constraint)
+        chosen = given.get("constraint", usual)
+        if chosen != usual and given.get("epsilon") is None:
+            raise FuncrobustError(
+                f"ε = {written_number(options.epsilon)} is a radius in {usual}: give --epsilon for "
+                f"{chosen}"
+            )
+        return options
 
     def check(self) -> None:
         """Refuse what does not go together."""

@@ -127,11 +127,13 @@ def _within(
 
 def _headline(options: CureTrain, device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    own = ":" in options.model
     return (
         f"preset {options.preset} on {name}: {options.model}, {options.epochs} epochs of batch "
         f"{options.batch_size}, {options.opt} {options.lr_schedule} lr {options.lr_max:g}, "
         f"{options.attack} ε = {written_number(options.epsilon)}, {_regularisation(options)}, "
         f"{options.precision}"
+        + (", normalised by the data's mean and deviation unless normalized = True" * own)
     )
 
 

@@ -55,6 +55,9 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
             f"{card.constraint}: give --epsilon for {constraint}"
         )
     epsilon = card.epsilon if options.epsilon is None else options.epsilon
+    if card.dataset == "unknown" and options.epsilon is None:
+        said = f"{constraint}, ε = {written_number(epsilon)}"
+        reporter.say(f"no threat model is known of it: {said}, unless --epsilon says another")
     ball = pick_ball(constraint, epsilon)
     dataset = load_known(options, card, reporter).to(device)
     numbers, x, labels = chosen_test_images(dataset, options.examples, options.seed)

@@ -21,7 +21,7 @@ from funcrobust.commands.study.options import Study
 from funcrobust.commands.study.scores import make_bench, score
 from funcrobust.commands.study.sheet import Rows, known, save, tables
 from funcrobust.core.balls.l2 import l2
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, extra
 from funcrobust.core.losses import cross_entropy
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.perturbations.projected_gradient import psi
@@ -55,6 +55,8 @@ def study(options: Study, reporter: Reporter) -> Rows:
     """Transfer, score and compare; leave study.json and plots in ``options.out``."""
     device = pick_device(options.device)
     options = replace(options, precision=pick_precision(options.precision, device))
+    with extra("study", "precision and recall need torch-fidelity"):  # missed now, not at the end
+        import torch_fidelity  # noqa: F401
     names = dict.fromkeys(("before", *(options.variants or VARIANTS)))
     found = {name: _find(name) for name in names if name not in VARIANTS}
     base, card, _, network = load_classifier(options.checkpoint, device, reporter)

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from funcrobust.core.arguments import require_tensor
 from funcrobust.core.errors import FuncrobustError
 
 Bounds = tuple[float, float] | None
@@ -91,8 +92,9 @@ def require_center(ball: Ball, center: Tensor) -> None:
 
 
 def require_float(*tensors: Tensor) -> None:
-    """Raise unless every tensor is floating point."""
+    """Raise unless all are tensors of floating point."""
     for x in tensors:
+        require_tensor(x)
         if not x.is_floating_point():
             hint = ": divide by 255" if x.dtype == torch.uint8 else ""
             raise FuncrobustError(f"a perturbation is of floating-point x, got {x.dtype}{hint}")
@@ -102,6 +104,19 @@ def require_images(name: str, x: Tensor) -> None:
     """Raise unless x has the dimensions of images."""
     if x.ndim != 4:
         raise FuncrobustError(f"{name} is for images (B, C, H, W), got shape {tuple(x.shape)}")
+
+
+def checked_largest(radius: float, bounds: Bounds) -> float:
+    """Return the radius of an L∞ ball; refuse gray levels for images in [0, 1].
+
+    Who writes 8 for 8/255 would attack with any image at all.
+    """
+    if bounds == IMAGES and 3.0 < radius < math.inf:
+        raise FuncrobustError(
+            f"a radius of {radius:g} exceeds the range of images in [0, 1]: eight gray levels are "
+            '8/255, float("inf") leaves the bounds alone'
+        )
+    return checked_radius(radius)
 
 
 def checked_radius(radius: float) -> float:

@@ -13,7 +13,7 @@ from funcrobust.core.balls.ball import (
     Ball,
     Bounds,
     checked_bounds,
-    checked_radius,
+    checked_largest,
     inside,
     require_center,
     require_float,
@@ -70,9 +70,11 @@ def linf(radius: float, *, bounds: Bounds = IMAGES) -> Ball:
     bounds. ``sign`` has derivative zero, so `psi` refuses this ball. Samples are uniform in the
     ball, then clamped to the bounds (uniform in the bounds for ``inf``). ``bounds`` are the data's
     least and greatest value, or None where it has none. Raises `FuncrobustError` for a radius below
-    0 or NaN, and in sampling for a centre outside the bounds, or where all is infinite.
+    0 or NaN, for gray levels (above 3 for images in [0, 1]), and in sampling for a centre outside
+    the bounds, or where all is infinite.
     """
-    return Linf(checked_radius(radius), checked_bounds(bounds))
+    checked = checked_bounds(bounds)
+    return Linf(checked_largest(radius, checked), checked)
 
 
 def smooth_linf(radius: float, *, temperature: float = 0.1, bounds: Bounds = IMAGES) -> Ball:
@@ -85,6 +87,5 @@ def smooth_linf(radius: float, *, temperature: float = 0.1, bounds: Bounds = IMA
     """
     if not 0 < temperature < math.inf:
         raise FuncrobustError(f"temperature must be a finite number > 0, got {temperature}")
-    return SmoothLinf(
-        checked_radius(radius), checked_bounds(bounds), temperature=float(temperature)
-    )
+    checked = checked_bounds(bounds)
+    return SmoothLinf(checked_largest(radius, checked), checked, temperature=float(temperature))

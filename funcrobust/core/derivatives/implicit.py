@@ -35,6 +35,9 @@ from funcrobust.core.network.functional import Params
 ACCEPTED = 1e-2
 """Relative residual above which the solver's result is refused."""
 
+ARRIVED = 0.1
+"""Share of the way that may be left at what is taken for a fixed point."""
+
 
 @dataclass(frozen=True)
 class Solver:
@@ -79,8 +82,9 @@ def implicit(*, rtol: float = 1e-5, maxiter: int = 200) -> Derivative:
     likewise, (I − ∂Φ/∂x) ẋ = ∂Φ/∂θ θ̇ + ∂Φ/∂c ċ. Nests under ``grad``, ``vjp``, ``jvp`` and
     ``vmap`` (one solve after the other); has no second derivative, and torch does not compile it.
 
-    Raises `FuncrobustError` in the derivative where the solver does not get to a residual of 1e-2:
-    a walk that still goes straight on has ∂Φ/∂x near I, and the system is singular.
+    Raises `FuncrobustError` in the derivative where the solver does not get to a residual of 1e-2
+    (a walk that still goes straight on has ∂Φ/∂x near I, and the system is singular), or where the
+    next step shows that more than a tenth of the way may be left.
     """
     if not 0 < rtol <= ACCEPTED:
         raise FuncrobustError(f"rtol must be in (0, {ACCEPTED:g}], got {rtol}")
@@ -141,6 +145,29 @@ def _solve(system: Callable[[Tensor], Tensor], right: Tensor, solver: Solver) ->
     return lam
 
 
+def _require_arrived(
+    step: Tensor, end: Tensor, center: Tensor, right: Tensor, solution: Tensor
+) -> None:
+    """Raise where the next step shows that an iteration is still on its way.
+
+    What is left to go is e = (I − ∂Φ/∂x)⁻¹ (Φ(x) − x) to first order; seen along v it is
+    ⟨v, e⟩/‖v‖ = ⟨λ, Φ(x) − x⟩/‖v‖, with the solution λ = (I − ∂Φ/∂x)⁻ᵀ v at hand. Its bound
+    ‖λ‖·‖Φ(x) − x‖/‖v‖ is compared with the way from the centre. Roundings of x itself are let pass.
+    """
+    size, far, last, v, lam = (
+        flat(t).norm(dim=1) for t in (end, end - center, step, right, solution)
+    )
+    gain = lam / v.clamp_min(torch.finfo(v.dtype).tiny)
+    rounding = 100 * torch.finfo(v.dtype).eps * size
+    left = gain * (last - rounding).clamp_min(0)
+    if not bool((left <= ARRIVED * far).all()):
+        share = float((left / far.clamp_min(torch.finfo(v.dtype).tiny)).max())
+        raise FuncrobustError(
+            f"psi is not near a fixed point: as the next step shows, up to {share:.0%} of the way "
+            "is left in the worst example; take more steps, or derivative=fr.adjoint()"
+        )
+
+
 class _OneByOne(torch.autograd.Function):
     """A Function of tensors whose vmap solves one system after the other.
 
@@ -191,8 +218,11 @@ class _Pushforward(_OneByOne):
             reduced: Tensor = u - jvp(lambda x: advance(x, center, *leaves), (end,), (u,))[1]
             return reduced
 
-        right = jvp(partial(advance, end), (center, *leaves), tuple(moved))[1]
-        return _solve(system, right, of.solver)
+        both = jvp(partial(advance, end), (center, *leaves), tuple(moved))
+        after, right = both[0], both[1]
+        found = _solve(system, right, of.solver)
+        _require_arrived(after - end, end, center, right, found)
+        return found
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
@@ -210,13 +240,14 @@ class _Pullback(_OneByOne):
         def advance(x: Tensor, center: Tensor, *leaves: Tensor) -> Tensor:
             return of.step(tree_unflatten(leaves, spec), x, y, center)
 
-        _, through_x = vjp(lambda x: advance(x, center, *leaves), end)  # type: ignore[misc]
+        after, through_x = vjp(lambda x: advance(x, center, *leaves), end)  # type: ignore[misc]
 
         def system(lam: Tensor) -> Tensor:
             reduced: Tensor = lam - through_x(lam)[0]
             return reduced
 
         lam = _solve(system, cotangent, of.solver)
+        _require_arrived(after - end, end, center, cotangent, lam)
         _, pull = vjp(lambda c, *p: advance(end, c, *p), center, *leaves)  # type: ignore[misc]
         found: tuple[Tensor, ...] = pull(lam)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from funcrobust.core.arguments import require_labels, require_tensor
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.images import as_float
 from funcrobust.core.losses import Loss
@@ -21,8 +22,23 @@ def classes(predict: Predict, params: Params, x: Tensor, *, batch_size: int = 50
 def correct(
     predict: Predict, params: Params, x: Tensor, y: Tensor, *, batch_size: int = 500
 ) -> Tensor:
-    """Tell which examples are classified right: (N,) bool. x is uint8 or float in [0, 1]."""
+    """Tell which examples are classified right: (N,) bool. x is uint8 or float in [0, 1].
+
+    Raises `FuncrobustError` for labels y that are not classes (N,), one for each image.
+    """
+    require_pairs(x, y)
     return classes(predict, params, x, batch_size=batch_size) == y
+
+
+def require_pairs(x: Tensor, y: Tensor) -> None:
+    """Raise unless y (N,) are classes of as many images, which nothing else would tell.
+
+    ``==`` compares what it is given, other shapes and floats included.
+    """
+    require_tensor(x)
+    require_labels(y, x.flatten(1) if x.ndim > 1 else x.unsqueeze(1))
+    if len(y) and int(y.min()) < 0:
+        raise FuncrobustError(f"labels are classes from 0 on, and the least is {int(y.min())}")
 
 
 def mean_of(loss: Loss, params: Params, x: Tensor, y: Tensor, *, batch_size: int = 128) -> float:

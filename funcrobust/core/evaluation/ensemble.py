@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from funcrobust.core.arguments import require_adversary
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.core.evaluation.accuracy import classes
+from funcrobust.core.evaluation.accuracy import classes, require_pairs
 from funcrobust.core.evaluation.adversary import Adversary, Run, ignore, succeeds
 from funcrobust.core.images import as_float
 from funcrobust.core.network.functional import Params, Predict
@@ -65,6 +66,8 @@ def attack_all(
     Raises `FuncrobustError` where there are no examples. To stop in between and go on later, take
     its two parts: `evaluation.look` and `attack_the_standing`.
     """
+    for adversary in adversaries.values():
+        require_adversary(adversary)
     outcome = look(predict, params, x, y, batch_size=batch_size, targeted=targeted)
     if numbers is None:
         numbers = torch.arange(len(x), device=x.device)
@@ -83,6 +86,7 @@ def look(
     """Return what becomes of each example without an attack; raise where there are none."""
     if len(x) == 0:
         raise FuncrobustError("there are no examples to evaluate")
+    require_pairs(x, y)
     images = as_float(x).clone()
     predicted = classes(predict, params, images, batch_size=batch_size)
     fallen = succeeds(predicted, y, targeted)

@@ -126,10 +126,13 @@ class Functional:
         self._param_names.check(params)
         if x.dtype == torch.uint8:
             raise FuncrobustError("a network takes floats in [0, 1], got bytes: divide by 255")
-        if not self._fused_attention:
-            return functional_call(network, (params, buffers), (x,))  # type: ignore[no-any-return]
-        with differentiable_attention(x, *params.values()):
-            return functional_call(network, (params, buffers), (x,))  # type: ignore[no-any-return]
+        try:
+            if not self._fused_attention:
+                return functional_call(network, (params, buffers), (x,))  # type: ignore[no-any-return]
+            with differentiable_attention(x, *params.values()):
+                return functional_call(network, (params, buffers), (x,))  # type: ignore[no-any-return]
+        except RuntimeError as error:
+            raise _of_types(error, params, x) from error
 
     def batch_statistics(self, before: Buffers, after: Buffers) -> Buffers:
         """Return ``after`` with the batch's own statistics for the running ones, constant.
@@ -261,3 +264,14 @@ def autocast(predict: Predict, dtype: torch.dtype | None) -> Predict:
             return predict(params, x).to(x.dtype)
 
     return half
+
+
+def _of_types(error: RuntimeError, params: Params, x: Tensor) -> RuntimeError | FuncrobustError:
+    """Return the error, or what it means: images and parameters differ in precision."""
+    given, own = x.dtype, next(iter(params.values()), x).dtype
+    said = ("expected scalar type", "same dtype", "should be the same")
+    if given == own or not any(words in str(error) for words in said):
+        return error
+    return FuncrobustError(
+        f"images are {given} and the parameters {own}: x.to({own}), or convert the network"
+    )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from funcrobust.core.arguments import require_loss, require_perturbation, require_predict
 from funcrobust.core.attacks import Attack, perturbation_on
 from funcrobust.core.derivatives.iteration import constant
 from funcrobust.core.errors import FuncrobustError, require_finite
@@ -34,6 +35,7 @@ def adversarial(loss: Loss, attack: Attack | Perturbation, *, start: Tensor | No
     begins the attack elsewhere than at x, for example ``attack.start(x, generator)``; the ball
     stays centred on x.
     """
+    require_loss(loss)
     perturb = perturbation_on(attack, loss)
 
     def robust(params: Params, x: Tensor, y: Tensor) -> Tensor:
@@ -68,6 +70,8 @@ def trades(
     `cross_entropy` with label smoothing, say. Zhang et al. 2019 (arXiv:1901.08573), equation 5;
     β = 1/λ there, 6 in their CIFAR-10 runs.
     """
+    require_predict(predict)
+    require_perturbation(attack)
     require_finite("beta", beta)
 
     def search(params: Params, x: Tensor) -> Perturbation:
@@ -171,8 +175,15 @@ def weighted_sum(*terms: tuple[float, Loss]) -> Loss:
     >>> total(model.params, torch.zeros(2, 4), torch.tensor([0, 2])).shape
     torch.Size([2])
     """
-    for weight, _ in terms:
-        require_finite("a term's weight", weight)
+    for term in terms:
+        if not isinstance(term, tuple | list) or len(term) != 2:
+            raise FuncrobustError(
+                "each term is a pair, fr.weighted_sum((1.0, loss), (0.3, another)), not a "
+                f"{type(term).__name__}"
+            )
+        require_finite("a term's weight", term[0])
+        if term[0]:
+            require_loss(term[1])
     active = [(weight, loss) for weight, loss in terms if weight != 0.0]
     if not active:
         raise FuncrobustError("a weighted sum needs at least one term of positive weight")
@@ -188,6 +199,7 @@ def weighted_sum(*terms: tuple[float, Loss]) -> Loss:
 
 def mean(loss: Loss) -> Objective:
     """Average a loss over the batch: the scalar that ``torch.func.grad`` wants."""
+    require_loss(loss)
 
     def objective(params: Params, x: Tensor, y: Tensor) -> Tensor:
         return per_example_loss(loss(params, x, y), x).mean()

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 from torch.func import grad
 
+from funcrobust.core.arguments import require_ball, require_loss
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.derivatives.adjoint import adjoint
 from funcrobust.core.derivatives.implicit import Implicit
@@ -44,6 +45,7 @@ def input_gradient(loss: Loss) -> Callable[[Params, Tensor, Tensor], Tensor]:
     Examples must not see one another (evaluation-mode batch norm): then the gradient of the sum
     is the stack of the per-example gradients.
     """
+    require_loss(loss)
 
     def total(x: Tensor, params: Params, y: Tensor) -> Tensor:
         return per_example_loss(loss(params, x, y), x).sum()
@@ -127,6 +129,7 @@ def psi(
 
     Raises `FuncrobustError` for a ball whose steepest direction has zero derivative (L∞).
     """
+    require_ball(ball)
     if not ball.differentiable:
         raise FuncrobustError(
             f"psi over {type(ball).__name__} has a zero derivative: sign() is flat. "
@@ -151,6 +154,7 @@ class Iteration(NamedTuple):
 
 
 def _iterated(loss: Loss, ball: Ball, walk: Iteration, derivative: Derivative) -> Perturbation:
+    require_ball(ball)
     require_finite("step_size", walk.step_size)
     require_finite("momentum", walk.momentum)
     require_count("steps", walk.steps)

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from funcrobust.core.arguments import require_ball
 from funcrobust.core.balls.ball import Ball, require_center, require_float
 from funcrobust.core.errors import FuncrobustError, require_finite
 
@@ -32,6 +33,7 @@ def center_of(ball: Ball, start: Tensor, center: Tensor | None) -> Tensor:
 
 def step_length(given: float | None, ball: Ball, share: float) -> float:
     """Return the step size that was given, or else ``share`` of the radius; raise for none."""
+    require_ball(ball)
     if given is not None:
         return require_finite("step_size", given)
     radius = getattr(ball, "radius", math.inf)

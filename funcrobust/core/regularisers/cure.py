@@ -41,9 +41,13 @@ def cure(
 ) -> Loss:
     """Build CURE's regulariser of ``loss``, a `Loss` itself: add λ times it to the objective.
 
-    z is held constant. ``along`` (x's shape) gives its direction instead of the sign of the
-    gradient: z = (h/√d)·``along``, which for a tensor uniform in [−1, 1] is the document's random
-    direction, uniform in the cube that the usual z lies in a corner of (ε-cube: h = ε√d).
+        ‖ g(x + z) − g(x) ‖₂,    g = ∇ₓ ℓ(θ, ·, y),    z = h·sign(g(x)) / ‖sign(g(x))‖₂
+
+    How much the slope turns on a way of length h: Moosavi-Dezfooli et al. 2019 (arXiv:1811.09716),
+    section 4, where it is squared. z is held constant. ``along`` (x's shape) gives its direction
+    instead of the sign of the gradient: z = (h/√d)·``along``, which for a tensor uniform in [−1, 1]
+    is the document's random direction, uniform in the cube that the usual z lies in a corner of
+    (ε-cube: h = ε√d).
 
     ``derivative`` chooses how it is differentiated in θ. With u = Δ/‖Δ‖ constant, Δ = g(x + z) −
     g(x), the derivative is that of ⟨Δ, u⟩:

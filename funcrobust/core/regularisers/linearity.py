@@ -12,13 +12,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from funcrobust.core.attacks import Attack
+from funcrobust.core.attacks import Attack, perturbation_on
 from funcrobust.core.derivatives.iteration import constant
 from funcrobust.core.errors import FuncrobustError, require_finite
 from funcrobust.core.examples import flat, inner, per_example, squared_norm, unit
 from funcrobust.core.losses import Loss, per_example_loss
 from funcrobust.core.network.functional import Params
-from funcrobust.core.perturbations.projected_gradient import input_gradient
+from funcrobust.core.perturbations.projected_gradient import Perturbation, input_gradient
 
 
 def input_gradient_norm(loss: Loss) -> Loss:
@@ -82,21 +82,24 @@ def linearity_error(loss: Loss, params: Params, center: Tensor, y: Tensor) -> Lo
     return error
 
 
-def local_linearity(loss: Loss, attack: Attack, *, start: Tensor, mu: float = 0.75) -> Loss:
+def local_linearity(
+    loss: Loss, attack: Attack | Perturbation, *, start: Tensor, mu: float = 0.75
+) -> Loss:
     """Build the local linearity regulariser (LLR), γ(x) + μ·|δ·∇ℓ(x)|.
 
         γ(x) = max_{δ in the ball} |ℓ(x + δ) − ℓ(x) − δ·∇ℓ(x)|
 
-    ``attack`` searches for δ (`pgd_k`, a few steps); it begins at ``start`` (x's shape), since the
-    error's derivative is zero at x itself. δ is held constant, the tangent is not. Qin et al.
-    2019 (arXiv:1907.02610), whose λ γ + μ |δ·∇ℓ| has λ = 4, μ = 3: here λ multiplies both terms.
+    ``attack`` searches for δ (`pgd_k`, a few steps; a `Perturbation` climbs its own loss); it
+    begins at ``start`` (x's shape), since the error's derivative is zero at x itself. δ is held
+    constant, the tangent is not. Qin et al. 2019 (arXiv:1907.02610), whose λ γ + μ |δ·∇ℓ| has λ =
+    4, μ = 3: here λ multiplies both terms.
     """
     require_finite("mu", mu)
     g = input_gradient(loss)
 
     def penalty(params: Params, x: Tensor, y: Tensor) -> Tensor:
         held, center = constant(params), x.detach()
-        search = attack.perturb(linearity_error(loss, held, center, y))
+        search = perturbation_on(attack, linearity_error(loss, held, center, y))
         delta = (search(held, start.detach(), y, center=center) - center).detach()
         rise = inner(delta, g(params, x, y))
         error = (loss(params, x + delta, y) - loss(params, x, y) - rise).abs()

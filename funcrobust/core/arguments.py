@@ -1,0 +1,116 @@
+"""What is handed in by mistake, refused where it is handed in, with what was meant.
+
+Every function here looks at types and shapes alone: it costs nothing, waits for no device and
+leaves no trace in compiled code. The roles are those of the house: a `Predict` gives logits, a
+`Loss` is built of it, a `Ball` says where to go, a `Perturbation` or an `Attack` goes there.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from funcrobust.core.errors import FuncrobustError
+
+
+def require_predict(predict: Any) -> None:
+    """Raise unless this can be a ``(params, x) -> logits``."""
+    if isinstance(predict, nn.Module):
+        raise FuncrobustError(
+            "a loss takes a function (params, x) -> logits: pass functionalize(module).predict"
+        )
+    if not callable(predict):
+        own = ": pass its .predict" if hasattr(predict, "predict") else ""
+        raise FuncrobustError(
+            f"a loss takes a function (params, x) -> logits, not a {_kind(predict)}{own}"
+        )
+
+
+def require_loss(loss: Any) -> None:
+    """Raise unless this can be a ``(params, x, y) -> (B,)``."""
+    wanted = "a loss (params, x, y) -> (B,) is wanted here"
+    if isinstance(loss, nn.Module):
+        raise FuncrobustError(
+            f"{wanted}, not a network: fr.cross_entropy(fr.functionalize(module).predict)"
+        )
+    if hasattr(loss, "predict"):
+        raise FuncrobustError(f"{wanted}, not a network: fr.cross_entropy(model.predict)")
+    if hasattr(getattr(loss, "__self__", None), "predict_train"):
+        raise FuncrobustError(f"{wanted}, not logits: fr.cross_entropy(model.{loss.__name__})")
+    if not callable(loss) or _is_ball(loss):
+        raise FuncrobustError(f"{wanted}, such as fr.cross_entropy(predict), not {_said(loss)}")
+
+
+def require_ball(ball: Any) -> None:
+    """Raise unless this has what a ball has."""
+    if not _is_ball(ball):
+        example = f"fr.linf({ball})" if isinstance(ball, int | float) else "fr.linf(8 / 255)"
+        raise FuncrobustError(f"a ball is wanted here, such as {example}, not {_said(ball)}")
+
+
+def require_perturbation(perturbation: Any) -> None:
+    """Raise unless this can be a perturbation: of a ball, say what makes one of it."""
+    if _is_ball(perturbation):
+        raise FuncrobustError(
+            f"an attack is wanted here, and {perturbation} is a ball alone: fr.rs_fgsm(ball), "
+            "fr.pgd_k(ball), or fr.pgd(loss, ball, step_size=, steps=)"
+        )
+    if not callable(perturbation):
+        raise FuncrobustError(
+            "an attack is wanted here, such as fr.rs_fgsm(fr.linf(8 / 255)), not "
+            f"{_said(perturbation)}"
+        )
+
+
+def require_adversary(adversary: Any) -> None:
+    """Raise unless this takes what an adversary takes, as far as its signature tells."""
+    if callable(adversary):
+        try:
+            inspect.signature(adversary).bind("predict", "params", "x", "y", "run")
+        except TypeError:
+            pass
+        except ValueError:  # it has no signature to be read
+            return
+        else:
+            return
+    raise FuncrobustError(
+        "an adversary is a function (predict, params, x, y, run) -> x̂, such as "
+        "evaluation.Pgd(ball, step_size); evaluation.adversary_of(attack, fr.log_odds) makes one "
+        f"of an Attack; this is {_said(adversary)}"
+    )
+
+
+def require_labels(y: Any, scores: Tensor) -> None:
+    """Raise unless y (B,) are classes for scores (B, C), by their types and shapes."""
+    if not isinstance(y, Tensor):
+        raise FuncrobustError(f"labels are a torch.Tensor of classes, not {_said(y)}")
+    if y.dtype not in (torch.int64, torch.int32):
+        raise FuncrobustError(f"labels are classes, int64, and these are {y.dtype}: y.long()")
+    if y.shape != scores.shape[:-1]:
+        raise FuncrobustError(
+            f"labels are one class an example, {tuple(scores.shape[:-1])}, and these have shape "
+            f"{tuple(y.shape)}"
+        )
+
+
+def require_tensor(x: Any) -> None:
+    """Raise unless this is a tensor."""
+    if not isinstance(x, Tensor):
+        raise FuncrobustError(f"images are a torch.Tensor, not {_said(x)}")
+
+
+def _is_ball(value: Any) -> bool:
+    return hasattr(value, "project") and hasattr(value, "steepest")
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def _said(value: Any) -> str:
+    """Say what something is, in a few words."""
+    short = isinstance(value, int | float | str) and len(repr(value)) < 40
+    return repr(value) if short else f"a {_kind(value)}"

@@ -1,0 +1,87 @@
+"""What newcomers hand in by mistake: each is refused, with what was meant."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import funcrobust as fr
+from funcrobust.core import evaluation
+
+MODULE = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+MODEL = fr.functionalize(MODULE)
+PARAMS = MODEL.params
+LOSS = fr.cross_entropy(MODEL.predict)
+BALL = fr.linf(8 / 255)
+STEPS = {"step_size": 0.01, "steps": 2}
+PGD = fr.pgd(LOSS, BALL, **STEPS)
+X = torch.rand(5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+Y = torch.tensor([0, 1, 2, 3, 0])
+
+MISTAKES = {
+    "a network for its function": (lambda: fr.cross_entropy(MODULE), r"functionalize\(module\)"),
+    "its record for its function": (lambda: fr.cross_entropy(MODEL), r"pass its \.predict"),
+    "a network for a loss": (lambda: fr.pgd(MODULE, BALL, **STEPS), r"fr\.cross_entropy\(fr\.f"),
+    "its record for a loss": (lambda: fr.psi(MODEL, fr.l2(1.0), **STEPS), r"\(model\.predict\)"),
+    "logits for a loss": (lambda: fr.pgd(MODEL.predict, BALL, **STEPS), r"not logits: fr\.cross"),
+    "a ball for a loss": (lambda: fr.cure(BALL, h=1.0), r"such as fr\.cross_entropy\(predict\)"),
+    "a radius for a ball": (lambda: fr.pgd(LOSS, 0.03, **STEPS), r"such as fr\.linf\(0\.03\)"),
+    "nothing for a ball": (lambda: fr.rs_fgsm(None), r"a ball is wanted here"),
+    "a ball for an attack": (lambda: fr.adversarial(LOSS, BALL), r"a ball alone: fr\.rs_fgsm"),
+    "a name for an attack": (lambda: fr.trades(MODEL.predict, "pgd"), r"not 'pgd'"),
+    "an attack that is called": (lambda: fr.rs_fgsm(BALL)(PARAMS, X, Y), r"attack\.perturb\(loss"),
+    "losses without weights": (lambda: fr.weighted_sum(LOSS, LOSS), r"a pair, fr\.weighted_sum"),
+    "gray levels for a radius": (lambda: fr.linf(8), r"gray levels are 8/255"),
+    "and in the smooth ball": (lambda: fr.smooth_linf(4.0), r"exceeds the range of images"),
+    "an attack for an adversary": (
+        lambda: evaluation.attack_all(MODEL.predict, PARAMS, X, Y, {"pgd": PGD}),
+        r"evaluation\.adversary_of\(attack, fr\.log_odds\)",
+    ),
+    "float labels": (lambda: LOSS(PARAMS, X, Y.float()), r"torch\.float32: y\.long\(\)"),
+    "one-hot integers": (lambda: LOSS(PARAMS, X, torch.eye(4).long()[Y]), r"one class an example"),
+    "a column of labels": (lambda: fr.margin(MODEL.predict)(PARAMS, X, Y[:, None]), r"\(5, 1\)"),
+    "fewer labels": (lambda: fr.logit(MODEL.predict)(PARAMS, X, Y[:3]), r"have shape \(3,\)"),
+    "a list of labels": (lambda: LOSS(PARAMS, X, [0, 1, 2, 3, 0]), r"classes, not a list"),
+    "numpy images": (lambda: PGD(PARAMS, np.zeros((5, 3, 2, 2)), Y), r"not a ndarray"),
+    "other precision": (lambda: LOSS(PARAMS, X.double(), Y), r"x\.to\(torch\.float32\)"),
+    "one image alone": (
+        lambda: fr.pgd(lambda p, x, y: torch.zeros(1), BALL, **STEPS)(PARAMS, X[0], Y[:1]),
+        r"x\[None\]",
+    ),
+    "a column in an evaluation": (
+        lambda: evaluation.correct(MODEL.predict, PARAMS, X, Y[:, None]), r"have shape \(5, 1\)",
+    ),
+    "floats in an evaluation": (
+        lambda: evaluation.correct(MODEL.predict, PARAMS, X, Y.float()), r"y\.long\(\)",
+    ),
+    "labels below 0": (
+        lambda: evaluation.correct(MODEL.predict, PARAMS, X, Y - 1), r"the least is -1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_is_refused_with_what_was_meant(mistake):
+    make, said = MISTAKES[mistake]
+    with pytest.raises(fr.FuncrobustError, match=said) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+def test_what_looks_like_one_and_is_none():
+    shares = torch.full((5, 4), 0.25)
+    assert LOSS(PARAMS, X, shares).shape == (5,)
+    assert LOSS(PARAMS, X, Y.int()).shape == (5,)
+    each = torch.func.vmap(lambda x, y: LOSS(PARAMS, x[None], y[None])[0])(X, Y)
+    torch.testing.assert_close(each, LOSS(PARAMS, X, Y))
+    assert fr.linf(float("inf")).radius == float("inf")
+    assert fr.linf(8, bounds=(0, 255)).radius == 8
+    assert fr.adversarial(LOSS, lambda params, start, y, *, center=None: start)(PARAMS, X, Y).shape
+
+    def own(predict, params, x, y, run, *, more=1):
+        return x
+
+    found = evaluation.attack_all(MODEL.predict, PARAMS, X, Y, {"own": own})
+    assert torch.equal(found.robust, evaluation.correct(MODEL.predict, PARAMS, X, Y))
