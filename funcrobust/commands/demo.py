@@ -150,6 +150,6 @@ def _summary(
     for result in (robust, moved):
         for path in sorted(result.run.path.glob("*.png")):
             reporter.say(f"  {path}")
-    reporter.say("run folders")
+    reporter.say("run folders, each with a page of the run and of its evaluation")
     for result in (robust, moved):
-        reporter.say(f"  {result.run.path}")
+        reporter.say(f"  {result.run.path}/report.html, evaluation.html")

@@ -213,7 +213,10 @@ def said_option(value: Any) -> str:
         return ", ".join(f"{k}={said_option(v)}" for k, v in value.items()) or "none"
     if isinstance(value, list | tuple):
         return ", ".join(map(said_option, value)) or "none"
-    return written_number(value) if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        exact = written_number(value)
+        return exact if len(exact) <= 12 else f"{value:.6g}"  # config.json has all digits
+    return str(value)
 
 
 def records_of(run: RunFolder) -> tuple[list[Record], str]:

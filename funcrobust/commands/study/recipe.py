@@ -60,6 +60,13 @@ def study(options: Study, reporter: Reporter) -> Rows:
     names = dict.fromkeys(("before", *(options.variants or VARIANTS)))
     found = {name: _find(name) for name in names if name not in VARIANTS}
     base, card, _, network = load_classifier(options.checkpoint, device, reporter)
+    for name, place in found.items():
+        other = load_classifier(str(place), torch.device("cpu"), reporter).card
+        if (other.image_shape, other.num_classes) != (card.image_shape, card.num_classes):
+            raise FuncrobustError(
+                f"{name} knows {other.dataset}, and {base} {card.dataset}: name a network of the "
+                "same images with --checkpoint"
+            )
     dataset = load_known(options, card, reporter).to(device)
     judges = pick_judges(options.judges, base, card, device, reporter.progress_callback())
     if not judges:

@@ -43,7 +43,7 @@ def compile_checked(
     update changes is compared, the optimizer's momentum included (it holds the gradient even while
     a warm-up's learning rate is 0). With e = ‖after − truth‖/‖truth − before‖ for each tensor,
 
-        e(compiled) ≤ 3 · e(eager) + ``tolerance``
+        e(compiled) ≤ 3 · e(eager) + tolerance
 
     or `FuncrobustError` names the worst tensor. This is how torch judges its own compiler. Costs
     the compilation and three updates; no state is changed.
