@@ -1,8 +1,12 @@
-"""A function on two processes that are a group, over gloo: what it returns on each."""
+"""A function on two processes that are a group, over gloo: what it returns on each.
+
+As a program under torchrun, commands one after another: ``two_processes.py "evaluate NET" ...``.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -31,3 +35,19 @@ def _one(function: Callable[[Shard], Any], rank: int, file: str) -> Any:
         return function(Shard(rank, 2, dist.group.WORLD.group_name))
     finally:
         dist.destroy_process_group()
+
+
+def main() -> None:
+    from funcrobust import cli
+
+    dist.init_process_group("gloo")
+    for words in sys.argv[1:]:
+        try:
+            cli.main(words.split())
+        except SystemExit as stop:
+            if stop.code:
+                raise
+
+
+if __name__ == "__main__":
+    main()

@@ -124,7 +124,9 @@ def started(options: Options) -> Iterator[Processes]:
     local = _number("LOCAL_RANK", 0)
     if on_gpu:
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    there = dist.is_initialized()  # a script's own, which runs several commands
+    if not there:
+        dist.init_process_group("nccl" if on_gpu else "gloo")
     group = dist.group.WORLD
     assert group is not None
     _here = Processes(Shard(dist.get_rank(), size, group.group_name), local)
@@ -132,7 +134,8 @@ def started(options: Options) -> Iterator[Processes]:
         yield _here
     finally:
         _here = _ALONE
-        dist.destroy_process_group()
+        if not there:
+            dist.destroy_process_group()
 
 
 def is_loss_of_another(error: RuntimeError) -> bool:

@@ -12,9 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from problems import run_cli
 from safetensors.torch import load_file
 
+from funcrobust.core.shards import Shard
+from funcrobust.running.processes import Processes
+
 CLI = str(Path(__file__).parents[2] / "cli.py")
+SEVERAL = str(Path(__file__).parents[1] / "two_processes.py")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 CURE = (
     "cure-train", "--dataset", "digits", "--train-examples", "256", "--test-examples", "60",
@@ -26,7 +32,7 @@ CURE = (
 
 def command(folder, *words):
     """Python, in a folder, on one thread."""
-    given = {**os.environ, "OMP_NUM_THREADS": "1"}
+    given = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
         [sys.executable, *words], cwd=folder, env=given, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
@@ -37,6 +43,18 @@ def done(process):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out
+
+
+def by_one(folder, *words):
+    """The same in this process, which saves the seconds that torch's import takes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        ran = run_cli(*words, cwd=folder)
+    finally:
+        torch.set_num_threads(threads)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
 
 
 def records(folder):
@@ -61,7 +79,7 @@ def assert_same(run, other, off):
 def alone(tmp_path_factory):
     """The training by one process."""
     folder = tmp_path_factory.mktemp("alone")
-    done(command(folder, CLI, *CURE, "--name", "run"))
+    by_one(folder, *CURE, "--name", "run")
     return folder / "runs" / "run"
 
 
@@ -77,7 +95,7 @@ def test_a_lost_process_and_one_that_goes_on_alone(alone, tmp_path):
     # Which of the two it notices first is chance: the loss, or the launcher's SIGTERM.
     lost = "another process of the run has ended; its state at step" in err
     assert lost or "--resume" in out
-    done(command(tmp_path, CLI, "cure-train", "--resume", str(run)))
+    by_one(tmp_path, "cure-train", "--resume", str(run))
     assert_same(run, alone, 1e-4)
 
 
@@ -98,46 +116,57 @@ def of_rank(rank, launcher):
     raise AssertionError(children)
 
 
-def test_two_train_psi_as_one(digits_run, tmp_path):
-    words = (
-        "psi-train", "--checkpoint", str(digits_run[0]), "--updates", "6", "--batch-size", "16",
-        "--evaluate-examples", "21", "--evaluate-steps", "2", "--heldout-examples", "20",
-        "--precision", "fp32", "--strips", "0", "--name",
-    )  # fmt: skip
-    done(command(tmp_path, CLI, *words, "one"))
-    out = done(command(tmp_path, *TORCHRUN, CLI, *words, "two"))
-    assert out.count("held-out drift") == 1, "the first alone talks"
-    runs = tmp_path / "runs"
-    assert sorted(path.name for path in runs.iterdir()) == ["one", "two"]
-    assert_same(runs / "two", runs / "one", 1e-3)
+def of_the_digits(net):
+    """What is shared, small, on the classifier ``net``: files are named alike in every folder."""
+    psi = "--updates 6 --batch-size 16 --evaluate-examples 21 --evaluate-steps 2 --strips 0"
+    study = "--images 20 --choosing 11 --examples 20 --attack-steps 2 --precision fp32 --out study"
+    evaluate = "--examples 25 --steps 5 --epsilon 0.2 --no-checks --no-page --save kept.safetensors"
+    draw = "--examples 150 --steps 3 --png drawn.png --json drawn.json"
+    return [
+        f"psi-train --checkpoint {net} {psi} --heldout-examples 20 --precision fp32 --name psi",
+        f"apply generation {net} {draw}",
+        f"study before --checkpoint {net} --judge {net} {study}",
+        f"evaluate {net} {evaluate} --json evaluated.json",
+    ]
 
 
-def test_batches_that_two_cannot_share(tmp_path):
-    process = command(tmp_path, *TORCHRUN, CLI, *CURE, "--batch-size", "33")
-    _, err = process.communicate(timeout=100)
-    assert "error: 2 processes cannot share batches of 33 images" in err
-    assert not (tmp_path / "runs").exists()
+@pytest.fixture(scope="module")
+def both(digits_run, tmp_path_factory):
+    """The folders in which one process and two have run it all, and what the two have said.
+
+    The two are a group throughout, which each command takes as it is.
+    """
+    folder = tmp_path_factory.mktemp("both")
+    one, two = folder / "one", folder / "two"
+    words = of_the_digits(digits_run[0])
+    for place in (one, two):
+        place.mkdir()
+    for each in words:
+        by_one(one, *each.split())
+    return one, two, done(command(two, *TORCHRUN, SEVERAL, *words))
 
 
-def test_two_draw_as_one(digits_run, tmp_path):
-    """The same pictures and figures from one and from two."""
-    words = (CLI, "apply", "generation", str(digits_run[0]), "--examples", "150", "--steps", "3")
-    done(command(tmp_path, *words, "--png", "1.png", "--json", "1.json"))
-    done(command(tmp_path, *TORCHRUN, *words, "--png", "2.png", "--json", "2.json"))
-    one, two = (json.loads((tmp_path / f"{n}.json").read_text()) for n in (1, 2))
+def figures(both, name):
+    return [json.loads((folder / name).read_text()) for folder in both[:2]]
+
+
+def test_the_first_alone_talks(both):
+    assert both[2].count("held-out drift") == 1
+    assert both[2].count("95 % interval") == 1
+
+
+def test_two_train_psi_as_one(both):
+    one, two = (folder / "runs" for folder in both[:2])
+    assert [path.name for path in two.iterdir()] == ["psi"]
+    assert_same(two / "psi", one / "psi", 1e-3)
+
+
+def test_two_draw_as_one(both):
+    """The same figures of the pictures, of which each has made its part."""
+    one, two = figures(both, "drawn.json")
     for name, scores in one.items():
         assert two[name] == pytest.approx(scores, rel=1e-3)
-    study = (
-        CLI, "study", "before", "--checkpoint", str(digits_run[0]), "--judge", str(digits_run[0]),
-        "--images", "20", "--choosing", "11", "--examples", "20", "--attack-steps", "2",
-        "--precision", "fp32", "--out",
-    )  # fmt: skip
-    done(command(tmp_path, *study, "1"))
-    done(command(tmp_path, *TORCHRUN, *study, "2"))
-    alone, shared = (
-        json.loads((tmp_path / n / "study.json").read_text())["variants"]["before"][0]
-        for n in ("1", "2")
-    )
+    alone, shared = (study["variants"]["before"][0] for study in figures(both, "study/study.json"))
     assert shared["clean"] == alone["clean"]
     for kind in ("gaussian", "noise"):
         first, second = (
@@ -145,3 +174,26 @@ def test_two_draw_as_one(digits_run, tmp_path):
         )
         # Of a few images, some of which a rounding has sent elsewhere.
         assert second == pytest.approx(first, rel=0.2)
+
+
+def test_two_evaluate_as_one(both):
+    """An odd number of images: the same figures, the same images, the same fallen."""
+    one, two = (found | {"seconds": 0} for found in figures(both, "evaluated.json"))
+    assert two == one
+    assert two["robust"] < two["clean"]
+    kept = [load_file(folder / "kept.safetensors") for folder in both[:2]]
+    for name, tensor in kept[0].items():
+        torch.testing.assert_close(kept[1][name], tensor)
+
+
+def test_batches_that_two_cannot_share(tmp_path, monkeypatch):
+    """One process, in a group of its own, that takes itself for the first of two."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    monkeypatch.setattr("funcrobust.running.processes._here", Processes(Shard(0, 2, "")))
+    try:
+        ran = run_cli(*CURE, "--batch-size", "33", cwd=tmp_path)
+    finally:
+        dist.destroy_process_group()
+    assert ran.returncode == 2
+    assert "error: 2 processes cannot share batches of 33 images" in ran.stderr
+    assert not (tmp_path / "runs").exists()
