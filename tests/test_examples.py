@@ -68,7 +68,9 @@ def test_the_gallery_shows_every_one_in_a_small_picture():
         assert picture.stat().st_size <= 60_000
         (part,) = (part for part in page.split("\n## ") if f"gallery/{name}.png" in part)
         assert f"examples/{name}.py" in part
-        assert NUMBER.search(part.strip().splitlines()[-1]), "a caption has its number"
+        (caption,) = (line for line in part.splitlines() if line.startswith("*"))
+        assert NUMBER.search(caption), "a caption has its number"
+        assert f'code_of("examples/{name}.py")' in part
 
 
 def test_own_module(run):

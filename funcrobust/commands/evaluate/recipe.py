@@ -116,9 +116,9 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     }  # fmt: skip
     if options.json_file is not None:
         write_json(options.json_file, figures)
+    _say_what_is_next(options, card.num_classes, len(dataset.y_test), reporter)
     if options.paged and curves:
         page.leave(options, classifier, case, figures, curves, reporter)
-    _say_what_is_next(options, card.num_classes, len(dataset.y_test), reporter)
     return figures
 
 
