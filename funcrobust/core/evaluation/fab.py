@@ -128,17 +128,22 @@ def to_plane(
         φ(λ) = Σ |w_i|·min(λ·v_i, r_i) = |gap|.
 
     φ is increasing, concave and piecewise linear, so Newton's method from below never passes the
-    root and ends at it after finitely many pieces: some five, and no sorting.
+    root and ends at it after finitely many pieces: some five, and no sorting. On a piece, with F
+    the coordinates that are still free (λ·v_i < r_i),
+
+        φ(λ) = λ·Σ_F |w_i|·v_i + Σ_{not F} |w_i|·r_i.
     """
     weight = flat(w.abs())
     way = flat(w.sign()) * -gap.sign().unsqueeze(1)
     room = torch.where(way > 0, high - flat(x), flat(x) - low).clamp_min(0)
     speed = weight if straight else torch.ones_like(weight)
+    steep, most = weight * speed, weight * room
+    until = room / speed if straight else room  # where a coordinate stops to be free
     goal, lam = gap.abs(), torch.zeros_like(gap)
     for _ in range(PIECES):
-        free = lam.unsqueeze(1) * speed < room
-        slope = (weight * speed * free).sum(1)
-        short = goal - (weight * torch.minimum(lam.unsqueeze(1) * speed, room)).sum(1)
+        free = until > lam.unsqueeze(1)
+        slope = steep.where(free, 0.0).sum(1)
+        short = goal - lam * slope - most.where(~free, 0.0).sum(1)
         step = torch.where(slope > 0, short.clamp_min(0) / slope.clamp_min(1e-30), torch.inf)
         step = torch.where((slope <= 0) & (short <= 0), 0.0, step)
         moved = lam + step

@@ -9,6 +9,7 @@ halved on the way. What it finds and gradients did not tells of gradients that a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,25 +59,26 @@ class _Square:
         # Every example's own numbers, all at once: two for a place, one a channel for the sign.
         stripes = run.starts(_stripes, x, numbers)
         table = run.starts(self._numbers, x, numbers, restart=1)
-        best = self.ball.project(x + self.ball.radius * stripes, x)
-        least = _margin(predict, params, best, y)
-        standing = torch.arange(len(x), device=x.device)
+        found = self.ball.project(x + self.ball.radius * stripes, x)
+        rows = torch.arange(len(x), device=x.device)
+        now = _Standing(rows, found.clone(), x, y, table, _margin(predict, params, found, y))
         for query in range(self.queries - 1):
-            fell = least[standing] <= 0
+            fell = now.least <= 0
             if fell.any():
                 run.advance(int(fell.sum()))
-                standing = standing[~fell]
-            if not len(standing):
-                return best
-            center, here = x[standing], best[standing]
-            window = self._window(table[standing, query], center, query)
-            tried = self.ball.project(here + 2 * self.ball.radius * window, center)
-            margin = _margin(predict, params, tried, y[standing])
-            lower = margin < least[standing]
-            least[standing] = torch.where(lower, margin, least[standing])
-            best[standing[lower]] = tried[lower]
-        run.advance(len(standing))
-        return best
+                found[now.rows] = now.best
+                now = _Standing(*(each[~fell] for each in now))
+            if not len(now.rows):
+                return found
+            window = self._window(now.table[:, query], now.center, query)
+            tried = self.ball.project(now.best + 2 * self.ball.radius * window, now.center)
+            margin = _margin(predict, params, tried, now.y)
+            lower = margin < now.least
+            now.least[lower] = margin[lower]
+            now.best[lower] = tried[lower]
+        run.advance(len(now.rows))
+        found[now.rows] = now.best
+        return found
 
     def _numbers(self, one: Tensor, generator: torch.Generator) -> Tensor:
         size = (len(one), self.queries, 2 + one.shape[1])
@@ -94,6 +96,19 @@ class _Square:
         within = (row >= top) & (row < top + side) & (column >= left) & (column < left + side)
         sign = _sign(numbers[:, 2:]).reshape(len(numbers), -1, 1, 1).to(like.dtype)
         return torch.where(within, sign, 0.0)
+
+
+class _Standing(NamedTuple):
+    """Those that no query has fooled yet, a row each."""
+
+    rows: Tensor
+    """Where they are in the batch."""
+    best: Tensor
+    center: Tensor
+    y: Tensor
+    table: Tensor
+    least: Tensor
+    """The margin at ``best``."""
 
 
 def _stripes(one: Tensor, generator: torch.Generator) -> Tensor:
