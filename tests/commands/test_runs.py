@@ -148,6 +148,20 @@ def test_a_page_that_was_there_is_replaced_and_that_is_said(folder, compared):
     assert "They were left out." in require_self_contained(text).text
 
 
+def test_one_figure_of_two_commands_has_one_name(folder, tmp_path):
+    """psi-train calls "robust" what is cure-train's pgd20."""
+    shutil.copytree(folder / "one", tmp_path / "psi")
+    result = json.loads((tmp_path / "psi" / "result.json").read_text())
+    figures = result["metrics"]
+    (name,) = (key for key in figures if key.startswith("pgd"))
+    result["metrics"] = {"robust" if k == name else k: v for k, v in figures.items()}
+    (tmp_path / "psi" / "result.json").write_text(json.dumps(result))
+    done = run_cli("runs", str(folder / "one"), str(tmp_path / "psi"), "--no-page", "--json", "-")
+    both = json.loads(done.stdout)["figures"]
+    assert both[name] == [figures[name]] * 2
+    assert "robust" not in both
+
+
 def test_a_network_that_cannot_be_loaded_leaves_the_rest(folder, tmp_path):
     shutil.copytree(folder / "one", tmp_path / "bare")
     for path in tmp_path.glob("bare/*.safetensors"):

@@ -120,8 +120,15 @@ def differing(runs: Sequence[RunFolder]) -> dict[str, list[str]]:
 
 
 def figures_of_both(runs: Sequence[RunFolder]) -> dict[str, list[float | None]]:
-    """Return the figures of both, by name; None where one has it not."""
+    """Return the figures of both, by name; None where one has it not.
+
+    psi-train's "robust" is what cure-train calls by its attack, PGD of so many steps.
+    """
     both = [figures_of(run.result(), records_of(run)[0])[0] for run in runs]
+    steps = [run.config.get("evaluate_steps") for run in runs]
+    called = [f"pgd{n}" for n in steps]
+    if called[0] == called[1] and any(called[0] in figures for figures in both):
+        both = [{called[0] if n == "robust" else n: v for n, v in f.items()} for f in both]
     names = dict.fromkeys(name for figures in both for name in figures)
     return {name: [figures.get(name) for figures in both] for name in names}
 
