@@ -36,7 +36,7 @@ def require_loss(loss: Any) -> None:
         raise FuncrobustError(
             f"{wanted}, not a network: fr.cross_entropy(fr.functionalize(module).predict)"
         )
-    if hasattr(loss, "predict"):
+    if hasattr(loss, "predict") and not callable(loss):
         raise FuncrobustError(f"{wanted}, not a network: fr.cross_entropy(model.predict)")
     if hasattr(getattr(loss, "__self__", None), "predict_train"):
         raise FuncrobustError(f"{wanted}, not logits: fr.cross_entropy(model.{loss.__name__})")

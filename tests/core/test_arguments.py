@@ -80,6 +80,16 @@ def test_what_looks_like_one_and_is_none():
     assert fr.linf(8, bounds=(0, 255)).radius == 8
     assert fr.adversarial(LOSS, lambda params, start, y, *, center=None: start)(PARAMS, X, Y).shape
 
+    class Own:
+        """A loss that keeps its network, as a class of one's own may."""
+
+        predict = staticmethod(MODEL.predict)
+
+        def __call__(self, params, x, y):
+            return LOSS(params, x, y)
+
+    assert torch.equal(fr.pgd(Own(), BALL, **STEPS)(PARAMS, X, Y), PGD(PARAMS, X, Y))
+
     def own(predict, params, x, y, run, *, more=1):
         return x
 
