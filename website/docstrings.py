@@ -19,6 +19,8 @@ from griffe import Parameters as AllGiven
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "reference"
 LISTED = re.compile(r"^::: funcrobust\.(\S+)$", re.MULTILINE)
 CODE = re.compile(r"(``[^`]+``|`[^`]+`|^    .*$)", re.MULTILINE)
+QUOTED = re.compile(r"(``[^`]+``|`[^`]+`)")
+SECTION = re.compile(r"^(?:Args|Raises|Returns):\n(?:    .*\n?|\n(?=    ))+", re.MULTILINE)
 NAME = re.compile(r"`(?:fr\.|funcrobust\.)?([A-Za-z_][\w.]*)`")
 EXAMPLE = re.compile(r"^>>> .*\n(?:.+\n?)*", re.MULTILINE)
 LOW = re.compile(r"(?<=[\w)‖′|])_(?:\{([^{}]+)\}|([a-zA-Z0-9∞]|[0-9+−-]+)(?!\w|\.\w))")
@@ -42,8 +44,21 @@ def shown(text: str, known: frozenset[str]) -> str:
     return "".join(parts)
 
 
+def _pieces(text: str) -> list[str]:
+    """Return prose and code in turns: an indented line is code, but in a list of arguments."""
+    found, at = [""], 0
+    for section in (*SECTION.finditer(text), None):
+        until = section.start() if section else len(text)
+        for code, part in ((CODE, text[at:until]), (QUOTED, section[0] if section else "")):
+            first, *others = code.split(part)
+            found[-1] += first
+            found += others
+        at = section.end() if section else until
+    return found
+
+
 def _prose(text: str, known: frozenset[str]) -> str:
-    pieces = CODE.split(text)  # prose and code in turns
+    pieces = _pieces(text)
     pieces[::2] = [_formulas(piece) for piece in pieces[::2]]
     pieces[1::2] = [_linked(piece, known) for piece in pieces[1::2]]
     return "".join(pieces)
@@ -72,7 +87,7 @@ def _listed_as(name: str, known: frozenset[str]) -> str | None:
 
 def nowhere(text: str, known: frozenset[str]) -> list[str]:
     """Return the names that a docstring points to, in one pair of backquotes, and no page has."""
-    found = (NAME.fullmatch(code) for code in CODE.findall(text))
+    found = (NAME.fullmatch(code) for code in _pieces(text)[1::2])
     return [name[1] for name in found if name and not _listed_as(name[1], known)]
 
 

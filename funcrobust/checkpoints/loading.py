@@ -32,7 +32,8 @@ def load(
     Args:
         path_or_name: a ``.safetensors`` file, a run's folder, a name from `shipped`, someone
             else's ``.pt`` file, which is read by `read_foreign`; or ``robustbench:NAME`` or
-            ``robustbench:NAME=FOLDER`` for a network of RobustBench's zoo, see `zoo.locate`.
+            ``robustbench:NAME=FOLDER`` for a network of RobustBench's zoo: of the file in that
+            library's own cache, fetched if need be, or in FOLDER.
         model: the network's name for `funcrobust.models.build`. Needed for a ``.pt`` file, which
             does not say; and for a checkpoint whose network is a ``package.module:factory``,
             since a file must not choose by itself which code is imported and called.
@@ -43,7 +44,9 @@ def load(
 
     The tensors must be exactly the network's, by name and shape. A foreign file's normalisation
     is taken from its ``normalizer``, as robustness writes it, or for the built-in networks from
-    ``mu`` and ``sigma``, as robustbench does; or else is `funcrobust.models.build`'s default.
+    ``mu`` and ``sigma``, as robustbench does; or else is `funcrobust.models.build`'s default. Of a
+    ``package.module:factory``'s network it is the network's own business: images in [0, 1] go to it
+    as they are.
 
     A file given as one of the zoo's networks takes its names and normalisation as robustbench does.
 

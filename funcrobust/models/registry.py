@@ -67,8 +67,8 @@ def build(
     """Return a freshly initialised network: x (B, C, H, W) in [0, 1] to logits (B, num_classes).
 
     Args:
-        name: one of `names`, or ``package.module:factory`` for a network of your own, which is
-            wrapped in `Normalized` unless it has an attribute ``normalized = True``; or
+        name: one of `models.names`, or ``package.module:factory`` for a network of your own, which
+            is wrapped in `Normalized` unless it has an attribute ``normalized = True``; or
             ``robustbench:NAME`` for one of RobustBench's zoo, which normalises by itself.
         num_classes: number of logits; by default what the network is usual for: 10, or ImageNet's
             1000.

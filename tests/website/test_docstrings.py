@@ -32,6 +32,18 @@ def test_text(text, expected):
     assert docstrings.shown(text, KNOWN) == expected
 
 
+def test_arguments_are_prose_though_they_are_indented():
+    text = (
+        "Say.\n\n    x_1 = `psi`\n\n"
+        "Args:\n    x: of `psi`, x_0.\n\n        `phi` too.\n\nMore `psi`."
+    )
+    shown = docstrings.shown(text, KNOWN)
+    assert "    x_1 = `psi`\n" in shown
+    assert "x: of [`psi`][funcrobust.psi], x<sub>0</sub>." in shown
+    assert shown.endswith("More [`psi`][funcrobust.psi].")
+    assert docstrings.nowhere(text, KNOWN) == ["phi"]
+
+
 def test_examples_are_code():
     text = "Say.\n\n>>> x_0 = 1\n>>> x_0\n1\n\nAnd z_y."
     assert docstrings.shown(text, KNOWN) == (
