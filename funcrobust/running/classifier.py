@@ -87,12 +87,20 @@ def load_classifier(
     name = name or default_checkpoint(STRONGEST)
     say_if_state(name, reporter)
     module, card = checkpoints.load(name, model=model, progress=reporter.progress_callback())
-    if card.dataset == "unknown" and ":" in card.model and not is_zoo(name):
-        reporter.say(
-            f"{card.model}: images in [0, 1] go to it as they are; if it was trained on normalised "
-            "ones, let its forward normalise them first"
-        )
+    if card.dataset == "unknown" and not is_zoo(name):
+        reporter.say(f"{name}: {_prepared(card)}")
     return Classifier(name, card, module, to_device(functionalize(module), device))
+
+
+def _prepared(card: Card) -> str:
+    """Say what comes before a network of somebody else's file, which nobody may have asked for."""
+    if ":" in card.model:
+        return (
+            "images in [0, 1] go to the network as they are; if it was trained on normalised ones, "
+            "let its forward normalise them first"
+        )
+    mean, std = (", ".join(f"{v:.3g}" for v in numbers) for numbers in (card.mean, card.std))
+    return f"{card.notes.partition('; ')[2]}; before the network, mean {mean} and deviation {std}"
 
 
 def say_if_state(name: str, reporter: Reporter) -> None:

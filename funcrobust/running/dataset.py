@@ -73,7 +73,10 @@ def dataset_for(given: str | None, card: Card) -> str:
     does not choose what is read.
     """
     if not given and card.dataset == "unknown":
-        raise FuncrobustError("this checkpoint does not say which data it is for: use --dataset")
+        raise FuncrobustError(
+            "this checkpoint does not say which data it is for: use --dataset "
+            "(cifar10, digits, FILE.npz or FOLDER)"
+        )
     if not given and card.dataset not in data.names():
         raise FuncrobustError(
             f"this checkpoint's card says the data {card.dataset}, and a file may not choose what "

@@ -56,6 +56,17 @@ MISTAKES = {
     "floats in an evaluation": (
         lambda: evaluation.correct(MODEL.predict, PARAMS, X, Y.float()), r"y\.long\(\)",
     ),
+    "labels from 1 on": (
+        lambda: evaluation.correct(MODEL.predict, PARAMS, X, Y + 1), r"0 to 3, and the greatest",
+    ),
+    "adversaries without names": (
+        lambda: evaluation.attack_all(MODEL.predict, PARAMS, X, Y, [evaluation.Pgd(BALL, 0.01)]),
+        r"adversaries have names",
+    ),
+    "a network for predict in an evaluation": (
+        lambda: evaluation.attack_all(MODULE, PARAMS, X, Y, {}), r"functionalize\(module\)",
+    ),
+    "a radius in words": (lambda: fr.linf("8/255"), r"a number >= 0, got '8/255'"),
     "labels below 0": (
         lambda: evaluation.correct(MODEL.predict, PARAMS, X, Y - 1), r"the least is -1",
     ),

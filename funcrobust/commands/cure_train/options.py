@@ -192,7 +192,9 @@ class CureTrain(Attacked, Regularised, Run):
         """Refuse what does not go together."""
         super().check()
         if self.attack == "n-fgsm" and self.constraint != "linf":
-            raise FuncrobustError("n-fgsm is an L-infinity attack: use --constraint linf")
+            raise FuncrobustError(
+                "n-fgsm is an L-infinity attack: use --constraint linf, or --attack rs-fgsm"
+            )
         if self.hat > 0 and self.helper is None:
             raise FuncrobustError(
                 "--hat needs --helper, the checkpoint of a network trained with no attack"

@@ -111,7 +111,7 @@ def checked_largest(radius: float, bounds: Bounds) -> float:
 
     Who writes 8 for 8/255 would attack with any image at all.
     """
-    if bounds == IMAGES and 3.0 < radius < math.inf:
+    if bounds == IMAGES and 3.0 < checked_radius(radius) < math.inf:
         raise FuncrobustError(
             f"a radius of {radius:g} exceeds the range of images in [0, 1]: eight gray levels are "
             '8/255, float("inf") leaves the bounds alone'
@@ -121,8 +121,8 @@ def checked_largest(radius: float, bounds: Bounds) -> float:
 
 def checked_radius(radius: float) -> float:
     """Return ``radius`` as a float, or raise where it is below 0 or NaN."""
-    if math.isnan(radius) or radius < 0:
-        raise FuncrobustError(f"a ball's radius must be >= 0, got {radius}")
+    if isinstance(radius, str) or math.isnan(radius) or radius < 0:
+        raise FuncrobustError(f"a ball's radius must be a number >= 0, got {radius!r}")
     return float(radius)
 
 

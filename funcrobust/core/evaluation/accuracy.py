@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from funcrobust.core.arguments import require_labels, require_tensor
+from funcrobust.core.arguments import require_labels, require_predict, require_tensor
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.images import as_float
 from funcrobust.core.losses import Loss
@@ -13,10 +13,25 @@ from funcrobust.core.network.functional import Params, Predict
 
 
 @torch.no_grad()
-def classes(predict: Predict, params: Params, x: Tensor, *, batch_size: int = 500) -> Tensor:
-    """Return what the examples are seen as: (N,) int64. x is uint8 or float in [0, 1]."""
-    seen = [predict(params, as_float(part)).argmax(-1) for part in x.split(batch_size) if len(part)]
-    return torch.cat(seen) if seen else torch.zeros(0, dtype=torch.int64, device=x.device)
+def classes(
+    predict: Predict, params: Params, x: Tensor, *, batch_size: int = 500, y: Tensor | None = None
+) -> Tensor:
+    """Return what the examples are seen as: (N,) int64. x is uint8 or float in [0, 1].
+
+    Raises `FuncrobustError` for labels y, if they are given, that are none of its classes.
+    """
+    most = -1 if y is None or not len(y) else int(y.max())
+    seen = [torch.zeros(0, dtype=torch.int64, device=x.device)]
+    for part in x.split(batch_size):
+        if not len(part):
+            continue
+        logits = predict(params, as_float(part))
+        if most >= logits.shape[-1]:
+            raise FuncrobustError(
+                f"labels are classes from 0 to {logits.shape[-1] - 1}, and the greatest is {most}"
+            )
+        seen.append(logits.argmax(-1))
+    return torch.cat(seen)
 
 
 def correct(
@@ -26,8 +41,9 @@ def correct(
 
     Raises `FuncrobustError` for labels y that are not classes (N,), one for each image.
     """
+    require_predict(predict)
     require_pairs(x, y)
-    return classes(predict, params, x, batch_size=batch_size) == y
+    return classes(predict, params, x, batch_size=batch_size, y=y) == y
 
 
 def require_pairs(x: Tensor, y: Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from funcrobust.core.arguments import require_adversary
+from funcrobust.core.arguments import require_adversary, require_predict
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation.accuracy import classes, require_pairs
 from funcrobust.core.evaluation.adversary import Adversary, Run, ignore, succeeds
@@ -66,6 +66,8 @@ def attack_all(
     Raises `FuncrobustError` where there are no examples. To stop in between and go on later, take
     its two parts: `evaluation.look` and `attack_the_standing`.
     """
+    if not isinstance(adversaries, Mapping):
+        raise FuncrobustError('adversaries have names: {"pgd": evaluation.Pgd(ball, step_size)}')
     for adversary in adversaries.values():
         require_adversary(adversary)
     outcome = look(predict, params, x, y, batch_size=batch_size, targeted=targeted)
@@ -86,9 +88,10 @@ def look(
     """Return what becomes of each example without an attack; raise where there are none."""
     if len(x) == 0:
         raise FuncrobustError("there are no examples to evaluate")
+    require_predict(predict)
     require_pairs(x, y)
     images = as_float(x).clone()
-    predicted = classes(predict, params, images, batch_size=batch_size)
+    predicted = classes(predict, params, images, batch_size=batch_size, y=y)
     fallen = succeeds(predicted, y, targeted)
     return Outcome(torch.where(fallen, 0, -1), images, predicted)
 
