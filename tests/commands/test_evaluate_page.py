@@ -59,7 +59,8 @@ def written(value):
 
 
 def test_the_page_lies_in_the_run_folder_and_the_last_line_names_it(run, made):
-    assert made[0].splitlines()[-1] == f"page: {run / 'evaluation.html'}"
+    here = f"page: {run / 'evaluation.html'}"  # another test may have left one there before
+    assert made[0].splitlines()[-1] in (here, f"{here}, in place of the one before")
     require_self_contained(made[2])
 
 
