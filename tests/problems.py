@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import funcrobust as fr
 from funcrobust import cli
+from funcrobust.running.options import Options
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -117,6 +118,12 @@ def run_cli(*arguments: str, cwd: Path | None = None) -> Done:
         if cwd and str(getattr(sys.modules[name], "__file__", "")).startswith(str(cwd)):
             del sys.modules[name]
     return Done(code, out.getvalue(), err.getvalue())
+
+
+def parsed(*words: str) -> Options:
+    """The options that a command line means."""
+    call, bound, _ = cli.program(list(words)).parse_args(words, exit_on_error=False)
+    return call(*bound.args, **bound.kwargs)
 
 
 def run_child(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

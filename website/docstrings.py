@@ -18,8 +18,8 @@ from griffe import Parameters as AllGiven
 
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "reference"
 LISTED = re.compile(r"^::: funcrobust\.(\S+)$", re.MULTILINE)
-CODE = re.compile(r"(``[^`]+``|`[^`]+`|^    .*$)", re.MULTILINE)
 QUOTED = re.compile(r"(``[^`]+``|`[^`]+`)")
+CODE = re.compile(rf"({QUOTED.pattern[1:-1]}|^    .*$)", re.MULTILINE)
 SECTION = re.compile(r"^(?:Args|Raises|Returns):\n(?:    .*\n?|\n(?=    ))+", re.MULTILINE)
 NAME = re.compile(r"`(?:fr\.|funcrobust\.)?([A-Za-z_][\w.]*)`")
 EXAMPLE = re.compile(r"^>>> .*\n(?:.+\n?)*", re.MULTILINE)
@@ -77,9 +77,7 @@ def _linked(code: str, known: frozenset[str]) -> str:
 
 def _listed_as(name: str, known: frozenset[str]) -> str | None:
     """Return the name that is listed: this one, the only one that ends in it, or its class."""
-    if name in known:
-        return name
-    if name.rpartition(".")[0] in known:
+    if name in known or name.rpartition(".")[0] in known:
         return name
     longer = [each for each in known if each.endswith(f".{name}")]
     return longer[0] if len(longer) == 1 else None

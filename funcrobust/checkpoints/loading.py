@@ -205,8 +205,8 @@ def _foreign_card(
     channels, classes = sizes
     size = models.usual_image_size(model)
     layer = network if isinstance(network, models.Normalized) else None
-    origin = "from the file" if normalizer else "assumed, the file has none"
-    origin = "its own" if ":" in model and not normalizer else origin
+    assumed = "its own" if ":" in model else "assumed, the file has none"
+    origin = "from the file" if normalizer else assumed
     return Card(
         model=model,
         num_classes=classes,

@@ -83,15 +83,15 @@ def require_adversary(adversary: Any) -> None:
     )
 
 
-def require_labels(y: Any, scores: Tensor) -> None:
-    """Raise unless y (B,) are classes for scores (B, C), by their types and shapes."""
+def require_labels(y: Any, shape: torch.Size) -> None:
+    """Raise unless y are classes of this shape, (B,) of logits (B, C)."""
     if not isinstance(y, Tensor):
         raise FuncrobustError(f"labels are a torch.Tensor of classes, not {_said(y)}")
     if y.dtype not in (torch.int64, torch.int32):
         raise FuncrobustError(f"labels are classes, int64, and these are {y.dtype}: y.long()")
-    if y.shape != scores.shape[:-1]:
+    if y.shape != shape:
         raise FuncrobustError(
-            f"labels are one class an example, {tuple(scores.shape[:-1])}, and these have shape "
+            f"labels are one class an example, {tuple(shape)}, and these have shape "
             f"{tuple(y.shape)}"
         )
 

@@ -67,7 +67,7 @@ def odds_of(logits: Tensor, y: Tensor) -> Tensor:
 
 def own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return z_y (B,), and z with −∞ in y's place (B, C)."""
-    require_labels(y, logits)
+    require_labels(y, logits.shape[:-1])
     # Not one_hot, which looks at y's values: vmap has none to look at.
     own = torch.arange(logits.shape[-1], device=y.device) == y.unsqueeze(-1)
     others = logits.masked_fill(own, -torch.inf)
@@ -89,7 +89,7 @@ def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
         logits = predict(params, x)
         shares = isinstance(y, Tensor) and y.is_floating_point() and y.shape == logits.shape
         if logits.ndim <= 2 and not shares:
-            require_labels(y, logits)
+            require_labels(y, logits.shape[:-1])
             if not label_smoothing:
                 return cross_entropy_of(logits, y)
         return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
@@ -135,7 +135,7 @@ def logit(predict: Predict, *, guidance: float = 0.0) -> Loss:
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         logits = predict(params, x)
-        require_labels(y, logits)
+        require_labels(y, logits.shape[:-1])
         value = -logits.gather(-1, y.unsqueeze(-1)).squeeze(-1)
         if not guidance:
             return value

@@ -26,6 +26,7 @@ from funcrobust.running.options import (
     only_with,
     options_of,
     unless,
+    written_number,
 )
 from funcrobust.running.places import (
     MAX_GIB,
@@ -279,3 +280,10 @@ def require_resumable(cls: type[Options], given: Iterable[str]) -> None:
         raise FuncrobustError(
             f"--resume goes on with the run's own options: leave {', '.join(extra)} out"
         )
+
+
+def of_another_norm(whose: str, epsilon: float, norm: str, wanted: str) -> FuncrobustError:
+    """Build the error for a radius that was chosen in one norm and would be taken in another."""
+    return FuncrobustError(
+        f"{whose}ε = {written_number(epsilon)} is a radius in {norm}: give --epsilon for {wanted}"
+    )

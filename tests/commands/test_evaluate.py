@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import run_cli
+from problems import parsed, run_cli
 from safetensors.torch import load_file
 
 import funcrobust as fr
-from funcrobust import checkpoints, cli, data
+from funcrobust import checkpoints, data
 from funcrobust.commands import evaluate
 from funcrobust.commands.evaluate import attacking, recipe
 from funcrobust.commands.evaluate.options import OWN
@@ -201,17 +201,12 @@ def test_one_screen_with_the_evaluations_that_say_more(digits_run, monkeypatch, 
         assert check["figure"] in said
     folded = sum(len(textwrap.wrap(line, 78)) or 1 for line in said.splitlines())
     assert folded <= 23
-    named = [parsed(line) for line in said.splitlines() if line.startswith("  funcrobust ")]
+    lines = [line for line in said.splitlines() if line.startswith("  funcrobust ")]
+    named = [parsed(*shlex.split(line)[1:]) for line in lines]
     assert named == [
         replace(options, page=AUTO, autoattack=True, steps=None),
         replace(options, page=AUTO, examples=found["test_images"], save=Path("all.safetensors")),
     ]
-
-
-def parsed(line):
-    words = shlex.split(line)[1:]
-    call, bound, _ = cli.program(words).parse_args(words, exit_on_error=False)
-    return call(*bound.args, **bound.kwargs)
 
 
 def test_files_that_are_not_of_this_evaluation(digits_run, tmp_path):

@@ -11,9 +11,8 @@ import shutil
 
 import pytest
 from pages import CHROMIUM, Seen, require_self_contained, require_shown_well
-from problems import run_cli
+from problems import parsed, run_cli
 
-from funcrobust import cli
 from funcrobust.commands.cure_train import CureTrain, recipe
 from funcrobust.report import Reporter, RunFolder
 from funcrobust.running.config import from_config, to_config
@@ -79,10 +78,9 @@ def test_its_pictures_are_the_runs_own(digits_run):
 def test_the_command_on_it_makes_the_same_run(digits_run):
     seen = Seen(page_of(digits_run[0]))
     words = shlex.split(seen.texts[seen.texts.index("Reproduce it:") + 2])
-    call, bound, _ = cli.program(words[2:]).parse_args(words[2:], exit_on_error=False)
     run = RunFolder.open(digits_run[0])
     stored = from_config(CureTrain, run.config, "")
-    again = call(*bound.args, **bound.kwargs)
+    again = parsed(*words[2:])
     assert to_config(again) | {"out": "", "name": ""} == to_config(stored) | {"out": "", "name": ""}
 
 

@@ -11,10 +11,10 @@ from pkgutil import iter_modules
 import docstrings
 import pytest
 import torch
-from problems import ROOT
+from problems import ROOT, parsed
 
 import funcrobust as fr
-from funcrobust import cli, commands, judging
+from funcrobust import commands, judging
 from funcrobust.core import evaluation
 from funcrobust.core.evaluation.checks import CHECKS, Case
 from funcrobust.core.evaluation.verdict import ORDER
@@ -115,5 +115,4 @@ def test_the_commands_of_a_page_can_be_said(page, tmp_path, monkeypatch):
         words = shlex.split(said, comments=True)
         if words[0] in COMMANDS and not {"--help", "--resume", "..."} & set(words):
             ready = [READY.get(word, word) for word in words]
-            call, bound, _ = cli.program(ready).parse_args(ready, exit_on_error=False)
-            call(*bound.args, **bound.kwargs)
+            parsed(*ready)

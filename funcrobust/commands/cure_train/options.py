@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from funcrobust.commands.cure_train.presets import PRESETS, fitting
 from funcrobust.core.errors import FuncrobustError, unknown_name
 from funcrobust.running.catalogue import Function, ParameterOf, functions, parameter_of
-from funcrobust.running.groups import Radius, Rate, Restored, Run, Schedule
+from funcrobust.running.groups import Radius, Rate, Restored, Run, Schedule, of_another_norm
 from funcrobust.running.options import (
     Choices,
     Count,
@@ -20,7 +20,6 @@ from funcrobust.running.options import (
     Weight,
     only_with,
     unless,
-    written_number,
 )
 from funcrobust.running.places import CheckpointName, DatasetName, Factory
 
@@ -182,10 +181,7 @@ class CureTrain(Attacked, Regularised, Run):
         usual = (cls.beneath(given) if preset is None else preset).get("constraint", cls.constraint)
         chosen = given.get("constraint", usual)
         if chosen != usual and given.get("epsilon") is None:
-            raise FuncrobustError(
-                f"ε = {written_number(options.epsilon)} is a radius in {usual}: give --epsilon for "
-                f"{chosen}"
-            )
+            raise of_another_norm("", options.epsilon, usual, chosen)
         return options
 
     def check(self) -> None:

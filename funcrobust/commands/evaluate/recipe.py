@@ -15,7 +15,6 @@ from funcrobust import checkpoints
 from funcrobust.commands.evaluate import attacking, page, saving
 from funcrobust.commands.evaluate.aiming import aim
 from funcrobust.commands.evaluate.options import Evaluate
-from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation import Adversary, Outcome, Run, correct
 from funcrobust.core.evaluation.autoattack import LEAST_CLASSES
 from funcrobust.core.evaluation.checks import CHECKS, Case, Check
@@ -29,6 +28,7 @@ from funcrobust.report.records import write_json
 from funcrobust.running.classifier import STRONGEST, Classifier, load_classifier
 from funcrobust.running.config import as_command
 from funcrobust.running.dataset import chosen_test_images, load_known
+from funcrobust.running.groups import of_another_norm
 from funcrobust.running.machine import pick_device, pick_dtype
 from funcrobust.running.measuring import evaluating
 from funcrobust.running.options import written_number
@@ -50,10 +50,7 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     card = classifier.card
     constraint = options.constraint or card.constraint
     if constraint != card.constraint and options.epsilon is None:
-        raise FuncrobustError(
-            f"the checkpoint's ε = {written_number(card.epsilon)} is a radius in "
-            f"{card.constraint}: give --epsilon for {constraint}"
-        )
+        raise of_another_norm("the checkpoint's ", card.epsilon, card.constraint, constraint)
     epsilon = card.epsilon if options.epsilon is None else options.epsilon
     if card.dataset == "unknown" and options.epsilon is None:
         said = f"{constraint}, ε = {written_number(epsilon)}"

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from funcrobust import checkpoints
 from funcrobust.commands.cure_train import CureTrain
 from funcrobust.commands.psi_train import PsiTrain
 from funcrobust.commands.runs.listing import summary
@@ -174,10 +173,10 @@ def compared_images(
     Raises `FuncrobustError` where a network cannot be loaded, or they know other images.
     """
     device = torch.device("cpu")
-    own = [":" in checkpoints.read(run.path)[1].model for run in runs]
+    own = [options.model if ":" in str(run.config.get("model")) else None for run in runs]
     both = [
-        load_classifier(str(run.path), device, reporter, model=options.model if needs else None)
-        for run, needs in zip(runs, own, strict=True)
+        load_classifier(str(run.path), device, reporter, model=model)
+        for run, model in zip(runs, own, strict=True)
     ]
     card, other = (one.card for one in both)
     if (card.dataset, card.image_shape, card.class_names) != (

@@ -58,10 +58,13 @@ def study(options: Study, reporter: Reporter) -> Rows:
     with extra("study", "precision and recall need torch-fidelity"):  # missed now, not at the end
         import torch_fidelity  # noqa: F401
     names = dict.fromkeys(("before", *(options.variants or VARIANTS)))
-    found = {name: _find(name) for name in names if name not in VARIANTS}
+    found = {
+        name: load_classifier(str(_find(name)), device, reporter)
+        for name in names
+        if name not in VARIANTS
+    }
     base, card, _, network = load_classifier(options.checkpoint, device, reporter)
-    for name, place in found.items():
-        other = load_classifier(str(place), torch.device("cpu"), reporter).card
+    for name, (_, other, *_) in found.items():
         if (other.image_shape, other.num_classes) != (card.image_shape, card.num_classes):
             raise FuncrobustError(
                 f"{name} knows {other.dataset}, and {base} {card.dataset}: name a network of the "
@@ -87,10 +90,11 @@ def study(options: Study, reporter: Reporter) -> Rows:
             elif name == "published":
                 model = published(network, dataset, options)
             else:
-                path = found.get(name)
-                if path is None:
+                which = found.get(name)
+                if which is None:
                     path = transferred(name, seed, base, dataset.name, options, reporter)
-                _, its_card, _, model = load_classifier(str(path), device, reporter)
+                    which = load_classifier(str(path), device, reporter)
+                _, its_card, _, model = which
                 step = its_card.restoring_step
             rows.setdefault(name, []).append(score(model, bench, step))
             save(rows, options, base, bench)

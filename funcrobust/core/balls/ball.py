@@ -111,12 +111,13 @@ def checked_largest(radius: float, bounds: Bounds) -> float:
 
     Who writes 8 for 8/255 would attack with any image at all.
     """
-    if bounds == IMAGES and 3.0 < checked_radius(radius) < math.inf:
+    radius = checked_radius(radius)
+    if bounds == IMAGES and 3.0 < radius < math.inf:
         raise FuncrobustError(
             f"a radius of {radius:g} exceeds the range of images in [0, 1]: eight gray levels are "
             '8/255, float("inf") leaves the bounds alone'
         )
-    return checked_radius(radius)
+    return radius
 
 
 def checked_radius(radius: float) -> float:

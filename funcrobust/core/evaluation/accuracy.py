@@ -52,7 +52,7 @@ def require_pairs(x: Tensor, y: Tensor) -> None:
     ``==`` compares what it is given, other shapes and floats included.
     """
     require_tensor(x)
-    require_labels(y, x.flatten(1) if x.ndim > 1 else x.unsqueeze(1))
+    require_labels(y, x.shape[:1])
     if len(y) and int(y.min()) < 0:
         raise FuncrobustError(f"labels are classes from 0 on, and the least is {int(y.min())}")
 
