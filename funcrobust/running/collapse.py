@@ -2,16 +2,20 @@
 
 Catastrophic overfitting (Wong et al. 2020, arXiv:2001.03994, section 5.4): within an epoch the
 network learns to withstand the attack it is trained on, and no longer any other. PGD alone can miss
-it, where what was learned is a masked gradient. So a record has two robust accuracies on the same
-images: "train_robust" under PGD, and "train_worst", what of it a second attack of another kind
-leaves (`running.measuring`). Each rule looks at training images, on which robustness that is only
-overfitted rises:
+it, where what was learned is a masked gradient. So a record has three robust accuracies on the same
+images: "train_attacked" under the training's own attack, "train_robust" under PGD, and
+"train_worst", what of it a second attack of another kind leaves (`running.measuring`). Each rule
+looks at training images, on which robustness that is only overfitted rises:
 
     fall   "train_worst" is lower, by `FALL` or by half, than in an earlier epoch in which the
            network classified no better: clean images, or what it was trained on ("accuracy")
-    mask   "train_robust" − "train_worst" has grown by `MASK` since the epoch before
+    mask   "train_robust" − "train_worst" has grown by `MASK` since the epoch before, and
+           "train_worst" has not grown
+    apart  "train_attacked" is higher by `FALL` than in an earlier epoch, "train_worst" no higher,
+           and the latter a quarter of the former at most: so a training is stopped that never was
+           robust, too
 
-A learning rate that is too high, which lowers all accuracies, is no fall. Both differences must
+A learning rate that is too high, which lowers all accuracies, is no fall. Each difference must
 also be `DEVIATIONS` standard deviations of what a difference of two binomial shares of so many
 images has by chance.
 """
@@ -41,10 +45,13 @@ def collapse(records: Sequence[Record], examples: int) -> str:
     without "train_worst", which older versions wrote, are passed over.
     """
     records = [record for record in records if "train_worst" in record]
-    return _fall(records, examples) or _mask(records, examples) if records else ""
+    rules = (_fall, _mask, _apart)
+    return next((told for rule in rules if (told := rule(records, examples))), "")
 
 
 def _fall(records: Sequence[Record], examples: int) -> str:
+    if not records:
+        return ""
     last = records[-1]
     no_better = [r for r in records[:-1] if any(r[k] <= last[k] for k in LEARNED if k in r)]
     if not no_better:
@@ -67,13 +74,34 @@ def _mask(records: Sequence[Record], examples: int) -> str:
     if len(records) < 2:
         return ""
     before, now = (r["train_robust"] - r["train_worst"] for r in records[-2:])
-    if not now - before > max(MASK, _noise(before, now, examples)):
+    grown = records[-1]["train_worst"] > records[-2]["train_worst"]
+    if grown or not now - before > max(MASK, _noise(before, now, examples)):
         return ""
     last = records[-1]
     return (
         f"masked gradients in epoch {last['epoch']}: PGD leaves {last['train_robust']:.1%} of the "
         f"training images, and a second attack {last['train_worst']:.1%}; they were {before:.1%} "
         f"apart in the epoch before, and are {now:.1%}"
+    )
+
+
+def _apart(records: Sequence[Record], examples: int) -> str:
+    records = [record for record in records if "train_attacked" in record]
+    if not records:
+        return ""
+    last = records[-1]
+    high, low = last["train_attacked"], last["train_worst"]
+    no_worse = [record for record in records[:-1] if record["train_worst"] >= low]
+    if not no_worse or low > high / 4:
+        return ""
+    least = min(no_worse, key=lambda record: record["train_attacked"])
+    before = least["train_attacked"]
+    if not high - before > max(FALL, _noise(high, before, examples)):
+        return ""
+    return (
+        f"catastrophic overfitting in epoch {last['epoch']}: {high:.1%} of the training images "
+        f"withstand the attack that is trained on, {before:.1%} in epoch {least['epoch']}, and "
+        f"{low:.1%} others, {least['train_worst']:.1%} then"
     )
 
 

@@ -323,7 +323,7 @@ def _device(state: State) -> torch.device:
 
 
 def _line(plan: Plan, epoch: int, record: Record) -> str:
-    shares = ("accuracy", "_clean", "_robust", "_worst")
+    shares = ("accuracy", "_clean", "_robust", "_worst", "_attacked")
     facts = "  ".join(
         f"{name} {value:.1%}" if f"_{name}".endswith(shares) else f"{name} {value:.4g}"
         for name, value in record.items()

@@ -1,11 +1,14 @@
-"""Clean and robust accuracy, with a bar."""
+"""Clean and robust accuracy."""
 
 from __future__ import annotations
 
 import torch
 
 from funcrobust.core import evaluation
+from funcrobust.core.attacks import Attack
 from funcrobust.core.balls.ball import Ball
+from funcrobust.core.images import as_float
+from funcrobust.core.losses import cross_entropy
 from funcrobust.core.network.functional import (
     Buffers,
     Functional,
@@ -40,15 +43,13 @@ def measure(
     other ways, and only on the images that withstood. Several processes share the images; all of
     them must call this.
     """
-    here = processes() if len(images.y) >= processes().size else Processes()
-    own = here.own(torch.arange(len(images.y), device=images.y.device))
-    part = Chosen(*(rows[own] for rows in images))
+    here, part = _shared(images)
     step_size = getattr(ball, "radius", 1.0) / 4
     adversaries: dict[str, evaluation.Adversary] = {
         "robust": evaluation.Pgd(ball, step_size, steps),
         "worst": evaluation.sharp_pgd(ball, step_size=step_size, steps=steps),
     }
-    with reporter.track(title, total=len(own) * len(adversaries), unit="img") as bar:
+    with reporter.track(title, total=len(part.y) * len(adversaries), unit="img") as bar:
         outcome = evaluation.attack_all(
             predict, params, part.x, part.y, adversaries, numbers=part.places, seed=seed,
             batch_size=batch_size, advance=bar.advance,
@@ -57,6 +58,34 @@ def measure(
     outcome = outcome._replace(fell_to=fell_to)
     which = {"clean": outcome.clean, "robust": outcome.after(1), "worst": outcome.robust}
     return {name: float(right.float().mean()) for name, right in which.items()}
+
+
+def withstood(
+    predict: Predict, params: Params, images: Chosen, attack: Attack, *, seed: int,
+    batch_size: int = 250,
+) -> float:  # fmt: skip
+    """Measure the share of the images that is classified right after ``attack``, once each.
+
+    Whether or not it was before: a network that has overfitted to an attack may know x̂, and not x.
+    Several processes share the images, as in `measure`.
+    """
+    here, part = _shared(images)
+    perturb = attack.perturb(cross_entropy(predict))
+    seen = [torch.zeros(0, dtype=torch.bool, device=part.y.device)]
+    for rows in torch.arange(len(part.y), device=part.y.device).split(batch_size):
+        x, y, numbers = as_float(part.x[rows]), part.y[rows], part.places[rows]
+        run = evaluation.Run(numbers, seed, "withstood")
+        with torch.no_grad():
+            x_hat = perturb(params, run.starts(attack.start, x, numbers), y, center=x)
+            seen.append(evaluation.correct(predict, params, x_hat, y))
+    return float(here.together(torch.cat(seen), len(images.y)).float().mean())
+
+
+def _shared(images: Chosen) -> tuple[Processes, Chosen]:
+    """Return who share the images, and those that are this process's."""
+    here = processes() if len(images.y) >= processes().size else Processes()
+    own = here.own(torch.arange(len(images.y), device=images.y.device))
+    return here, Chosen(*(rows[own] for rows in images))
 
 
 def evaluating(model: Functional, buffers: Buffers, dtype: torch.dtype | None) -> Predict:

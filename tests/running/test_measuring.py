@@ -10,7 +10,7 @@ from funcrobust.core import evaluation
 from funcrobust.report.console import Reporter
 from funcrobust.running.collapse import collapse
 from funcrobust.running.dataset import Chosen
-from funcrobust.running.measuring import measure
+from funcrobust.running.measuring import measure, withstood
 
 RADIUS = 0.1
 
@@ -68,6 +68,38 @@ def test_neither_fools_what_cannot_be_fooled():
         )
 
     assert figures(constant) == {"clean": 1.0, "robust": 1.0, "worst": 1.0}
+
+
+def brighter(by):
+    """The attack that makes images brighter, whoever looks at them."""
+    return fr.Attack(lambda x, _: x, lambda _: lambda params, start, y, *, center=None: start + by)
+
+
+@pytest.mark.parametrize(("by", "share"), [(0.0, 0.25), (0.2, 1.0), (-0.2, 0.0)])
+def test_what_is_withstood_is_what_is_right_afterwards(by, share):
+    """Of four images one is right: the attack teaches the others, or fools that one."""
+
+    def bright(_, x):
+        mean = x.flatten(1).mean(1)
+        return torch.stack([0.55 - mean, mean - 0.55], 1) * 9
+
+    x = torch.tensor([0.4, 0.4, 0.4, 0.6]).reshape(4, 1, 1, 1).expand(4, 3, 8, 8)
+    images = Chosen(torch.arange(4), x, torch.tensor([1, 1, 1, 1]))
+    for size in (250, 3):
+        assert withstood(bright, {}, images, brighter(by), seed=0, batch_size=size) == share
+
+
+def test_the_start_of_an_attack_hangs_on_the_image_alone():
+    def wave(_, x):
+        seen = (100 * x.flatten(1).mean(1)).sin()
+        return torch.stack([seen, -seen], 1)
+
+    attack = fr.Attack(fr.linf(RADIUS).sample, lambda _: lambda params, start, y, center: start)
+    x, y = torch.full((64, 3, 16, 16), 0.5), torch.zeros(64, dtype=torch.int64)
+    images = Chosen(torch.arange(64), x, y)
+    found = {withstood(wave, {}, images, attack, seed=3, batch_size=n) for n in (64, 7)}
+    assert len(found) == 1
+    assert 0 < found.pop() < 1
 
 
 def test_a_network_that_learns_a_mask_is_stopped():

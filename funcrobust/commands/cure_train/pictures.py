@@ -21,13 +21,15 @@ def draw(
     run: RunFolder,
 ) -> None:  # fmt: skip
     """Curves, and a picture of what the attack does to the first test image of each class."""
+    records = run.metrics()
+    terms = [name for name in ("loss", "curvature", "restoration", *options.regularisers)
+             if any(name in record for record in records)]  # fmt: skip
+    accuracies = [
+        f"{split}_{what}" for what in ("clean", "robust", "worst") for split in ("train", "test")
+    ]
     plots.curves(
-        run.metrics(), run.file("curves.png"), title=f"cure-train {run.path.name}",
-        panels={
-            "loss": ["loss"], "curvature": ["curvature"],
-            "accuracy": [f"{split}_{what}" for what in ("clean", "robust", "worst")
-                         for split in ("train", "test")],
-        },
+        records, run.file("curves.png"), title=f"cure-train {run.path.name}",
+        panels={name: [name] for name in terms} | {"accuracy": [*accuracies, "train_attacked"]},
     )  # fmt: skip
     x, y = first_of_each_class(dataset)
     attack = pgd(

@@ -33,7 +33,7 @@ from funcrobust.running.dataset import (
 from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is_next
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import maybe_compile, pick_device, pick_precision
-from funcrobust.running.measuring import evaluating, measure
+from funcrobust.running.measuring import evaluating, measure, withstood
 from funcrobust.running.options import options_of, written_number
 from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
@@ -203,6 +203,10 @@ class Work:
                 seed=self.options.seed, title=f"{WATCHED}, {split}",
             )  # fmt: skip
             record |= {f"{split}_{name}": value for name, value in found.items()}
+        if (attack := training.batches.attack) is not None:
+            record["train_attacked"] = withstood(
+                predict, params, self.watched["train"], attack, seed=self.options.seed
+            )
         return record
 
     def kept(self, state: State) -> tuple[Params, Buffers]:

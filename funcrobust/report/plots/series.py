@@ -24,6 +24,7 @@ _PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 # The first word found in a series' name gives its colour: the same in every figure.
 _COLOUR_WORDS = {
     "fgsm": ORANGE,
+    "attacked": ORANGE,
     "robust": VERMILION,
     "worst": BLACK,
     "pgd": VERMILION,
