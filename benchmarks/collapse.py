@@ -1,10 +1,12 @@
 """Does the watch stop what collapses, and leave alone what does not? On CIFAR-10, in minutes.
 
-    python benchmarks/collapse.py     # 3 seeds of 6 trainings, 5 minutes on two cores
+    python benchmarks/collapse.py     # 3 seeds of 12 trainings, half an hour of two cores
+    python benchmarks/collapse.py --only CURE --seeds 1
 
 One convolution of 16 channels and a linear layer are enough for catastrophic overfitting
 (Andriushchenko & Flammarion 2020, arXiv:2007.02617, section 4.3). Each training is ``cure-train``
-on 10,000 random training images, without a regulariser, stopped or not by its own collapse watch.
+on 10,000 random training images, stopped or not by its own collapse watch: six attacks without a
+regulariser, and the one that collapses soonest with each of those that shall prevent it.
 What is stopped is then trained again with nobody watching: how much robustness is left at its end
 tells whether it was right.
 """
@@ -25,13 +27,27 @@ from funcrobust.commands.cure_train import CureTrain
 from funcrobust.commands.cure_train.recipe import cure_train
 from funcrobust.report.console import Reporter
 
-TRAININGS: dict[str, dict[str, Any]] = {
-    "FGSM from zero, 16/255": {"attack": "fgsm", "delta_init": "zero", "epsilon": 16 / 255},
-    "FGSM from zero, 12/255": {"attack": "fgsm", "delta_init": "zero", "epsilon": 12 / 255},
+ZERO = {"attack": "fgsm", "delta_init": "zero"}  # plain FGSM
+WHOLE = {"cure_every": 1, "cure_fraction": 1.0}  # at every update, on the whole batch
+ATTACKS: dict[str, dict[str, Any]] = {
+    "FGSM from zero, 16/255": {**ZERO, "epsilon": 16 / 255},
+    "FGSM from zero, 12/255": {**ZERO, "epsilon": 12 / 255},
+    "FGSM from zero, 8/255": {**ZERO, "epsilon": 8 / 255},
     "RS-FGSM, 16/255": {"attack": "rs-fgsm", "epsilon": 16 / 255},
     "N-FGSM, 16/255": {"attack": "n-fgsm", "epsilon": 16 / 255},
     "PGD-4, 16/255": {"attack": "pgd", "attack_steps": 4, "epsilon": 16 / 255},
-    "FGSM from zero, 8/255": {"attack": "fgsm", "delta_init": "zero", "epsilon": 8 / 255},
+}
+REGULARISED: dict[str, dict[str, Any]] = {
+    "CURE, λ = 0.5": {"delta": "classic", "lam": 0.5},
+    "CURE, λ = 5": {"delta": "classic", "lam": 5.0},
+    "GradAlign, 0.2": {"regularisers": {"gradient-alignment": 0.2}},
+    "GradAlign, 2": {"regularisers": {"gradient-alignment": 2.0}},
+    "LLR, 4": {"regularisers": {"local-linearity": 4.0}},
+    "ELLE, 1000": {"regularisers": {"elle": 1000.0}},
+}
+TRAININGS = ATTACKS | {
+    f"the first, {name}": {**ATTACKS["FGSM from zero, 16/255"], **WHOLE, **options}
+    for name, options in REGULARISED.items()
 }
 EPOCHS = 10
 
@@ -44,8 +60,8 @@ def network(num_classes: int) -> nn.Module:
     )  # fmt: skip
 
 
-def trained(options: dict[str, Any], seed: int) -> tuple[str, list[dict[str, Any]]]:
-    """Train once; return how it ended and its records."""
+def trained(options: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Train once; return how it ended, after how many seconds of updates, and its records."""
     with tempfile.TemporaryDirectory() as folder, Reporter.silent() as reporter:
         run = CureTrain.filled(
             {
@@ -56,16 +72,18 @@ def trained(options: dict[str, Any], seed: int) -> tuple[str, list[dict[str, Any
             }
         )  # fmt: skip
         result = cure_train(run, reporter)
-        return result.status, result.run.metrics()
+        seconds = result.metrics["seconds"]
+        return {"status": result.status, "seconds": seconds, "records": result.run.metrics()}
 
 
 def row(options: dict[str, Any], seed: int) -> dict[str, Any]:
-    """What the watch did, and what the training comes to where nothing stops it."""
-    status, records = trained(options, seed)
-    found = {"seed": seed, "status": status, "epochs": len(records), "records": records}
-    if status != "finished":
+    """The training as it ends where nothing stops it, and the epoch after which the watch does."""
+    watched = trained(options, seed)
+    found = {"seed": seed, "stopped": None, **watched}
+    if watched["status"] == "collapsed":
+        found["stopped"] = len(watched["records"])
         with mock.patch("funcrobust.running.loop.collapse", return_value=""):
-            found["unwatched"] = trained(options, seed)[1]
+            found |= trained(options, seed)
     return found
 
 
@@ -73,30 +91,34 @@ def main() -> None:
     """Run all, print the table, write the JSON."""
     parser = common.arguments(__doc__.split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="those with this in their name; no JSON")
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     sys.path.insert(0, str(Path(__file__).parent))
-    results = {
-        name: [row(options, seed) for seed in range(flags.seeds)]
-        for name, options in TRAININGS.items()
-    }
+    results = {}
+    for name, options in TRAININGS.items():
+        if flags.only in name:
+            results[name] = [row(options, seed) for seed in range(flags.seeds)]
+            print(name, *cells(results[name]), sep=" | ", flush=True)
     common.show(
         f"one convolution, 10,000 images of CIFAR-10, {EPOCHS} epochs",
-        ("training", "stopped after epoch", "trained on", "PGD-10", "sharp PGD-10"),
+        ("training", "stopped after epoch", "trained on", "PGD-10", "sharp PGD-10", "clean", "s"),
         [(name, *cells(rows)) for name, rows in results.items()],
     )
-    common.write("collapse", {"trainings": results}, flags.device, flags.out)
+    if not flags.only:  # a part would replace the whole
+        common.write("collapse", {"trainings": results}, flags.device, flags.out)
 
 
 def cells(rows: list[dict[str, Any]]) -> list[str]:
     """When each seed was stopped, and the accuracies at the end of its whole training."""
-    ends = [found.get("unwatched", found["records"])[-1] for found in rows]
-    stopped = [str(r["epochs"]) if r["status"] == "collapsed" else "no" for r in rows]
+    ends = [found["records"][-1] for found in rows]
+    stopped = [str(found["stopped"] or "no") for found in rows]
     figures = [
         " ".join(f"{end[f'train_{name}']:.0%}" for end in ends)
-        for name in ("attacked", "robust", "worst")
+        for name in ("attacked", "robust", "worst", "clean")
     ]
-    return [" ".join(stopped), *figures]
+    seconds = " ".join(f"{found['seconds']:.0f}" for found in rows)
+    return [" ".join(stopped), *figures, seconds]
 
 
 if __name__ == "__main__":

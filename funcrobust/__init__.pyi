@@ -39,6 +39,7 @@ from .core.losses import (
     ssim,
 )
 from .core.margins import dlr, targeted_dlr
+from .core.network.expectation import expectation
 from .core.network.functional import Buffers, Functional, Params, Predict, autocast, functionalize
 from .core.objectives.algebra import (
     Objective,
@@ -149,6 +150,7 @@ __all__ = [
     "elle",
     "ema",
     "entropy",
+    "expectation",
     "fgsm",
     "fourier",
     "functionalize",

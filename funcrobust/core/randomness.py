@@ -90,4 +90,9 @@ def normal(key: Tensor, count: int, shape: Sequence[int]) -> Tensor:
     By Box and Muller's transform of two of `uniform`'s, 2·count and 2·count + 1.
     """
     u, v = (uniform(key, 2 * count + i, list(shape)) for i in (0, 1))
+    return box_muller(u, v)
+
+
+def box_muller(u: Tensor, v: Tensor) -> Tensor:
+    """Turn two independent uniform numbers in [0, 1) into one from N(0, 1)."""
     return (-2 * torch.log1p(-u)).sqrt() * torch.cos(2 * math.pi * v)

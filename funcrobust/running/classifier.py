@@ -88,7 +88,7 @@ def load_classifier(
     say_if_state(name, reporter)
     module, card = checkpoints.load(name, model=model, progress=reporter.progress_callback())
     if card.dataset == "unknown" and not is_zoo(name):
-        reporter.say(f"{name}: {_prepared(card)}")
+        reporter.say(f"{name}: {card.notes}; {_prepared(card)}")
     return Classifier(name, card, module, to_device(functionalize(module), device))
 
 
@@ -96,11 +96,11 @@ def _prepared(card: Card) -> str:
     """Say what comes before a network of somebody else's file, which nobody may have asked for."""
     if ":" in card.model:
         return (
-            "images in [0, 1] go to the network as they are; if it was trained on normalised ones, "
+            "images in [0, 1] go to the network as they are: if it was trained on normalised ones, "
             "let its forward normalise them first"
         )
     mean, std = (", ".join(f"{v:.3g}" for v in numbers) for numbers in (card.mean, card.std))
-    return f"{card.notes.partition('; ')[2]}; before the network, mean {mean} and deviation {std}"
+    return f"before the network, mean {mean} and deviation {std}"
 
 
 def say_if_state(name: str, reporter: Reporter) -> None:

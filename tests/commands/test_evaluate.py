@@ -225,6 +225,46 @@ def test_files_that_are_not_of_this_evaluation(digits_run, tmp_path):
         assert path.read_bytes() == junk, "nothing is lost"
 
 
+NOISY = """
+import torch
+from torch import nn
+
+from funcrobust import models
+
+
+class Noisy(nn.Module):
+    normalized = True
+
+    def __init__(self):
+        super().__init__()
+        self.net = models.build(MODEL, in_channels=1)
+
+    def forward(self, x):
+        return self.net(x + 0.1 * torch.randn_like(x))
+"""
+
+
+def test_a_random_network_is_attacked_as_the_mean_of_its_draws(digits_run, tmp_path, monkeypatch):
+    module, card = checkpoints.load(str(digits_run[0]))
+    (tmp_path / "noisy_net.py").write_text(NOISY.replace("MODEL", repr(card.model)))
+    monkeypatch.chdir(tmp_path)
+    tensors = {f"net.{name}": tensor for name, tensor in module.state_dict().items()}
+    own = {"checkpoint": "noisy.safetensors", "model": "noisy_net:Noisy", "epsilon": 0.05}
+    checkpoints.save(Path("noisy.safetensors"), tensors, replace(card, model="noisy_net:Noisy"))
+
+    random = figures(digits_run, checks=True, examples=20, **own)
+    assert random["verdict"] == "invalid"
+    assert "same logits twice" in random["because"][0]
+
+    mean = figures(digits_run, checks=True, draws=4, examples=20, **own)
+    assert not [c for c in mean["checks"] if c["passed"] is False and c["severity"] == "invalid"]
+    assert mean["draws"] == 4
+    assert 0 < mean["robust"] < mean["clean"]
+    assert figures(digits_run, draws=4, examples=20, **own)["robust"] == mean["robust"]
+    with pytest.raises(fr.FuncrobustError, match="--draws: this network draws nothing"):
+        figures(digits_run, draws=4)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -131,6 +131,25 @@ def test_noise_on_the_input(trained):
     assert verdict(found).word == "invalid"
 
 
+def test_noise_that_is_averaged_is_no_defence(trained):
+    """As before, the mean of counted draws under attack: nothing invalid is left."""
+
+    class Noisy(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return self.network(x + 0.1 * torch.randn_like(x))
+
+    inner, params, *_ = trained
+    model = fr.functionalize(Noisy(inner.module(params)))
+    keys = torch.stack([fr.key(0, "draws", k) for k in range(8)])
+    _, _, x, y = trained
+    case = evaluated(fr.expectation(model, keys), model.params, x, y)
+    assert failed(case)[0] <= {"effort"}
+
+
 def test_normalisation_outside_the_ball(trained):
     """The images come normalised already, and the ball is told of no bounds."""
     model, params, x, y = trained

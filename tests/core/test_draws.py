@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 
 import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from problems import largest_difference, make_problem
@@ -218,8 +220,9 @@ REFUSED = {
     "lstm": lambda p: nn.Sequential(nn.LSTM(4, 4, 2, dropout=p), Call(lambda x, _: x[0])),
     "gru": lambda p: nn.Sequential(nn.GRU(4, 4, 2, dropout=p), Call(lambda x, _: x[0])),
     "rrelu": lambda p: nn.RReLU() if p else nn.ReLU(),
-    "randn_like": lambda p: Call(lambda x, t: x + torch.randn_like(x) if t and p else x),
-    "normal_": lambda p: Call(lambda x, t: x + x.new_empty(3, 5, 4).normal_() if t and p else x),
+    "exponential_": lambda p: Call(
+        lambda x, t: x + x.new_empty(3, 5, 4).exponential_() if t and p else x
+    ),
     "randperm": lambda p: Call(lambda x, t: x[torch.randperm(3)] if t and p else x),
 }
 
@@ -239,6 +242,22 @@ def test_a_generator_of_the_networks_own_is_its_own_business():
     noisy = Call(lambda x, _: x + torch.rand(3, generator=own) + x.bernoulli(generator=own))
     out, _ = fr.functionalize(noisy).predict_train({}, {}, torch.zeros(2, 3))
     assert (out >= 0).all()
+
+
+def test_normal_numbers_as_torch_has_them():
+    """Shapes, types, and a Kolmogorov–Smirnov test of each form of call."""
+    x = torch.zeros(4000, dtype=torch.float64)
+    with CountedDraws(KEY):
+        assert torch.randn((3, 2)).shape == torch.randn(size=(3, 2)).shape == (3, 2)
+        drawn = {
+            "new": torch.randn(4000), "like": torch.randn_like(x),
+            "in place": x.clone().normal_(), "moved": (x.clone().normal_(2.0, std=0.5) - 2) / 0.5,
+        }  # fmt: skip
+    assert [z.dtype for z in drawn.values()] == [torch.float32, *[torch.float64] * 3]
+    for name, z in drawn.items():
+        assert scipy.stats.kstest(z.numpy(), "norm").pvalue > 1e-3, name
+    for one, other in itertools.pairwise(drawn.values()):  # each its own numbers
+        assert abs(float(torch.corrcoef(torch.stack([one.double(), other.double()]))[0, 1])) < 0.08
 
 
 def test_rand_and_bernoulli_as_torch_has_them():

@@ -76,6 +76,9 @@ class Evaluate(Figures, Images, Machine):
     search: Precision | None = None
     """Precision that attacks search in; left out: --precision's. bf16 is faster, and only what
     fools the network in --precision counts."""
+    draws: Count | None = None
+    """Of a network that is random, noise or dropout left on: attack and judge the mean of so many
+    draws, counted from --seed."""
     checks: bool = True
     """Try whether the figure can be believed, and give a verdict."""
     save: Output | None = None

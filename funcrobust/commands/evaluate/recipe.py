@@ -14,14 +14,15 @@ from torch import Tensor
 from funcrobust import checkpoints
 from funcrobust.commands.evaluate import attacking, page, saving
 from funcrobust.commands.evaluate.aiming import aim
+from funcrobust.commands.evaluate.drawing import mean_of_draws
 from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.core.evaluation import Adversary, Outcome, Run, correct
 from funcrobust.core.evaluation.autoattack import LEAST_CLASSES
-from funcrobust.core.evaluation.checks import CHECKS, Case, Check
+from funcrobust.core.evaluation.checks import CHECKS, TWICE, Case, Check
 from funcrobust.core.evaluation.ensemble import attack_the_standing, look
 from funcrobust.core.evaluation.verdict import Verdict, interval, verdict
 from funcrobust.core.images import as_float
-from funcrobust.core.network.functional import Params, Predict
+from funcrobust.core.network.functional import Params, Predict, autocast
 from funcrobust.environment import versions
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import write_json
@@ -38,6 +39,9 @@ from funcrobust.running.threat import pick_ball
 
 CHUNK = 500
 """Examples that go through all attacks before the next: what can be lost is one attack on one."""
+
+ENOUGH_DRAWS = 16
+"""What a random network is first tried with, as the cost is theirs."""
 
 SAVE_EVERY = 60.0
 """Seconds between two writes of ``--save``."""
@@ -61,6 +65,8 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     model = classifier.model
     dtype = pick_dtype(options.precision, device)
     predict = evaluating(model, model.buffers, dtype)
+    if options.draws is not None:
+        predict = autocast(mean_of_draws(model, options.draws, options.seed, x[:2]), dtype)
     y, targeted = labels, options.target is not None
     if options.target is not None:
         kept, y = aim(
@@ -75,6 +81,7 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
         "steps": options.steps, "restarts": options.restarts,
         "step_size": attacking.step_size(options, ball), "seed": options.seed,
         "precision": options.precision, "search": options.search, "target": options.target,
+        "draws": options.draws,
     }  # fmt: skip
     began = time.perf_counter()
     outcome = _attack(
@@ -106,23 +113,30 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
         "because": list(judged.because) if judged else [],
         "not_tried": list(not_tried),
         "normalisation": "inside the network; the ball is in units of [0, 1]",
-        "mode": "evaluation", "device": str(device), "versions": versions(("funcrobust", "torch")),
+        "mode": "evaluation" + _draws(settings), "device": str(device),
+        "versions": versions(("funcrobust", "torch")),
         "dtype": "bfloat16 by autocast" if dtype else "float32",
         "test_images": len(dataset.y_test), "sha256": _sha256(classifier),
         "curves": curves.figures() if curves else None,
     }  # fmt: skip
     if options.json_file is not None:
         write_json(options.json_file, figures)
-    _say_what_is_next(options, card.num_classes, len(dataset.y_test), reporter)
+    random = any(check.passed is False and check.name == TWICE for check in checks)
+    _say_what_is_next(options, card.num_classes, len(dataset.y_test), random, reporter)
     if options.paged and curves:
         page.leave(options, classifier, case, figures, curves, reporter)
     return figures
 
 
-def _say_what_is_next(options: Evaluate, classes: int, there: int, reporter: Reporter) -> None:
+def _say_what_is_next(
+    options: Evaluate, classes: int, there: int, random: bool, reporter: Reporter
+) -> None:
     """Name the evaluations that say more than this one did."""
     plain = replace(options, json_file=None, save=None, page=AUTO)
     more = []
+    if random:  # nothing else says anything of it
+        plain = replace(plain, draws=ENOUGH_DRAWS)
+        more.append(plain)
     if not options.autoattack and options.target is None and classes >= LEAST_CLASSES:
         whole = replace(plain, attack=Evaluate.attack, steps=None, restarts=None, step_size=None)
         more.append(replace(whole, autoattack=True))
@@ -263,7 +277,8 @@ def _show(
     reporter.table(
         f"{classifier.label}: {settings['model']} on {dataset.name}, {which}, "
         f"{settings['constraint']} ε = {written_number(settings['epsilon'])}"
-        + ("" if target is None else f", target {target}"),
+        + ("" if target is None else f", target {target}")
+        + _draws(settings),
         ("", "accuracy" if target is None else "share", "95 % interval"),
         [(name, f"{_share(w):.1%}", _interval(w)) for name, w in rows],
     )
@@ -281,6 +296,10 @@ def _show(
     if target is not None and word == "upper bound":
         word += " of who withstands, the success rate is a lower bound"
     reporter.say(f"verdict: {word}" + "".join(f"; {why}" for why in judged.because))
+
+
+def _draws(settings: dict[str, Any]) -> str:
+    return f", mean of {settings['draws']} draws" if settings["draws"] else ""
 
 
 def _share(which: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""What a network draws in training (dropout, drop-path), counted instead of global.
+"""What a network draws (dropout, drop-path, noise), counted instead of global.
 
 One mode stands between the network and torch: whatever its modules are, their random functions are
 answered from a key, so that the masks are a function of the key and of the order of the calls.
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.core.randomness import uniform
+from funcrobust.core.randomness import box_muller, uniform
 from funcrobust.core.shards import Shard
 
 
@@ -24,8 +24,9 @@ class CountedDraws(TorchFunctionMode):
 
     Works in eager mode and compiled, under ``grad`` and ``vmap``. Counted are ``F.dropout`` and its
     kin for whole channels, dropout within ``F.scaled_dot_product_attention``, ``bernoulli``,
-    ``torch.rand`` and ``rand_like``, and so what is built on them: ``nn.Dropout``, the ``DropPath``
-    of timm and Hugging Face, ``torchvision.ops.StochasticDepth``. What else is random raises
+    ``torch.rand``, ``torch.randn``, their ``_like`` and ``normal_``, and so what is built on them:
+    ``nn.Dropout``, the ``DropPath`` of timm and Hugging Face, ``torchvision.ops.StochasticDepth``,
+    Gaussian noise on images or features. What else is random raises
     `FuncrobustError` where it would draw. Masks are drawn in float32 whatever x's precision, so
     that they are the same in all. ``shard`` says which rows of the batch are here: the masks are
     those that one process would draw for all rows.
@@ -49,7 +50,7 @@ class CountedDraws(TorchFunctionMode):
         """Draw float32 numbers from [0, 1)."""
         if self.key is None:
             raise FuncrobustError(
-                "this network draws random numbers in training (dropout, say), which must be "
+                "this network draws random numbers (dropout, say), which must be "
                 "counted: pass key=fr.key(seed, 'dropout', step) to predict_train, in an update's "
                 "fr.Batch(..., key=) too, or set its probabilities to 0"
             )
@@ -59,6 +60,11 @@ class CountedDraws(TorchFunctionMode):
             whole[0] *= size
         found: Tensor = uniform(self.key.to(device), self.count, whole)
         return found[rank::size] if whole and size > 1 else found
+
+    def normal(self, shape: Any, device: torch.device) -> Tensor:
+        """Draw float32 numbers from N(0, 1)."""
+        u, v = (self.uniform(shape, device) for _ in range(2))
+        return box_muller(u, v)
 
     def keeping(self, x: Tensor, p: float, shape: Any) -> Tensor:
         """Draw a mask of ``shape`` that keeps the mean: 1/(1 − p) with probability 1 − p, or 0."""
@@ -135,20 +141,42 @@ def _bernoulli(
     return (draws.uniform(x.shape, x.device) < (x if p is None else p)).to(x.dtype)
 
 
-def _rand(draws: CountedDraws, func: Any, *size: Any, **options: Any) -> Tensor:
-    if options.get("generator") is not None:
-        own: Tensor = func(*size, **options)
+def _fresh(normal: bool) -> Callable[..., Any]:
+    """``torch.rand`` or ``torch.randn``."""
+
+    def drawn(draws: CountedDraws, func: Any, *size: Any, **options: Any) -> Tensor:
+        if options.get("generator") is not None:
+            own: Tensor = func(*size, **options)
+            return own
+        given = options.get("size", size)
+        shape = given[0] if len(given) == 1 and not isinstance(given[0], int) else given
+        device = options.get("device") or torch.get_default_device()
+        draw = draws.normal if normal else draws.uniform
+        found: Tensor = draw(shape, torch.device(device))
+        return found.to(options.get("dtype") or torch.get_default_dtype())
+
+    return drawn
+
+
+def _fresh_like(normal: bool) -> Callable[..., Any]:
+    """``torch.rand_like`` or ``torch.randn_like``."""
+
+    def drawn(draws: CountedDraws, _: Any, x: Tensor, **options: Any) -> Tensor:
+        draw = draws.normal if normal else draws.uniform
+        found: Tensor = draw(x.shape, torch.device(options.get("device") or x.device))
+        return found.to(options.get("dtype") or x.dtype)
+
+    return drawn
+
+
+def _normal_in_place(
+    draws: CountedDraws, func: Any, x: Tensor, mean: float = 0.0, std: float = 1.0,
+    *, generator: torch.Generator | None = None,
+) -> Tensor:  # fmt: skip
+    if generator is not None:
+        own: Tensor = func(x, mean, std, generator=generator)
         return own
-    given = options.get("size", size)
-    shape = given[0] if len(given) == 1 and not isinstance(given[0], int) else given
-    device = options.get("device") or torch.get_default_device()
-    dtype = options.get("dtype") or torch.get_default_dtype()
-    return draws.uniform(shape, torch.device(device)).to(dtype)
-
-
-def _rand_like(draws: CountedDraws, _: Any, x: Tensor, **options: Any) -> Tensor:
-    u = draws.uniform(x.shape, torch.device(options.get("device") or x.device))
-    return u.to(options.get("dtype") or x.dtype)
+    return x.copy_(mean + std * draws.normal(x.shape, x.device))
 
 
 def _refused(_: CountedDraws, func: Any, *args: Any, **options: Any) -> Any:
@@ -156,8 +184,9 @@ def _refused(_: CountedDraws, func: Any, *args: Any, **options: Any) -> Any:
     if options.get("generator") is not None or not draws(*args, **options):
         return func(*args, **options)
     raise FuncrobustError(
-        f"this network calls {func.__name__} in training, whose random numbers are not counted "
-        "(those of dropout and drop-path are): set its probability to 0, or leave it out"
+        f"this network calls {func.__name__}, whose random numbers are not counted (those of "
+        "dropout, drop-path and noise by torch.randn are): set its probability to 0, or leave it "
+        "out"
     )
 
 
@@ -191,11 +220,11 @@ _ONLY_IF: dict[Any, Callable[..., bool]] = {
 """When a function that is refused draws at all, by its arguments."""
 
 _UNCOUNTED = (
-    torch.randn, torch.randn_like, torch.randint, torch.randint_like, torch.randperm, torch.normal,
-    torch.poisson, torch.multinomial, torch.Tensor.multinomial, torch.Tensor.normal_,
-    torch.Tensor.uniform_, torch.Tensor.random_, torch.Tensor.exponential_, torch.Tensor.cauchy_,
-    torch.Tensor.geometric_, torch.Tensor.log_normal_, F.gumbel_softmax, F.fractional_max_pool2d,
-    F.fractional_max_pool3d, torch.alpha_dropout, torch.feature_alpha_dropout, *_ONLY_IF,
+    torch.randint, torch.randint_like, torch.randperm, torch.normal, torch.poisson,
+    torch.multinomial, torch.Tensor.multinomial, torch.Tensor.uniform_, torch.Tensor.random_,
+    torch.Tensor.exponential_, torch.Tensor.cauchy_, torch.Tensor.geometric_,
+    torch.Tensor.log_normal_, F.gumbel_softmax, F.fractional_max_pool2d, F.fractional_max_pool3d,
+    torch.alpha_dropout, torch.feature_alpha_dropout, *_ONLY_IF,
 )  # fmt: skip
 
 _COUNTED: dict[Any, Callable[..., Any]] = {
@@ -209,6 +238,9 @@ _COUNTED: dict[Any, Callable[..., Any]] = {
     torch.Tensor.bernoulli_: _bernoulli_in_place,
     torch.Tensor.bernoulli: _bernoulli,
     torch.bernoulli: _bernoulli,
-    torch.rand: _rand,
-    torch.rand_like: _rand_like,
+    torch.Tensor.normal_: _normal_in_place,
+    torch.rand: _fresh(normal=False),
+    torch.randn: _fresh(normal=True),
+    torch.rand_like: _fresh_like(normal=False),
+    torch.randn_like: _fresh_like(normal=True),
 } | dict.fromkeys(_UNCOUNTED, _refused)

@@ -60,12 +60,20 @@ class Functional:
         """Logits (B, classes) in evaluation mode, with the buffers of `functionalize`."""
         return self.with_buffers(self.buffers)(params, x)
 
-    def with_buffers(self, buffers: Buffers) -> Predict:
-        """Bind evaluation mode to given buffers (batch-norm statistics): a `Predict`."""
+    def with_buffers(self, buffers: Buffers, *, key: Tensor | None = None) -> Predict:
+        """Bind evaluation mode to given buffers (batch-norm statistics): a `Predict`.
+
+        A network that draws in evaluation mode too (noise on its input) draws from torch's global
+        generator, unless there is a ``key``: then what it draws is a function of the key, as in
+        `predict_train`, and the same at every call. `funcrobust.expectation` is the mean of many.
+        """
         self._buffer_names.check(buffers)
 
         def predict(params: Params, x: Tensor) -> Tensor:
-            return self._call(self._eval_skeleton, params, buffers, x)
+            if key is None:
+                return self._call(self._eval_skeleton, params, buffers, x)
+            with CountedDraws(key, self._shard):
+                return self._call(self._eval_skeleton, params, buffers, x)
 
         return predict
 
@@ -82,7 +90,7 @@ class Functional:
 
         Batch norm normalises by the batch's own statistics; the running statistics it would have
         written in place come back as new tensors. A network that draws masks (dropout, drop-path)
-        needs a ``key``, as `funcrobust.key` makes them: its masks are a
+        or noise needs a ``key``, as `funcrobust.key` makes them: its masks are a
         function of the key alone, also under ``grad``, ``vmap`` (over stacked keys: each member its
         own masks) and ``torch.compile``. A ``generator`` will do where nothing is transformed: a
         key is drawn from it. Raises `FuncrobustError` where masks are to be drawn without either.

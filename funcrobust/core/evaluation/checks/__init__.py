@@ -26,6 +26,7 @@ from funcrobust.core.evaluation.checks.images import (
     range_of_images,
 )
 from funcrobust.core.evaluation.checks.network import (
+    TWICE,
     alone,
     climbs,
     deterministic,
@@ -33,7 +34,7 @@ from funcrobust.core.evaluation.checks.network import (
     logits,
 )
 
-__all__ = ["CHECKS", "Case", "Check", "Severity"]
+__all__ = ["CHECKS", "TWICE", "Case", "Check", "Severity"]
 
 CHECKS: dict[str, Callable[[Case], Check]] = {
     check.__name__: check

@@ -11,6 +11,8 @@ from funcrobust.core.examples import flat
 from funcrobust.core.losses import odds_of
 from funcrobust.core.perturbations.ascent import steepest_ascent
 
+TWICE = "same logits twice"
+
 
 @torch.no_grad()
 def deterministic(case: Case) -> Check:
@@ -18,7 +20,7 @@ def deterministic(case: Case) -> Check:
     x = case.x[case.some()]
     first, second = (case.predict(case.params, x).float() for _ in range(2))
     apart = float((first - second).abs().max() / _spread(first))
-    return Check("same logits twice", apart <= 1e-3, f"differ by {apart:.1g} spreads", "invalid")
+    return Check(TWICE, apart <= 1e-3, f"differ by {apart:.1g} spreads", "invalid")
 
 
 @torch.no_grad()
