@@ -13,6 +13,7 @@ tells whether it was right.
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -50,6 +51,8 @@ TRAININGS = ATTACKS | {
     for name, options in REGULARISED.items()
 }
 EPOCHS = 10
+ACCURACIES = ("attacked", "robust", "worst", "clean")
+"""Of 256 training images: under the attack trained on, PGD-10, sharp PGD-10 besides, and none."""
 
 
 def network(num_classes: int) -> nn.Module:
@@ -61,7 +64,7 @@ def network(num_classes: int) -> nn.Module:
 
 
 def trained(options: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Train once; return how it ended, after how many seconds of updates, and its records."""
+    """Train once; return how it ended, after how many seconds of updates, and the accuracies."""
     with tempfile.TemporaryDirectory() as folder, Reporter.silent() as reporter:
         run = CureTrain.filled(
             {
@@ -73,7 +76,8 @@ def trained(options: dict[str, Any], seed: int) -> dict[str, Any]:
         )  # fmt: skip
         result = cure_train(run, reporter)
         seconds = result.metrics["seconds"]
-        return {"status": result.status, "seconds": seconds, "records": result.run.metrics()}
+        epochs = [{n: round(r[f"train_{n}"], 4) for n in ACCURACIES} for r in result.run.metrics()]
+        return {"status": result.status, "seconds": seconds, "epochs": epochs}
 
 
 def row(options: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -81,7 +85,7 @@ def row(options: dict[str, Any], seed: int) -> dict[str, Any]:
     watched = trained(options, seed)
     found = {"seed": seed, "stopped": None, **watched}
     if watched["status"] == "collapsed":
-        found["stopped"] = len(watched["records"])
+        found["stopped"] = len(watched["epochs"])
         with mock.patch("funcrobust.running.loop.collapse", return_value=""):
             found |= trained(options, seed)
     return found
@@ -91,7 +95,9 @@ def main() -> None:
     """Run all, print the table, write the JSON."""
     parser = common.arguments(__doc__.split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="", help="those with this in their name; no JSON")
+    parser.add_argument(
+        "--only", default="", help="those with this in their name; the JSON keeps the others"
+    )
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     sys.path.insert(0, str(Path(__file__).parent))
@@ -105,18 +111,17 @@ def main() -> None:
         ("training", "stopped after epoch", "trained on", "PGD-10", "sharp PGD-10", "clean", "s"),
         [(name, *cells(rows)) for name, rows in results.items()],
     )
-    if not flags.only:  # a part would replace the whole
-        common.write("collapse", {"trainings": results}, flags.device, flags.out)
+    before = [json.loads(path.read_text()) for path in flags.out.glob("collapse-*.json")]
+    if flags.only and before:
+        results = before[0]["trainings"] | results
+    common.write("collapse", {"trainings": results}, flags.device, flags.out)
 
 
 def cells(rows: list[dict[str, Any]]) -> list[str]:
     """When each seed was stopped, and the accuracies at the end of its whole training."""
-    ends = [found["records"][-1] for found in rows]
+    ends = [found["epochs"][-1] for found in rows]
     stopped = [str(found["stopped"] or "no") for found in rows]
-    figures = [
-        " ".join(f"{end[f'train_{name}']:.0%}" for end in ends)
-        for name in ("attacked", "robust", "worst", "clean")
-    ]
+    figures = [" ".join(f"{end[name]:.0%}" for end in ends) for name in ACCURACIES]
     seconds = " ".join(f"{found['seconds']:.0f}" for found in rows)
     return [" ".join(stopped), *figures, seconds]
 

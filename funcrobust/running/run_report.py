@@ -49,10 +49,10 @@ PICTURES, LARGEST_PICTURE = 6, 3 * 2**20
 PANELS, LINES = 12, 8
 """How many panels of curves at most, and of lines in one."""
 
-SHARES = ("accuracy", "clean", "robust", "worst")
+SHARES = ("accuracy", "clean", "robust", "worst", "attacked")
 """What figures that are shares end in."""
 
-COLOURS = {"clean": 0, "robust": 1, "accuracy": 2, "worst": 3}
+COLOURS = {"clean": 0, "robust": 1, "accuracy": 2, "attacked": 2, "worst": 3}
 
 
 # --- while it goes on -----------------------------------------------------------------------------
