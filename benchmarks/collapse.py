@@ -14,7 +14,6 @@ tells whether it was right.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -100,7 +99,6 @@ def main() -> None:
     )
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
-    sys.path.insert(0, str(Path(__file__).parent))
     results = {}
     for name, options in TRAININGS.items():
         if flags.only in name:
@@ -111,9 +109,9 @@ def main() -> None:
         ("training", "stopped after epoch", "trained on", "PGD-10", "sharp PGD-10", "clean", "s"),
         [(name, *cells(rows)) for name, rows in results.items()],
     )
-    before = [json.loads(path.read_text()) for path in flags.out.glob("collapse-*.json")]
-    if flags.only and before:
-        results = before[0]["trainings"] | results
+    before = common.result_path("collapse", flags.device, flags.out)
+    if flags.only and before.exists():
+        results = json.loads(before.read_text())["trainings"] | results
     common.write("collapse", {"trainings": results}, flags.device, flags.out)
 
 

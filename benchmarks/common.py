@@ -130,6 +130,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def result_path(name: str, device: torch.device | str, out: Path) -> Path:
+    """Where a benchmark's record of this kind of machine lies."""
+    kind = re.sub(r"[^a-z0-9]+", "-", device_name(device).split(",")[0].lower()).strip("-")
+    return out / f"{name}-{kind}.json"
+
+
 def write(name: str, record: dict[str, Any], device: torch.device | str, out: Path) -> Path:
     """Write the record, with machine, versions, commit and script, as JSON; return the path."""
     machine = {
@@ -137,9 +143,8 @@ def write(name: str, record: dict[str, Any], device: torch.device | str, out: Pa
         "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"),
         "versions": versions(), **provenance(),
     }  # fmt: skip
-    kind = re.sub(r"[^a-z0-9]+", "-", machine["device"].split(",")[0].lower()).strip("-")
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{name}-{kind}.json"
+    path = result_path(name, device, out)
     whole = path.with_suffix(".part")  # a part that is cut short leaves the last whole one
     whole.write_text(json.dumps({"benchmark": name, **machine, **record}, indent=1) + "\n")
     whole.replace(path)

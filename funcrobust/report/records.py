@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum
@@ -16,6 +17,15 @@ from funcrobust.files import atomic_write
 from funcrobust.reading import parse_json
 
 Record = dict[str, Any]
+
+SHARES = ("accuracy", "clean", "robust", "worst", "attacked")
+"""What figures that are shares end in."""
+
+
+def is_share(name: str) -> bool:
+    """Whether a figure is a share, by its name: PGD-20's is pgd20."""
+    plain = name.removesuffix("_before")
+    return plain.rpartition("_")[2] in SHARES or bool(re.fullmatch(r"pgd\d+", plain))
 
 
 def as_json(value: Mapping[str, Any]) -> str:

@@ -45,13 +45,12 @@ def collapse(records: Sequence[Record], examples: int) -> str:
     without "train_worst", which older versions wrote, are passed over.
     """
     records = [record for record in records if "train_worst" in record]
-    rules = (_fall, _mask, _apart)
-    return next((told for rule in rules if (told := rule(records, examples))), "")
+    if not records:
+        return ""
+    return _fall(records, examples) or _mask(records, examples) or _apart(records, examples)
 
 
 def _fall(records: Sequence[Record], examples: int) -> str:
-    if not records:
-        return ""
     last = records[-1]
     no_better = [r for r in records[:-1] if any(r[k] <= last[k] for k in LEARNED if k in r)]
     if not no_better:
@@ -86,12 +85,11 @@ def _mask(records: Sequence[Record], examples: int) -> str:
 
 
 def _apart(records: Sequence[Record], examples: int) -> str:
-    records = [record for record in records if "train_attacked" in record]
-    if not records:
-        return ""
     last = records[-1]
+    if "train_attacked" not in last:
+        return ""
     high, low = last["train_attacked"], last["train_worst"]
-    no_worse = [record for record in records[:-1] if record["train_worst"] >= low]
+    no_worse = [r for r in records[:-1] if "train_attacked" in r and r["train_worst"] >= low]
     if not no_worse or low > high / 4:
         return ""
     least = min(no_worse, key=lambda record: record["train_attacked"])

@@ -22,7 +22,7 @@ from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.core.training.updates import State, Update
 from funcrobust.files import WriteError, also_named
 from funcrobust.report.console import Reporter
-from funcrobust.report.records import as_line, parse_line
+from funcrobust.report.records import as_line, is_share, parse_line
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import Sink
 from funcrobust.running.collapse import Record, collapse
@@ -323,9 +323,8 @@ def _device(state: State) -> torch.device:
 
 
 def _line(plan: Plan, epoch: int, record: Record) -> str:
-    shares = ("accuracy", "_clean", "_robust", "_worst", "_attacked")
     facts = "  ".join(
-        f"{name} {value:.1%}" if f"_{name}".endswith(shares) else f"{name} {value:.4g}"
+        f"{name} {value:.1%}" if is_share(name) else f"{name} {value:.4g}"
         for name, value in record.items()
     )
     return f"{plan.unit} {epoch + 1}/{plan.epochs}  {facts}"

@@ -70,15 +70,12 @@ def withstood(
     Several processes share the images, as in `measure`.
     """
     here, part = _shared(images)
-    perturb = attack.perturb(cross_entropy(predict))
-    seen = [torch.zeros(0, dtype=torch.bool, device=part.y.device)]
-    for rows in torch.arange(len(part.y), device=part.y.device).split(batch_size):
-        x, y, numbers = as_float(part.x[rows]), part.y[rows], part.places[rows]
-        run = evaluation.Run(numbers, seed, "withstood")
-        with torch.no_grad():
-            x_hat = perturb(params, run.starts(attack.start, x, numbers), y, center=x)
-            seen.append(evaluation.correct(predict, params, x_hat, y))
-    return float(here.together(torch.cat(seen), len(images.y)).float().mean())
+    run = evaluation.Run(part.places, seed, "withstood", batch_size)
+    x = as_float(part.x)
+    x_hat = evaluation.adversary_of(attack, cross_entropy)(predict, params, x, part.y, run)
+    with torch.no_grad():
+        right = evaluation.correct(predict, params, x_hat, part.y)
+    return float(here.together(right, len(images.y)).float().mean())
 
 
 def _shared(images: Chosen) -> tuple[Processes, Chosen]:

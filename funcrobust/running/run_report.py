@@ -23,7 +23,7 @@ from funcrobust.report import run_page
 from funcrobust.report.console import Reporter
 from funcrobust.report.html import PNG, Mark, colophon
 from funcrobust.report.panels import Line, Panel, series
-from funcrobust.report.records import Record
+from funcrobust.report.records import Record, is_share
 from funcrobust.report.run_page import Evaluated, OptionRow, Picture, RunPage
 from funcrobust.report.runs import CONFIG, REPORT, RunFolder
 from funcrobust.running.catalogue import Function, function, functions
@@ -48,9 +48,6 @@ PICTURES, LARGEST_PICTURE = 6, 3 * 2**20
 
 PANELS, LINES = 12, 8
 """How many panels of curves at most, and of lines in one."""
-
-SHARES = ("accuracy", "clean", "robust", "worst", "attacked")
-"""What figures that are shares end in."""
 
 COLOURS = {"clean": 0, "robust": 1, "accuracy": 2, "attacked": 2, "worst": 3}
 
@@ -244,12 +241,6 @@ def figures_of(result: Record | None, records: Sequence[Record]) -> tuple[dict[s
 def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
     numbers = {k: v for k, v in found.items() if isinstance(v, int | float)}
     return dict(list(numbers.items())[:40])
-
-
-def is_share(name: str) -> bool:
-    """Whether a figure is a share, by its name: PGD-20's is pgd20."""
-    plain = name.removesuffix("_before")
-    return plain.rpartition("_")[2] in SHARES or bool(re.fullmatch(r"pgd\d+", plain))
 
 
 def said(name: str, value: float) -> str:

@@ -141,7 +141,7 @@ def _bernoulli(
     return (draws.uniform(x.shape, x.device) < (x if p is None else p)).to(x.dtype)
 
 
-def _fresh(normal: bool) -> Callable[..., Any]:
+def _fresh(draw: Callable[[CountedDraws, Any, torch.device], Tensor]) -> Callable[..., Any]:
     """``torch.rand`` or ``torch.randn``."""
 
     def drawn(draws: CountedDraws, func: Any, *size: Any, **options: Any) -> Tensor:
@@ -151,19 +151,17 @@ def _fresh(normal: bool) -> Callable[..., Any]:
         given = options.get("size", size)
         shape = given[0] if len(given) == 1 and not isinstance(given[0], int) else given
         device = options.get("device") or torch.get_default_device()
-        draw = draws.normal if normal else draws.uniform
-        found: Tensor = draw(shape, torch.device(device))
+        found = draw(draws, shape, torch.device(device))
         return found.to(options.get("dtype") or torch.get_default_dtype())
 
     return drawn
 
 
-def _fresh_like(normal: bool) -> Callable[..., Any]:
+def _fresh_like(draw: Callable[[CountedDraws, Any, torch.device], Tensor]) -> Callable[..., Any]:
     """``torch.rand_like`` or ``torch.randn_like``."""
 
     def drawn(draws: CountedDraws, _: Any, x: Tensor, **options: Any) -> Tensor:
-        draw = draws.normal if normal else draws.uniform
-        found: Tensor = draw(x.shape, torch.device(options.get("device") or x.device))
+        found = draw(draws, x.shape, torch.device(options.get("device") or x.device))
         return found.to(options.get("dtype") or x.dtype)
 
     return drawn
@@ -239,8 +237,8 @@ _COUNTED: dict[Any, Callable[..., Any]] = {
     torch.Tensor.bernoulli: _bernoulli,
     torch.bernoulli: _bernoulli,
     torch.Tensor.normal_: _normal_in_place,
-    torch.rand: _fresh(normal=False),
-    torch.randn: _fresh(normal=True),
-    torch.rand_like: _fresh_like(normal=False),
-    torch.randn_like: _fresh_like(normal=True),
+    torch.rand: _fresh(CountedDraws.uniform),
+    torch.randn: _fresh(CountedDraws.normal),
+    torch.rand_like: _fresh_like(CountedDraws.uniform),
+    torch.randn_like: _fresh_like(CountedDraws.normal),
 } | dict.fromkeys(_UNCOUNTED, _refused)
