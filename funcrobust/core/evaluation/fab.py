@@ -74,8 +74,7 @@ class _Fab:
                 wrong = predict(params, here).argmax(-1) != y[rows]
                 near = wrong & (self._size(here - center) <= self.ball.radius)
                 found[rows[near]] = here[near]
-                back = center + BETA * (here - center)
-                here = torch.where(per_example(wrong, here), back, here)
+                here[wrong] = torch.lerp(center[wrong], here[wrong], BETA)
                 if near.any():
                     on = ~near
                     rows, target, here, center = rows[on], target[on], here[on], center[on]
@@ -122,28 +121,26 @@ def to_plane(
     """Return the shortest d (B, …) with ⟨w, x + d⟩ = ⟨w, x⟩ − ``gap`` and x + d in the bounds.
 
     Shortest in the L2 norm if ``straight``, else in L∞. Where no such d is, all of x goes as far as
-    the bounds let it. With s = −sign(gap) and the room r_i from x_i to its bound in direction
-    s·w_i, d_i = s·sign(w_i)·min(λ·v_i, r_i), v_i = |w_i| (L2) or 1 (L∞), where λ solves
+    the bounds let it. With s = −sign(gap), the room r_i from x_i to its bound in direction s·w_i,
+    and v_i = |w_i| (L2) or 1 (L∞), d_i = s·sign(w_i)·v_i·min(λ, u_i), u_i = r_i/v_i, where λ solves
 
-        φ(λ) = Σ |w_i|·min(λ·v_i, r_i) = |gap|.
+        φ(λ) = Σ |w_i|·v_i·min(λ, u_i) = |gap|.
 
-    φ is increasing, concave and piecewise linear, so Newton's method from below never passes the
-    root and ends at it after finitely many pieces: some five, and no sorting. On a piece, with F
-    the coordinates that are still free (λ·v_i < r_i),
-
-        φ(λ) = λ·Σ_F |w_i|·v_i + Σ_{not F} |w_i|·r_i.
+    φ is increasing, concave and piecewise linear, of slope Σ |w_i|·v_i over those with u_i > λ, so
+    Newton's method from below never passes the root and ends at it after finitely many pieces:
+    some five, and no sorting.
     """
     weight = flat(w.abs())
     way = flat(w.sign()) * -gap.sign().unsqueeze(1)
-    room = torch.where(way > 0, high - flat(x), flat(x) - low).clamp_min(0)
-    speed = weight if straight else torch.ones_like(weight)
-    steep, most = weight * speed, weight * room
-    until = room / speed if straight else room  # where a coordinate stops to be free
+    room = torch.maximum(way * (high - flat(x)), way * (low - flat(x))).clamp_min(0)
+    steep = weight.square() if straight else weight
+    until = (room / weight).nan_to_num(nan=0.0) if straight else room  # 0/0: it never moves
     goal, lam = gap.abs(), torch.zeros_like(gap)
     for _ in range(PIECES):
-        free = until > lam.unsqueeze(1)
-        slope = steep.where(free, 0.0).sum(1)
-        short = goal - lam * slope - most.where(~free, 0.0).sum(1)
+        at = lam.unsqueeze(1)
+        free = (until - at).sign().clamp_min(0)  # a mask of numbers: torch.where is slow on a CPU
+        slope = (steep * free).sum(1)
+        short = goal - (steep * torch.minimum(at, until)).sum(1)
         step = torch.where(slope > 0, short.clamp_min(0) / slope.clamp_min(1e-30), torch.inf)
         step = torch.where((slope <= 0) & (short <= 0), 0.0, step)
         moved = lam + step
@@ -151,8 +148,8 @@ def to_plane(
         lam = moved
         if done.all():
             break
-    reach = torch.where(lam.isinf().unsqueeze(1), room, lam.unsqueeze(1) * speed)
-    return (way * torch.minimum(reach.nan_to_num(posinf=1e30), room)).reshape(x.shape)
+    reach = torch.minimum(lam.unsqueeze(1), until)
+    return (way * (reach * weight if straight else reach)).reshape(x.shape)
 
 
 PIECES = 60

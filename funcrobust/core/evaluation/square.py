@@ -93,9 +93,10 @@ class _Square:
         left = (numbers[:, 1] * (width - side + 1)).floor().reshape(-1, 1, 1, 1)
         row = torch.arange(height, device=like.device).reshape(1, 1, -1, 1)
         column = torch.arange(width, device=like.device).reshape(1, 1, 1, -1)
-        within = (row >= top) & (row < top + side) & (column >= left) & (column < left + side)
+        down = ((row >= top) & (row < top + side)).to(like.dtype)
+        across = ((column >= left) & (column < left + side)).to(like.dtype)
         sign = _sign(numbers[:, 2:]).reshape(len(numbers), -1, 1, 1).to(like.dtype)
-        return torch.where(within, sign, 0.0)
+        return sign * down * across
 
 
 class _Standing(NamedTuple):
