@@ -1,0 +1,94 @@
+"""Does a regulariser pay where nothing collapses? At equal updates, and at equal time.
+
+    python benchmarks/regularisers.py               # 3 seeds of 7 trainings, two hours of one core
+    python benchmarks/regularisers.py --only CURE --seeds 1
+
+Each training is ``cure-train``'s preset for a CPU (N-FGSM at 8/255, weight average) with one
+regulariser, rationed as CURE is there, or none. None is trained for as many updates as the others,
+and for an epoch more, which is as much time as the dearest takes (the seconds stand in the table).
+On random test images: clean, PGD-20, and sharp PGD-20 besides. What regularisers do where training
+collapses is `collapse.py`'s question.
+
+Every training that is done is in the JSON, and is not done again: stop it, and start it anew.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import common
+import torch
+from scipy import stats
+
+from funcrobust.commands.cure_train import CureTrain
+from funcrobust.commands.cure_train.recipe import cure_train
+from funcrobust.report.console import Reporter
+
+NONE: dict[str, Any] = {"delta": "none"}
+EPOCHS = 4
+TRAININGS: dict[str, dict[str, Any]] = {
+    "none": NONE,
+    "none, an epoch more": {**NONE, "epochs": EPOCHS + 1},
+    "CURE, h = 3, λ = 0.5": {"delta": "classic", "h": 3.0, "lam": 0.5},
+    "GradAlign, 0.2": {**NONE, "regularisers": {"gradient-alignment": 0.2}},
+    "LLR, 4": {**NONE, "regularisers": {"local-linearity": 4.0}},
+    "ELLE, 1000": {**NONE, "regularisers": {"elle": 1000.0}},
+    "input-gradient norm, 0.1": {**NONE, "regularisers": {"input-gradient-norm": 0.1}},
+}
+FIGURES = ("clean", "pgd20", "worst")
+
+
+def trained(options: dict[str, Any], seed: int, examples: int) -> dict[str, float]:
+    """Train once; return its figures and the seconds of its updates."""
+    with tempfile.TemporaryDirectory() as folder, Reporter.silent() as reporter:
+        given = {
+            "preset": "cpu", "epochs": EPOCHS, "seed": seed, "evaluate_steps": 20,
+            "evaluate_examples": examples, "robust_examples": 64, "out": Path(folder), **options,
+        }  # fmt: skip
+        return dict(cure_train(CureTrain.filled(given), reporter).metrics)
+
+
+def interval(values: list[float]) -> str:
+    """Mean and half of its 95 % interval by Student's t, in percent."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:.1%}"
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.1%} ± {half:.1%}"
+
+
+def main() -> None:
+    """Train what is not in the JSON yet, print the table."""
+    parser = common.arguments(__doc__.split("\n", 1)[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="those with this in their name")
+    parser.add_argument("--examples", type=int, default=2000, help="random test images")
+    flags = parser.parse_args()
+    torch.set_num_threads(flags.threads)
+    path = common.result_path("regularisers", flags.device, flags.out)
+    found = json.loads(path.read_text())["trainings"] if path.exists() else {}
+    for seed in range(flags.seeds):
+        for name, options in TRAININGS.items():
+            seeds = found.setdefault(name, {})
+            if flags.only in name and str(seed) not in seeds:
+                seeds[str(seed)] = trained(options, seed, flags.examples)
+                record = {"epochs": EPOCHS, "examples": flags.examples, "trainings": found}
+                common.write("regularisers", record, flags.device, flags.out)
+    done = {name: list(seeds.values()) for name, seeds in found.items() if seeds}
+    common.show(
+        f"preset cpu, {EPOCHS} epochs, {flags.examples} test images, mean and 95 % interval",
+        ("regulariser", "seeds", "clean", "PGD-20", "sharp PGD-20 besides", "s"),
+        [
+            (name, len(rows), *(interval([row[f] for row in rows]) for f in FIGURES),
+             f"{statistics.mean(row['seconds'] for row in rows):.0f}")
+            for name, rows in done.items()
+        ],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
