@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch
 
 from funcrobust.core.errors import FuncrobustError
 
@@ -26,6 +27,11 @@ def require_predict(predict: Any) -> None:
         own = ": pass its .predict" if hasattr(predict, "predict") else ""
         raise FuncrobustError(
             f"a loss takes a function (params, x) -> logits, not a {_kind(predict)}{own}"
+        )
+    if not _takes(predict, 2) and _takes(predict, 3):
+        raise FuncrobustError(
+            "the network's function (params, x) -> logits is wanted here, model.predict, and this "
+            "one takes (params, x, y), as a loss does"
         )
 
 
@@ -47,6 +53,12 @@ def require_loss(loss: Any) -> None:
 def require_ball(ball: Any) -> None:
     """Raise unless this has what a ball has."""
     if not _is_ball(ball):
+        members = ("project", "steepest", "sample", "differentiable")
+        missing = [name for name in members if not hasattr(ball, name)]
+        if len(missing) < len(members):
+            raise FuncrobustError(
+                f"a ball has {', '.join(members)}, and {_said(ball)} lacks {', '.join(missing)}"
+            )
         example = f"fr.linf({ball})" if isinstance(ball, int | float) else "fr.linf(8 / 255)"
         raise FuncrobustError(f"a ball is wanted here, such as {example}, not {_said(ball)}")
 
@@ -58,6 +70,9 @@ def require_perturbation(perturbation: Any) -> None:
             f"an attack is wanted here, and {perturbation} is a ball alone: fr.rs_fgsm(ball), "
             "fr.pgd_k(ball), or fr.pgd(loss, ball, step_size=, steps=)"
         )
+    if _parameters(perturbation)[:1] == ["ball"]:
+        name = perturbation.__name__
+        raise FuncrobustError(f"an attack is wanted here, and {name} builds one: fr.{name}(ball)")
     if not callable(perturbation):
         raise FuncrobustError(
             "an attack is wanted here, such as fr.rs_fgsm(fr.linf(8 / 255)), not "
@@ -65,17 +80,31 @@ def require_perturbation(perturbation: Any) -> None:
         )
 
 
+def require_derivative(derivative: Any) -> None:
+    """Raise unless this takes what a `Derivative` takes, as far as its signature tells."""
+    name = getattr(derivative, "__name__", "")
+    if not callable(derivative) or name in ("adjoint", "unrolled", "truncated", "implicit"):
+        hint = f": call it, fr.{name}(...)" if name else ""
+        raise FuncrobustError(
+            "derivative is a value such as fr.adjoint() or fr.truncated(4), not "
+            f"{name or repr(derivative)}{hint}"
+        )
+
+
+def require_objective(objective: Any) -> None:
+    """Raise where this is a loss, (params, x, y), which must be lifted first."""
+    if not callable(objective) or _parameters(objective)[1:2] == ["x"]:
+        raise FuncrobustError(
+            "an update differentiates an objective (params, buffers, *batch): fr.objective(loss) "
+            "makes one of a loss, fr.training_objective(model, compose) of several"
+        )
+
+
 def require_adversary(adversary: Any) -> None:
     """Raise unless this takes what an adversary takes, as far as its signature tells."""
-    if callable(adversary):
-        try:
-            inspect.signature(adversary).bind("predict", "params", "x", "y", "run")
-        except TypeError:
-            pass
-        except ValueError:  # it has no signature to be read
-            return
-        else:
-            return
+    of_training = hasattr(adversary, "start") and hasattr(adversary, "perturb")
+    if callable(adversary) and not of_training and _takes(adversary, 5):
+        return
     raise FuncrobustError(
         "an adversary is a function (predict, params, x, y, run) -> x̂, such as "
         "evaluation.Pgd(ball, step_size); evaluation.adversary_of(attack, fr.log_odds) makes one "
@@ -90,9 +119,10 @@ def require_labels(y: Any, shape: torch.Size) -> None:
     if y.dtype not in (torch.int64, torch.int32):
         raise FuncrobustError(f"labels are classes, int64, and these are {y.dtype}: y.long()")
     if y.shape != shape:
+        shares = ": y.argmax(-1), or probabilities, y.float()" if y.ndim > len(shape) else ""
         raise FuncrobustError(
             f"labels are one class an example, {tuple(shape)}, and these have shape "
-            f"{tuple(y.shape)}"
+            f"{tuple(y.shape)}{shares}"
         )
 
 
@@ -100,6 +130,51 @@ def require_tensor(x: Any) -> None:
     """Raise unless this is a tensor."""
     if not isinstance(x, Tensor):
         raise FuncrobustError(f"images are a torch.Tensor, not {_said(x)}")
+
+
+def is_tracked(x: Tensor) -> bool:
+    """Tell whether a reverse derivative, of autograd or any ``torch.func`` transform, follows x."""
+    while not x.requires_grad and _functorch.is_functorch_wrapped_tensor(x):
+        x = _functorch.get_unwrapped(x)
+    return x.requires_grad
+
+
+def require_number(name: str, value: Any) -> float:
+    """Return a number as a float; raise where it is none, or one that is being differentiated.
+
+    What is kept as a number has no derivative: a silent zero would be wrong.
+    """
+    if isinstance(value, Tensor) and is_tracked(value):
+        raise FuncrobustError(
+            f"{name} is being differentiated, and is kept as a number, without a derivative: "
+            ".detach() it"
+        )
+    try:
+        return float("a" if isinstance(value, str) else value)
+    except (TypeError, ValueError, RuntimeError):
+        raise FuncrobustError(
+            f"{name} is one number, the same for all examples, not {_said(value)}"
+        ) from None
+
+
+def _takes(function: Any, count: int) -> bool:
+    """Tell whether a function can be called with so many arguments, as far as one can know."""
+    if torch.compiler.is_compiling():
+        return True
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature to be read
+        return True
+    return True
+
+
+def _parameters(function: Any) -> list[str]:
+    """Return the names of a function's parameters, none of what is no function."""
+    if torch.compiler.is_compiling() or not inspect.isfunction(function):
+        return []
+    return list(inspect.signature(function).parameters)
 
 
 def _is_ball(value: Any) -> bool:

@@ -114,7 +114,12 @@ def apgd_k(ball: Ball, *, step_size: float | None = None, steps: int = 10) -> At
 
 def from_images(attack: Attack) -> Attack:
     """Start ``attack`` at the images themselves: plain FGSM of RS-FGSM, say."""
-    return attack._replace(start=lambda x, _: x)
+    return attack._replace(start=at_the_images)
+
+
+def at_the_images(x: Tensor, _: torch.Generator) -> Tensor:
+    """Return x: the start of an attack that has none of its own."""
+    return x
 
 
 def fixed(x: Tensor) -> Perturbation:
@@ -146,5 +151,7 @@ class LargestOnly(Composed):
     def steepest(self, gradient: Tensor) -> Tensor:
         size = flat(gradient.abs())
         size = size.float() if size.dtype.itemsize < 4 else size  # no quantiles of half precision
+        if not len(size):
+            return self.ball.steepest(gradient)
         large = size >= torch.quantile(size, self.quantile, dim=1, keepdim=True)
         return self.ball.steepest(torch.where(large.reshape(gradient.shape), gradient, 0.0))

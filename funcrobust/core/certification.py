@@ -148,8 +148,10 @@ def certified_accuracy(radius: Tensor, correct: Tensor, at: Sequence[float]) -> 
             "radius and correct must be one number an example, got shapes "
             f"{tuple(radius.shape)} and {tuple(correct.shape)}"
         )
+    if correct.dtype != torch.bool:
+        raise FuncrobustError(f"correct is a bool an example, label == y, not {correct.dtype}")
     least = torch.as_tensor(at, dtype=radius.dtype, device=radius.device).reshape(-1, 1)
-    return ((radius >= least) & correct.bool()).double().mean(1)
+    return ((radius >= least) & correct).double().mean(1)
 
 
 def _radius(sigma: float, p: Tensor) -> Tensor:

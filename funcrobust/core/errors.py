@@ -41,8 +41,18 @@ def extra(name: str, needed: str) -> Iterator[None]:
 
 
 def require_finite(name: str, value: float, *, minimum: float = 0.0) -> float:
-    """Return ``value`` if it is a finite number of at least ``minimum``, else raise."""
-    if not math.isfinite(value) or value < minimum:
+    """Return ``value`` if it is a finite number of at least ``minimum``, else raise.
+
+    A tensor of one number is returned as it is, with its derivative.
+    """
+    try:
+        number = float("a" if isinstance(value, str) else getattr(value, "detach", lambda: value)())
+    except (TypeError, ValueError, RuntimeError):
+        what = f"a {type(value).__name__}" if hasattr(value, "shape") else repr(value)
+        raise FuncrobustError(
+            f"{name} is one number, the same for all examples, not {what}"
+        ) from None
+    if not math.isfinite(number) or number < minimum:
         raise FuncrobustError(f"{name} must be a finite number >= {minimum:g}, got {value}")
     return value
 

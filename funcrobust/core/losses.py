@@ -68,9 +68,12 @@ def odds_of(logits: Tensor, y: Tensor) -> Tensor:
 def own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return z_y (B,), and z with −∞ in y's place (B, C)."""
     require_labels(y, logits.shape[:-1])
-    # Not one_hot, which looks at y's values: vmap has none to look at.
-    own = torch.arange(logits.shape[-1], device=y.device) == y.unsqueeze(-1)
-    others = logits.masked_fill(own, -torch.inf)
+    if logits.shape[-1] < 2:
+        raise FuncrobustError(
+            "a classifier has a logit for each class, two at least, and this one has "
+            f"{logits.shape[-1]}: of one logit z make torch.cat([torch.zeros_like(z), z], -1)"
+        )
+    others = logits.masked_fill(_is(y, logits), -torch.inf)
     return logits.gather(-1, y.unsqueeze(-1)).squeeze(-1), others
 
 
@@ -80,27 +83,59 @@ def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
     Computed as log(1 + eᵐ) of the log-odds m (see `log_odds`): the textbook's slope p_y − 1 is
     rounding in float32 once p_y is near 1, and this one keeps its digits until it underflows.
 
-    With ``label_smoothing`` s the target is (1 − s)·onehot(y) + s/classes (Szegedy et al. 2016).
-    The labels y are classes (B,), or, as there, probabilities (B, classes).
+    With ``label_smoothing`` s in [0, 1] the target is (1 − s)·onehot(y) + s/classes (Szegedy et al.
+    2016). The labels y are classes (B,), or, as there, probabilities (B, classes).
     """
     require_predict(predict)
+    if not 0 <= label_smoothing <= 1:
+        raise FuncrobustError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         logits = predict(params, x)
-        shares = isinstance(y, Tensor) and y.is_floating_point() and y.shape == logits.shape
-        if logits.ndim <= 2 and not shares:
-            require_labels(y, logits.shape[:-1])
-            if not label_smoothing:
-                return cross_entropy_of(logits, y)
-        return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
+        if logits.ndim > 2:  # classes in the second place, as torch has them
+            return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
+        if isinstance(y, Tensor) and y.is_floating_point() and y.shape == logits.shape:
+            return soft_cross_entropy_of(logits, _smoothed(y, label_smoothing))
+        require_labels(y, logits.shape[:-1])
+        if not label_smoothing:
+            return cross_entropy_of(logits, y)
+        onehot = _is(y, logits).to(logits.dtype)
+        return soft_cross_entropy_of(logits, _smoothed(onehot, label_smoothing))
 
     return loss
+
+
+def _smoothed(shares: Tensor, s: float) -> Tensor:
+    return (1 - s) * shares + s / shares.shape[-1] if s else shares
 
 
 def cross_entropy_of(logits: Tensor, y: Tensor) -> Tensor:
     """Return log(1 + eᵐ), m the log-odds, of logits (B, C) and classes (B,): (B,)."""
     # Not logsigmoid: its second derivative is σ − 1 again. From 40 on m itself is nearer.
     return F.softplus(odds_of(logits, y), threshold=40)
+
+
+def soft_cross_entropy_of(logits: Tensor, shares: Tensor) -> Tensor:
+    """Return −Σ_j t_j·log p_j of logits (B, C) and shares t (B, C), of which one class is most."""
+    u, surprise = relative(logits, shares.argmax(-1))
+    return shares.sum(-1) * surprise - (shares * u).sum(-1)
+
+
+def relative(logits: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Return u_j = z_j − z_k (B, C) and −log p_k (B,), by which log p_j = u_j + log p_k.
+
+    Where p_k is near 1, both keep the digits, and the slope, that log p_k itself has not: sums over
+    the other classes are then sums of small numbers, not differences of large ones. u_k is the
+    constant 0.
+    """
+    u = logits - logits.gather(-1, k.unsqueeze(-1))
+    return u.masked_fill(_is(k, logits), 0.0), cross_entropy_of(logits, k)
+
+
+def _is(k: Tensor, logits: Tensor) -> Tensor:
+    """True in the place of class k: (B,), (B, C) -> (B, C)."""
+    # Not one_hot, which looks at k's values: vmap has none to look at.
+    return torch.arange(logits.shape[-1], device=k.device) == k.unsqueeze(-1)
 
 
 def margin(predict: Predict) -> Loss:
@@ -152,8 +187,9 @@ def entropy(predict: Predict) -> Loss:
     require_predict(predict)
 
     def loss(params: Params, x: Tensor, _y: Tensor) -> Tensor:
-        log_p = predict(params, x).log_softmax(-1)
-        return -(log_p.exp() * log_p).sum(-1)
+        logits = predict(params, x)
+        u, surprise = relative(logits, logits.argmax(-1))
+        return surprise - ((u - surprise.unsqueeze(-1)).exp() * u).sum(-1)
 
     return loss
 
@@ -206,9 +242,14 @@ def distillation(
 
 
 def kl(reference: Tensor, logits: Tensor) -> Tensor:
-    """KL(softmax(reference) ‖ softmax(logits)) per example: (B, C), (B, C) -> (B,)."""
-    p, q = reference.log_softmax(-1), logits.log_softmax(-1)
-    return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+    """KL(p ‖ q) = Σ_j p_j·(u_j − v_j) + log p_k − log q_k per example: (B, C), (B, C) -> (B,).
+
+    p and q are the softmax of ``reference`` and ``logits``, u and v their logits less that of k,
+    the class that p says is likeliest (see `relative`).
+    """
+    k = reference.argmax(-1)
+    (u, p_k), (v, q_k) = relative(reference, k), relative(logits, k)
+    return ((u - p_k.unsqueeze(-1)).exp() * (u - v)).sum(-1) - p_k + q_k
 
 
 def squared_l2(a: Tensor, b: Tensor) -> Tensor:

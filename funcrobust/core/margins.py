@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from funcrobust.core.arguments import require_predict
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.losses import Loss, own_and_others
 from funcrobust.core.network.functional import Params, Predict
@@ -23,9 +24,11 @@ TINY = 1e-12
 def dlr(predict: Predict) -> Loss:
     """Build the difference of logits ratio (equation 6), of at least three classes.
 
-    Above 0 where x is misclassified, at most 1 there and at least −1 elsewhere; the same for the
-    logits times any factor, and with a slope however confident the network.
+    In [−1, 0] where x is classified right, above 0 where it is not (at most 1 while y is among the
+    three leading classes); the same for the logits times any factor, and with a slope however
+    confident the network.
     """
+    require_predict(predict)
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         return dlr_of(predict(params, x), y)
@@ -38,6 +41,7 @@ def targeted_dlr(predict: Predict, target: Tensor) -> Loss:
 
     Ascend it to make x the target's rather than y's: above 0 where z_target > z_y.
     """
+    require_predict(predict)
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         return targeted_dlr_of(predict(params, x), y, target)

@@ -12,8 +12,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from funcrobust.core.balls.ball import Ball
+from funcrobust.core.balls.composed import Composed, with_steps
 from funcrobust.core.balls.l2 import l2
-from funcrobust.core.balls.unconstrained import unconstrained
+from funcrobust.core.balls.unconstrained import Unconstrained, unconstrained
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
@@ -77,6 +78,8 @@ class Restoring(NamedTuple):
             raise FuncrobustError("several restoring steps leave a share of the way: remain > 0")
         whole = not (self.steps and self.remain)
         share = 1.0 if whole else part_of_the_way(self.steps, self.remain)
+        if _normalises(ball):  # the ball confines; the steps are the gradient's own
+            ball = with_steps(ball, unconstrained(bounds=None))
         walk = psi(loss, ball, step_size=share * self.step_size, steps=self.steps, targeted=True)
         return clamped(walk)
 
@@ -87,6 +90,12 @@ class Restoring(NamedTuple):
         guided = f", guidance {self.guidance:g}" if self.guidance else ""
         size = f"{self.step_size:.3g} times the logit's slope"
         return f"{self.steps} restoring {many} of {size}{left}{guided}"
+
+
+def _normalises(ball: Ball) -> bool:
+    while isinstance(ball, Composed):
+        ball = getattr(ball, "steps", ball.ball)
+    return not isinstance(ball, Unconstrained)
 
 
 def clamped(perturbation: Perturbation) -> Perturbation:

@@ -98,11 +98,16 @@ def shifted(psi: Perturbation, by: int) -> Perturbation:
 
         wide = pad(start, [by] * 4, mode="reflect")
         around = None if center is None else pad(center, [by] * 4, mode="reflect")
+
+        def back(small: Tensor, way: tuple[int, int]) -> Tensor:
+            down, right = by + way[0], by + way[1]
+            return pad(small, [right, 2 * by - right, down, 2 * by - down])
+
         total, count = torch.zeros_like(wide), torch.zeros_like(wide)
         for way in ways:
             moved = None if around is None else window(around, way)
-            window(total, way).add_(psi(params, window(wide, way), y, center=moved))
-            window(count, way).add_(1)
+            total = total + back(psi(params, window(wide, way), y, center=moved), way)
+            count = count + back(torch.ones_like(start), way)
         return (total / count)[..., rows, columns]
 
     return perturb

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from funcrobust.core.arguments import require_tensor
+from funcrobust.core.arguments import require_number, require_tensor
 from funcrobust.core.errors import FuncrobustError
 
 Bounds = tuple[float, float] | None
@@ -121,10 +121,11 @@ def checked_largest(radius: float, bounds: Bounds) -> float:
 
 
 def checked_radius(radius: float) -> float:
-    """Return ``radius`` as a float, or raise where it is below 0 or NaN."""
-    if isinstance(radius, str) or math.isnan(radius) or radius < 0:
+    """Return ``radius`` as a float, or raise where it is below 0, NaN or being differentiated."""
+    number = math.nan if isinstance(radius, str) else require_number("a ball's radius", radius)
+    if math.isnan(number) or number < 0:
         raise FuncrobustError(f"a ball's radius must be a number >= 0, got {radius!r}")
-    return float(radius)
+    return number
 
 
 def checked_bounds(bounds: Bounds, *, finite: bool = False) -> Bounds:
@@ -143,13 +144,23 @@ def checked_bounds(bounds: Bounds, *, finite: bool = False) -> Bounds:
 def uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw from [0, 1), in the shape of ``like``."""
     require_float(like)
+    _require_generator(generator)
     return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
 def normal(like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw from N(0, 1), in the shape of ``like``."""
     require_float(like)
+    _require_generator(generator)
     return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+def _require_generator(generator: torch.Generator) -> None:
+    if not isinstance(generator, torch.Generator):
+        raise FuncrobustError(
+            "random starts are drawn from a generator, fr.generator(seed, purpose), not from "
+            f"{generator!r}"[:200]
+        )
 
 
 def uniform_in_bounds(bounds: Bounds, like: Tensor, generator: torch.Generator) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,11 @@ class Composed:
     @property
     def differentiable(self) -> bool:
         return self.ball.differentiable
+
+    @property
+    def radius(self) -> float:
+        """The ball's, inf if it has none."""
+        return float(getattr(self.ball, "radius", math.inf))
 
     @property
     def bounds(self) -> Bounds:
@@ -93,6 +99,7 @@ class WithBlockMeans(Composed):
         return inside(x, self.bounds)
 
     def steepest(self, gradient: Tensor) -> Tensor:
+        _require_squares(gradient, self.scale)
         # The part of the gradient that the means see would be undone by the projection.
         seen = _enlarged(F.avg_pool2d(gradient, self.scale), self.scale)
         return self.ball.steepest(gradient - seen)
@@ -109,6 +116,7 @@ def with_steps(ball: Ball, steps: Ball) -> Ball:
     """
     for each in (ball, steps):
         require_straight(each)
+        _require_alone(each, "a mask or block means come last: fr.masked(fr.with_steps(...), mask)")
     return WithSteps(ball, steps)
 
 
@@ -121,7 +129,7 @@ def masked(ball: Ball, mask: Tensor) -> Ball:
     the mask.
     """
     require_straight(ball)
-    _require_alone(ball)
+    _require_alone(ball, "a mask and block means undo each other: use one of them")
     if mask.dtype != torch.bool:
         raise FuncrobustError(f"a mask is boolean (true where x may change), got {mask.dtype}")
     return Masked(ball, mask)
@@ -137,7 +145,7 @@ def with_block_means(ball: Ball, scale: int, low: Tensor | None = None) -> Ball:
     means, where images saturate). For super-resolution that keeps to its input.
     """
     require_straight(ball)
-    _require_alone(ball)
+    _require_alone(ball, "a mask and block means undo each other: use one of them")
     require_count("scale", scale, minimum=1)
     return WithBlockMeans(ball, scale, low)
 
@@ -146,9 +154,11 @@ def _enlarged(x: Tensor, scale: int) -> Tensor:
     return x.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
-def _require_alone(ball: Ball) -> None:
-    if isinstance(ball, Masked | WithBlockMeans):
-        raise FuncrobustError("a mask and block means undo each other: use one of them")
+def _require_alone(ball: Ball, why: str) -> None:
+    while isinstance(ball, Composed):
+        if isinstance(ball, Masked | WithBlockMeans):
+            raise FuncrobustError(why)
+        ball = ball.ball
 
 
 def _require_broadcast(mask: Tensor, x: Tensor) -> None:
@@ -159,9 +169,18 @@ def _require_broadcast(mask: Tensor, x: Tensor) -> None:
         )
 
 
-def _require_fitting(low: Tensor, x: Tensor, scale: int) -> None:
+def _require_squares(x: Tensor, scale: int) -> None:
     height, width = x.shape[-2:]
-    if height % scale or width % scale or low.shape[-2:] != (height // scale, width // scale):
+    if height % scale or width % scale:
+        raise FuncrobustError(
+            f"{height}x{width} images cannot be cut into squares of {scale}x{scale}"
+        )
+
+
+def _require_fitting(low: Tensor, x: Tensor, scale: int) -> None:
+    _require_squares(x, scale)
+    height, width = x.shape[-2:]
+    if low.shape[-2:] != (height // scale, width // scale):
         raise FuncrobustError(
             f"{height}x{width} images in squares of {scale}x{scale} cannot have means of "
             f"{'x'.join(map(str, low.shape[-2:]))}"

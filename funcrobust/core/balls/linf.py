@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from funcrobust.core.arguments import require_number
 from funcrobust.core.balls.ball import (
     IMAGES,
     Ball,
@@ -85,7 +86,8 @@ def smooth_linf(radius: float, *, temperature: float = 0.1, bounds: Bounds = IMA
     by the whole step, those much smaller in proportion. Raises `FuncrobustError` for a radius below
     0 or a temperature that is not positive.
     """
+    temperature = require_number("the temperature", temperature)
     if not 0 < temperature < math.inf:
         raise FuncrobustError(f"temperature must be a finite number > 0, got {temperature}")
     checked = checked_bounds(bounds)
-    return SmoothLinf(checked_largest(radius, checked), checked, temperature=float(temperature))
+    return SmoothLinf(checked_largest(radius, checked), checked, temperature=temperature)

@@ -26,6 +26,7 @@ from funcrobust.core.derivatives.iteration import (
     Derivative,
     Step,
     iterate,
+    require_all_given,
     with_soft_labels,
 )
 from funcrobust.core.errors import FuncrobustError, require_count
@@ -48,6 +49,7 @@ class Adjoint:
             return with_soft_labels(self, step, steps, params, start, y, center)
         tail = min(self.kept, steps)
         if (head := steps - tail) > 0:
+            require_all_given(step, params, start, y, center)
             leaves, spec = tree_flatten(params)
             length = (head, self.every or max(1, round(head**0.5)))
             start = _Adjoint.apply(step, length, spec, start, y, center, *leaves)[0]
@@ -68,9 +70,9 @@ def adjoint(*, every: int = 1, kept: int = 1) -> Derivative:
 
     - Beyond ``kept`` steps it has no second reverse derivative: asking for one raises. Forward over
       reverse works (``jvp`` of a ``grad``), which is what a Hessian-vector product needs.
-    - What ``step`` closes over is constant. It must not be an argument of the function that a
-      transform differentiates or maps: write ``grad(lambda p: f(p, buffers))(params)``, not
-      ``grad(f)(params, buffers)``, since torch.func wraps every argument.
+    - What ``step`` closes over must be constant: where it is being differentiated (a step size, a
+      temperature), calling raises `FuncrobustError`. Nor may a transform map it, or wrap it as an
+      argument: write ``grad(lambda p: f(p, buffers))(params)``, not ``grad(f)(params, buffers)``.
     - In forward mode (``jvp``, ``jacfwd``) this is `unrolled`, which is flat in memory there.
     - Under ``torch.compile`` it is `unrolled` too: the same numbers, with the memory of unrolling.
       What stops the adjoint there is Dynamo (torch 2.15): it cannot trace an autograd.Function that

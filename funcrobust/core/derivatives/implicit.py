@@ -26,6 +26,7 @@ from funcrobust.core.derivatives.iteration import (
     Derivative,
     Step,
     iterate,
+    require_all_given,
     with_soft_labels,
 )
 from funcrobust.core.errors import FuncrobustError, require_count
@@ -66,6 +67,8 @@ class Implicit:
     ) -> Tensor:
         if y.is_floating_point():
             return with_soft_labels(self, step, steps, params, start, y, center)
+        if torch.is_grad_enabled():
+            require_all_given(step, params, start, y, center)
         leaves, spec = tree_flatten(params)
         system = _System(step, self.solver)
         end: Tensor = _Implicit.apply(system, steps, spec, start, y, center, *leaves)
@@ -104,25 +107,27 @@ class _Implicit(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.system, _, ctx.spec, _, y, center, *leaves = inputs
-        ctx.save_for_backward(output, y, center, *leaves)
-        ctx.save_for_forward(output, y, center, *leaves)
+        ctx.system, _, ctx.spec, start, y, center, *leaves = inputs
+        ctx.save_for_backward(output, start, y, center, *leaves)
+        ctx.save_for_forward(output, start, y, center, *leaves)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        end, y, center, *leaves = ctx.saved_tensors
+        end, start, y, center, *leaves = ctx.saved_tensors
         _, _, _, _, _, *moved = tangents
         moved = [
             torch.zeros_like(at) if t is None else t
             for t, at in zip(moved, (center, *leaves), strict=True)
         ]
-        found: Tensor = _Pushforward.apply(ctx.system, ctx.spec, end, y, center, *leaves, *moved)
+        found: Tensor = _Pushforward.apply(
+            ctx.system, ctx.spec, end, start, y, center, *leaves, *moved
+        )
         return found
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
-        end, y, center, *leaves = ctx.saved_tensors
-        pulled = _Pullback.apply(ctx.system, ctx.spec, cotangent, end, y, center, *leaves)
+        end, start, y, center, *leaves = ctx.saved_tensors
+        pulled = _Pullback.apply(ctx.system, ctx.spec, cotangent, end, start, y, center, *leaves)
         center_bar, *leaves_bar = pulled
         return None, None, None, torch.zeros_like(end), None, center_bar, *leaves_bar
 
@@ -146,17 +151,19 @@ def _solve(system: Callable[[Tensor], Tensor], right: Tensor, solver: Solver) ->
 
 
 def _require_arrived(
-    step: Tensor, end: Tensor, center: Tensor, right: Tensor, solution: Tensor
+    step: Tensor, end: Tensor, start: Tensor, center: Tensor, right: Tensor, solution: Tensor
 ) -> None:
     """Raise where the next step shows that an iteration is still on its way.
 
     What is left to go is e = (I − ∂Φ/∂x)⁻¹ (Φ(x) − x) to first order; seen along v it is
     ⟨v, e⟩/‖v‖ = ⟨λ, Φ(x) − x⟩/‖v‖, with the solution λ = (I − ∂Φ/∂x)⁻ᵀ v at hand. Its bound
-    ‖λ‖·‖Φ(x) − x‖/‖v‖ is compared with the way from the centre. Roundings of x itself are let pass.
+    ‖λ‖·‖Φ(x) − x‖/‖v‖ is compared with the way from the start, or the centre if that is farther.
+    Roundings of x itself are let pass.
     """
-    size, far, last, v, lam = (
-        flat(t).norm(dim=1) for t in (end, end - center, step, right, solution)
+    size, far, away, last, v, lam = (
+        flat(t).norm(dim=1) for t in (end, end - start, end - center, step, right, solution)
     )
+    far = torch.maximum(far, away)
     gain = lam / v.clamp_min(torch.finfo(v.dtype).tiny)
     rounding = 100 * torch.finfo(v.dtype).eps * size
     left = gain * (last - rounding).clamp_min(0)
@@ -206,8 +213,9 @@ class _Pushforward(_OneByOne):
 
     @staticmethod
     def forward(
-        of: _System, spec: Any, end: Tensor, y: Tensor, center: Tensor, *both: Tensor
-    ) -> Tensor:
+        of: _System, spec: Any, end: Tensor, start: Tensor, y: Tensor, center: Tensor,
+        *both: Tensor,
+    ) -> Tensor:  # fmt: skip
         n = (len(both) - 1) // 2
         leaves, moved = both[:n], both[n:]
 
@@ -218,10 +226,10 @@ class _Pushforward(_OneByOne):
             reduced: Tensor = u - jvp(lambda x: advance(x, center, *leaves), (end,), (u,))[1]
             return reduced
 
-        both = jvp(partial(advance, end), (center, *leaves), tuple(moved))
-        after, right = both[0], both[1]
+        pushed = jvp(partial(advance, end), (center, *leaves), tuple(moved))
+        after, right = pushed[0], pushed[1]
         found = _solve(system, right, of.solver)
-        _require_arrived(after - end, end, center, right, found)
+        _require_arrived(after - end, end, start, center, right, found)
         return found
 
     @staticmethod
@@ -234,8 +242,8 @@ class _Pullback(_OneByOne):
 
     @staticmethod
     def forward(
-        of: _System, spec: Any, cotangent: Tensor, end: Tensor, y: Tensor, center: Tensor,
-        *leaves: Tensor,
+        of: _System, spec: Any, cotangent: Tensor, end: Tensor, start: Tensor, y: Tensor,
+        center: Tensor, *leaves: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         def advance(x: Tensor, center: Tensor, *leaves: Tensor) -> Tensor:
             return of.step(tree_unflatten(leaves, spec), x, y, center)
@@ -247,7 +255,7 @@ class _Pullback(_OneByOne):
             return reduced
 
         lam = _solve(system, cotangent, of.solver)
-        _require_arrived(after - end, end, center, cotangent, lam)
+        _require_arrived(after - end, end, start, center, cotangent, lam)
         _, pull = vjp(lambda c, *p: advance(end, c, *p), center, *leaves)  # type: ignore[misc]
         found: tuple[Tensor, ...] = pull(lam)
         return found

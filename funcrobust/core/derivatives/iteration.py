@@ -8,7 +8,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
+from funcrobust.core.arguments import is_tracked
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Params
 
 Step = Callable[[Params, Tensor, Tensor, Tensor], Tensor]
@@ -74,3 +77,27 @@ def with_soft_labels(
 def constant(params: Params) -> Params:
     """Return the same tensors, cut from every derivative."""
     return {name: p.detach() for name, p in params.items()}
+
+
+def require_all_given(step: Step, params: Params, start: Tensor, y: Tensor, center: Tensor) -> None:
+    """Raise where ``step`` hangs on a tensor that is differentiated and not among its arguments.
+
+    A derivative that works step by step does not follow it, and would be finite and wrong. One
+    example tells, unless the step closes over a whole batch.
+    """
+    if torch.compiler.is_compiling():  # where nothing can be told
+        return
+    held: Any = tree_map(lambda t: t.detach(), params)
+    for rows in (slice(1), slice(None)):
+        part = (y[rows] if y.ndim else y, center[rows].detach())
+        try:
+            after = step(held, start[rows].detach(), *part)
+        except (RuntimeError, ValueError):  # shapes that do not fit
+            continue
+        if is_tracked(after):
+            raise FuncrobustError(
+                "psi's step closes over a tensor that is being differentiated (a step size, a "
+                "temperature, another network), which its derivative would not follow: put it "
+                "among params, .detach() it if it is constant, or use derivative=fr.unrolled()"
+            )
+        return

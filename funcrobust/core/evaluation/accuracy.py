@@ -18,6 +18,7 @@ def classes(
 ) -> Tensor:
     """Return what the examples are seen as: (N,) int64. x is uint8 or float in [0, 1].
 
+    Where a logit is NaN that is no class, −1.
     Raises `FuncrobustError` for labels y, if they are given, that are none of its classes.
     """
     most = -1 if y is None or not len(y) else int(y.max())
@@ -30,7 +31,7 @@ def classes(
             raise FuncrobustError(
                 f"labels are classes from 0 to {logits.shape[-1] - 1}, and the greatest is {most}"
             )
-        seen.append(logits.argmax(-1))
+        seen.append(logits.argmax(-1).masked_fill(logits.isnan().any(-1), -1))
     return torch.cat(seen)
 
 

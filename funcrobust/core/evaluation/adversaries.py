@@ -25,7 +25,8 @@ class Pgd(NamedTuple):
     """PGD of the cross-entropy from ``restarts`` random starts, ``steps`` steps each.
 
     Madry et al. 2018 (arXiv:1706.06083). It ascends the log-odds, of which the cross-entropy is an
-    increasing function: the same steps, which confidence cannot round away.
+    increasing function: over a ball whose steps are normalised, the same steps, which confidence
+    cannot round away. Who runs it gives the seed: ``seed`` is what `evaluation.robust` takes.
     """
 
     ball: Ball

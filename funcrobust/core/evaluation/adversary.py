@@ -10,6 +10,7 @@ succeeded is not its to say: whoever runs it looks at x̂ itself (`ensemble`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from funcrobust.core.attacks import Attack
 from funcrobust.core.balls.ball import Ball
+from funcrobust.core.errors import FuncrobustError, require_count
+from funcrobust.core.examples import flat
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params, Predict
 from funcrobust.core.randomness import generator
@@ -82,31 +85,52 @@ def succeeds(seen: Tensor, y: Tensor, targeted: bool) -> Tensor:
 
 
 def adversary_of(
-    attack: Attack, loss: Callable[[Predict], Loss], *, restarts: int = 1
+    attack: Attack, loss: Callable[[Predict], Loss], *, restarts: int = 1, targeted: bool = False
 ) -> Adversary:
     """Let an `Attack`, as training takes it, be run by an evaluation; the worst restart counts.
 
-    ``loss`` builds what it ascends, `log_odds` say.
+    ``loss`` builds what it ascends, `log_odds` say; ``targeted`` it descends that, toward y.
+    Raises `FuncrobustError` for what is no attack, or fewer than one of ``restarts``.
     """
+    if not isinstance(attack, Attack):
+        raise FuncrobustError(
+            f"an Attack is wanted here, such as fr.pgd_k(ball), not a {type(attack).__name__}"
+        )
+    require_count("restarts", restarts, minimum=1)
+    return _OfAttack(attack, loss, restarts, targeted)
 
-    def run_attack(predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run) -> Tensor:
-        perturb = attack.perturb(loss(predict))
+
+@dataclass(frozen=True)
+class _OfAttack:
+    attack: Attack
+    loss: Callable[[Predict], Loss]
+    restarts: int
+    targeted: bool
+
+    @torch.no_grad()
+    def __call__(self, predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run) -> Tensor:
+        perturb = self.attack.perturb(self._climbed(predict))
         found = x.clone()
         for rows in torch.arange(len(x), device=x.device).split(run.batch_size):
             standing = rows
-            for restart in range(restarts):
+            for restart in range(self.restarts):
                 here = x[standing]
-                start = run.starts(attack.start, here, run.numbers[standing], restart)
-                with torch.no_grad():
-                    found[standing] = perturb(params, start, y[standing], center=here)
-                    right = predict(params, found[standing]).argmax(-1) == y[standing]
-                standing = standing[right]
+                start = run.starts(self.attack.start, here, run.numbers[standing], restart)
+                found[standing] = perturb(params, start, y[standing], center=here)
+                seen = predict(params, found[standing]).argmax(-1)
+                standing = standing[~succeeds(seen, y[standing], self.targeted)]
                 if not len(standing):
                     break
             run.advance(len(rows))
         return found
 
-    return run_attack
+    def _climbed(self, predict: Predict) -> Loss:
+        loss = self.loss(predict)
+        if not callable(loss):
+            raise FuncrobustError(
+                "adversary_of takes what builds a loss, fr.log_odds or fr.cross_entropy itself"
+            )
+        return (lambda params, x, y: -loss(params, x, y)) if self.targeted else loss
 
 
 def inside(ball: Ball, x_hat: Tensor, center: Tensor, *, slack: float = 1e-6) -> Tensor:
@@ -114,5 +138,5 @@ def inside(ball: Ball, x_hat: Tensor, center: Tensor, *, slack: float = 1e-6) ->
 
     A point is inside if projecting it moves no number by more than ``slack``, in units of the data.
     """
-    moved = (ball.project(x_hat, center) - x_hat).abs().flatten(1).amax(1)
-    return (moved <= slack) & x_hat.isfinite().flatten(1).all(1)
+    moved = flat(ball.project(x_hat, center) - x_hat).abs().amax(1)
+    return (moved <= slack) & flat(x_hat).isfinite().all(1)

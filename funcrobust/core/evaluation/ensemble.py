@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.arguments import require_adversary, require_predict
+from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation.accuracy import classes, require_pairs
-from funcrobust.core.evaluation.adversary import Adversary, Run, ignore, succeeds
+from funcrobust.core.evaluation.adversary import Adversary, Run, ignore, inside, succeeds
+from funcrobust.core.examples import flat
 from funcrobust.core.images import as_float
 from funcrobust.core.network.functional import Params, Predict
 
@@ -53,6 +55,7 @@ def attack_all(
     batch_size: int = 250,
     advance: Callable[[int], object] = ignore,
     targeted: bool = False,
+    ball: Ball | None = None,
 ) -> Outcome:
     """Run each adversary on those that withstand the ones before it.
 
@@ -61,10 +64,13 @@ def attack_all(
     adversary gives is classified anew here, alone with the others that fell. ``advance(n)`` is told
     of n examples done with, N for each adversary.
 
-    ``targeted`` y are the classes to be seen, and the adversaries go after them.
+    ``targeted`` y are the classes to be seen, and the adversaries go after them. An image that is
+    not finite fools nobody. With a ``ball``, whatever an adversary gives is looked at: of one of
+    your own, which may leave it (see `inside`).
 
-    Raises `FuncrobustError` where there are no examples. To stop in between and go on later, take
-    its two parts: `evaluation.look` and `attack_the_standing`.
+    Raises `FuncrobustError` where there are no examples, or an adversary gives no images of x's
+    shape, leaves the ``ball``, or goes the other way than ``targeted`` says. To stop in between and
+    go on later, take its two parts: `evaluation.look` and `attack_the_standing`.
     """
     if not isinstance(adversaries, Mapping):
         raise FuncrobustError('adversaries have names: {"pgd": evaluation.Pgd(ball, step_size)}')
@@ -74,11 +80,40 @@ def attack_all(
     if numbers is None:
         numbers = torch.arange(len(x), device=x.device)
     for k, (name, adversary) in enumerate(adversaries.items(), start=1):
+        if getattr(adversary, "targeted", targeted) != targeted:
+            raise FuncrobustError(
+                f"{name} goes {'away from' if targeted else 'toward'} y, and y are "
+                f"{'targets' if targeted else 'labels'} here: build it with targeted={targeted}"
+            )
         run = Run(numbers, seed, f"evaluate/{name}", batch_size, advance)
+        checked = adversary if ball is None else _within(ball, name, adversary)
         outcome = attack_the_standing(
-            predict, params, y, outcome, k, adversary, run, targeted=targeted
+            predict, params, y, outcome, k, checked, run, targeted=targeted
         )
     return outcome
+
+
+def _within(ball: Ball, name: str, adversary: Adversary) -> Adversary:
+    def watched(predict: Predict, params: Params, x: Tensor, y: Tensor, run: Run) -> Tensor:
+        found = adversary(predict, params, x, y, run)
+        left = int((~inside(ball, _images(found, x), x)).sum())
+        if left:
+            raise FuncrobustError(
+                f"{left} of {len(x)} images of the adversary {name} lie outside {ball}: project "
+                "them, ball.project(x_hat, x)"
+            )
+        return found
+
+    return watched
+
+
+def _images(found: Tensor, x: Tensor) -> Tensor:
+    if not isinstance(found, Tensor) or found.shape != x.shape:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise FuncrobustError(
+            f"an adversary gives images of x's shape, {tuple(x.shape)}, and this one gave {shape}"
+        )
+    return found
 
 
 def look(
@@ -113,9 +148,10 @@ def attack_the_standing(
     if not len(standing):
         return outcome
     own = run._replace(numbers=run.numbers[standing])
-    found = adversary(predict, params, outcome.images[standing], y[standing], own)
+    clean = outcome.images[standing]
+    found = _images(adversary(predict, params, clean, y[standing], own), clean)
     seen = classes(predict, params, found, batch_size=run.batch_size)
-    fooled = succeeds(seen, y[standing], targeted)
+    fooled = succeeds(seen, y[standing], targeted) & flat(found).isfinite().all(1)
     fell = standing[fooled]
     return Outcome(
         outcome.fell_to.index_fill(0, fell, k),
@@ -137,7 +173,7 @@ def robust(
 ) -> Tensor:
     """Tell which examples withstand one adversary: (N,) bool.
 
-    The first restart of `Pgd` with a seed of its own takes that.
+    ``seed`` is `Pgd`'s own unless given, or 0.
     """
     if seed is None:
         seed = int(getattr(adversary, "seed", 0))

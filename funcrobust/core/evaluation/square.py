@@ -96,7 +96,8 @@ class _Square:
         down = ((row >= top) & (row < top + side)).to(like.dtype)
         across = ((column >= left) & (column < left + side)).to(like.dtype)
         sign = _sign(numbers[:, 2:]).reshape(len(numbers), -1, 1, 1).to(like.dtype)
-        return sign * down * across
+        window: Tensor = sign * down * across
+        return window
 
 
 class _Standing(NamedTuple):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.images import as_float
 from funcrobust.core.losses import own_and_others
 from funcrobust.core.network.functional import Params, Predict
@@ -37,6 +37,7 @@ def one_class(y: Tensor, target: int) -> Targets:
 
 def at_random(y: Tensor, classes: int, numbers: Tensor, *, seed: int = 0) -> Targets:
     """Aim at another class than the label, each equally likely: a function of seed and number."""
+    require_count("classes", classes, minimum=2)
     draws = [
         int(torch.randint(classes - 1, (), generator=generator(seed, "target", number)))
         for number in numbers.tolist()

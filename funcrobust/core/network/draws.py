@@ -152,7 +152,7 @@ def _fresh(draw: Callable[[CountedDraws, Any, torch.device], Tensor]) -> Callabl
         shape = given[0] if len(given) == 1 and not isinstance(given[0], int) else given
         device = options.get("device") or torch.get_default_device()
         found = draw(draws, shape, torch.device(device))
-        return found.to(options.get("dtype") or torch.get_default_dtype())
+        return found.to(_real(options.get("dtype") or torch.get_default_dtype()))
 
     return drawn
 
@@ -162,9 +162,15 @@ def _fresh_like(draw: Callable[[CountedDraws, Any, torch.device], Tensor]) -> Ca
 
     def drawn(draws: CountedDraws, _: Any, x: Tensor, **options: Any) -> Tensor:
         found = draw(draws, x.shape, torch.device(options.get("device") or x.device))
-        return found.to(options.get("dtype") or x.dtype)
+        return found.to(_real(options.get("dtype") or x.dtype))
 
     return drawn
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    if dtype.is_complex:
+        raise FuncrobustError("complex random numbers are not counted: draw two real ones")
+    return dtype
 
 
 def _normal_in_place(
@@ -198,6 +204,17 @@ def _self_normalising(
     return training and p > 0.0
 
 
+def _torchs_dropout(_input: Tensor, p: float, train: bool | None) -> bool:
+    return bool(p > 0.0 and train is not False)
+
+
+def _leaky(
+    _input: Tensor, lower: float = 0.0, upper: float = 0.0, training: bool = False,  # noqa: ARG001
+    *_: Any, **__: Any,
+) -> bool:  # fmt: skip
+    return training
+
+
 def _multi_head(*args: Any, training: bool = True, **_: Any) -> bool:
     dropout_p = args[10]  # its eleventh parameter, as nn.MultiheadAttention calls it
     return training and bool(dropout_p > 0.0)
@@ -212,9 +229,19 @@ def _recurrent(*args: Any) -> bool:
 _ONLY_IF: dict[Any, Callable[..., bool]] = {
     F.alpha_dropout: _self_normalising,
     F.feature_alpha_dropout: _self_normalising,
-    F.rrelu: lambda *_, training=False, **__: training,
+    F.rrelu: _leaky,
+    torch.rrelu: _leaky,
+    torch.rrelu_: _leaky,
     F.multi_head_attention_forward: _multi_head,
-} | dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _recurrent)
+}
+_ONLY_IF |= dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _recurrent)
+_ONLY_IF |= dict.fromkeys(
+    (
+        torch.native_dropout, torch.dropout_, torch.feature_dropout_, torch.alpha_dropout,
+        torch.alpha_dropout_, torch.feature_alpha_dropout, torch.feature_alpha_dropout_,
+    ),
+    _torchs_dropout,
+)  # fmt: skip
 """When a function that is refused draws at all, by its arguments."""
 
 _UNCOUNTED = (
@@ -222,7 +249,7 @@ _UNCOUNTED = (
     torch.multinomial, torch.Tensor.multinomial, torch.Tensor.uniform_, torch.Tensor.random_,
     torch.Tensor.exponential_, torch.Tensor.cauchy_, torch.Tensor.geometric_,
     torch.Tensor.log_normal_, F.gumbel_softmax, F.fractional_max_pool2d, F.fractional_max_pool3d,
-    torch.alpha_dropout, torch.feature_alpha_dropout, *_ONLY_IF,
+    torch.binomial, torch._standard_gamma, torch._sample_dirichlet, *_ONLY_IF,
 )  # fmt: skip
 
 _COUNTED: dict[Any, Callable[..., Any]] = {

@@ -35,7 +35,14 @@ def expectation(model: Functional, keys: Tensor, *, buffers: Buffers | None = No
     >>> fr.expectation(model, keys)(model.params, torch.ones(2, 4)).exp().sum(1).round(decimals=3)
     tensor([1., 1.])
     """
-    if keys.ndim != 2 or keys.shape[-1] != 2 or not len(keys):
+    if isinstance(keys, list | tuple) and keys:
+        keys = torch.stack(list(keys))
+    if not isinstance(keys, Tensor):
+        raise FuncrobustError(
+            "keys are (K, 2): torch.stack([fr.key(seed, 'draws', k) for k in range(K)]), not "
+            f"{keys!r}"[:200]
+        )
+    if keys.is_floating_point() or keys.ndim != 2 or keys.shape[-1] != 2 or not len(keys):
         raise FuncrobustError(
             "keys are (K, 2), at least one: torch.stack([fr.key(seed, 'draws', k) for k in "
             f"range(K)]), got {tuple(keys.shape)}"

@@ -98,6 +98,8 @@ class Functional:
         if generator is not None:
             if key is not None:
                 raise FuncrobustError("masks come from a key or from a generator: give one of them")
+            if isinstance(generator, Tensor):
+                raise FuncrobustError("a key is given by its name: predict_train(..., key=key)")
             key = key_from(generator)
         self._buffer_names.check(buffers)
         fresh = {name: buffer.detach().clone() for name, buffer in buffers.items()}

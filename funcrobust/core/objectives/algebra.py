@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from funcrobust.core.arguments import require_loss, require_perturbation, require_predict
-from funcrobust.core.attacks import Attack, perturbation_on
+from funcrobust.core.attacks import Attack, at_the_images, perturbation_on
 from funcrobust.core.derivatives.iteration import constant
 from funcrobust.core.errors import FuncrobustError, require_finite
 from funcrobust.core.examples import flat
@@ -32,16 +34,29 @@ def adversarial(loss: Loss, attack: Attack | Perturbation, *, start: Tensor | No
 
     An `Attack` ascends ``loss`` itself; a `Perturbation` has its own. The derivative in x passes
     through x + δ, so that operators nest (CURE of an adversarial loss, say). ``start`` (x's shape)
-    begins the attack elsewhere than at x, for example ``attack.start(x, generator)``; the ball
-    stays centred on x.
+    begins the attack elsewhere than at x; the ball stays centred on x. An `Attack`'s own is drawn
+    outside, ``attack.start(x, generator)``: without it RS-FGSM is FGSM from x, and a warning says
+    so, unless the attack is `from_images`.
     """
     require_loss(loss)
+    _warn_of_no_start(attack, start)
     perturb = perturbation_on(attack, loss)
 
     def robust(params: Params, x: Tensor, y: Tensor) -> Tensor:
         return loss(params, _perturbed(perturb, params, x, y, start), y)
 
     return robust
+
+
+def _warn_of_no_start(attack: Attack | Perturbation, start: Tensor | None) -> None:
+    if start is not None or not isinstance(attack, Attack) or attack.start is at_the_images:
+        return
+    if not torch.compiler.is_compiling():
+        warnings.warn(
+            "this attack has a start of its own, and none was given: it begins at x. Pass "
+            "start=attack.start(x, generator), or the attack as fr.from_images(attack)",
+            stacklevel=3,
+        )
 
 
 def _perturbed(
@@ -66,13 +81,15 @@ def trades(
 
     x̂ ascends the same KL from p(x) held constant: an `Attack` is built on it. The KL has no slope
     at x, so ``start`` (x's shape) should lie beside it, x + 0.001·normal in the published code.
-    Both p(x) and p(x̂) depend on θ, x̂ does not. ``natural`` builds ℓ on a `Predict`: a
+    Both p(x) and p(x̂) depend on θ, x̂ does not; in x the derivative takes x̂ for a constant way
+    from x, as `adversarial` does. ``natural`` builds ℓ on a `Predict`: a
     `cross_entropy` with label smoothing, say. Zhang et al. 2019 (arXiv:1901.08573), equation 5;
     β = 1/λ there, 6 in their CIFAR-10 runs.
     """
     require_predict(predict)
     require_perturbation(attack)
     require_finite("beta", beta)
+    _warn_of_no_start(attack, start)
 
     def search(params: Params, x: Tensor) -> Perturbation:
         if not isinstance(attack, Attack):
@@ -117,6 +134,7 @@ def drift(
     ``distance`` swaps the squared L2 norm for another ``(a, b) -> (B,)``. With ``toward`` (x's
     shape) it is ‖toward − ψ(x; θ)‖²: what is left to do for a ψ that is to restore these from x.
     """
+    require_perturbation(psi)
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         return distance(x if toward is None else toward, psi(params, x, y))
@@ -138,11 +156,12 @@ def restoration(psi: Perturbation, start: Tensor, *, power: float = 1.0) -> Loss
     the degradation's (the weight of maximum likelihood's bound) at p = 2; 1 lies between.
     ρ counts as 0.01 at least.
     """
+    require_perturbation(psi)
     require_finite("power", power)
 
     def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         error = flat(x - psi(params, start, y)).square().mean(1)
-        rho = flat(start - x).square().mean(1).sqrt().clamp_min(0.01)
+        rho = flat(start - x).square().mean(1).clamp_min(1e-4).sqrt()
         return error / rho**power
 
     return loss
@@ -180,6 +199,11 @@ def weighted_sum(*terms: tuple[float, Loss]) -> Loss:
             raise FuncrobustError(
                 "each term is a pair, fr.weighted_sum((1.0, loss), (0.3, another)), not a "
                 f"{type(term).__name__}"
+            )
+        if isinstance(term[0], int | float) and term[0] < 0:
+            raise FuncrobustError(
+                f"a term's weight is a number >= 0, got {term[0]}: to subtract a loss hand in its "
+                "negative, lambda params, x, y: -loss(params, x, y)"
             )
         require_finite("a term's weight", term[0])
         if term[0]:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from funcrobust.core.arguments import is_tracked, require_loss
 from funcrobust.core.derivatives.iteration import constant
 from funcrobust.core.errors import FuncrobustError, require_finite
 from funcrobust.core.losses import Loss, per_example_loss
@@ -81,9 +82,10 @@ class Modes:
     """
 
     training: Predict
-    """The batch's own statistics. What a loss evaluates with the parameters that are trained moves
-    the running statistics, evaluation by evaluation; what an attack evaluates, at constant ones, or
-    a derivative, does not."""
+    """The batch's own statistics. What a loss evaluates with the parameters that are trained, or
+    with some made of them, moves the running statistics, evaluation by evaluation; what an attack
+    evaluates, at constant ones, or a derivative, does not. (Compiled, and where no derivative is
+    taken, the very dict that the loss is given moves them, and no other.)"""
     batch: Predict
     """The same values, and nothing moves: with derivatives of every order, for regularisers. In
     ``training`` torch's own batch norm is the faster one for a first derivative."""
@@ -91,7 +93,8 @@ class Modes:
     """Evaluation mode, at the statistics before the update."""
     held: Predict
     """At the batch's statistics as ``training`` last saw them, held constant; needs it to have been
-    evaluated by an earlier term."""
+    evaluated by an earlier term. The variance is the unbiased one, as running statistics have it:
+    larger by n/(n − 1), n values a channel."""
     params: Params
     """The parameters, constant: what an attack perturbs with."""
 
@@ -106,6 +109,7 @@ def objective(loss: Loss) -> TrainingObjective:
     The buffers stay as they are: this is the lift for networks without batch norm, and for
     evaluation mode (``model.predict``), as in fine-tuning.
     """
+    require_loss(loss)
 
     def lifted(
         params: Params, buffers: Buffers, x: Tensor, y: Tensor
@@ -137,10 +141,12 @@ def training_objective(
     """
 
     def lifted(
-        params: Params, buffers: Buffers, batch: Any
+        params: Params, buffers: Buffers, batch: Any, *rest: Any
     ) -> tuple[Tensor, tuple[Buffers, Metrics]]:
+        if rest:
+            raise FuncrobustError("a training objective takes one batch: fr.Batch(x, y, start)")
         record = _Record(model, params, buffers, dtype, getattr(batch, "key", None))
-        terms = compose(record.modes(), batch)
+        terms = _checked(compose(record.modes(), batch))
         total, metrics = None, {}
         for name, (weight, loss) in terms.items():
             if require_finite(f"the weight of {name}", weight) == 0:
@@ -155,6 +161,16 @@ def training_objective(
         return total, (record.buffers, {name: m.detach() for name, m in metrics.items()})
 
     return lifted
+
+
+def _checked(terms: Any) -> Terms:
+    pairs = terms.values() if isinstance(terms, Mapping) else [None]
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise FuncrobustError(
+            'compose returns named, weighted losses, {"loss": (1.0, loss), "curvature": (0.5, c)}'
+        )
+    found: Terms = terms
+    return found
 
 
 class _Record:
@@ -183,10 +199,10 @@ class _Record:
         )
 
     def _training(self, params: Params, x: Tensor) -> Tensor:
-        # An attack has constant parameters, and torch.func hands wrapped copies to what it
-        # differentiates: so the very same dict, as many transforms deep as the objective (for
-        # derivatives of what closes over it), means that the network itself is evaluated.
-        if params is not self._params or _depth() != self._depth:
+        # As many transforms deep as the objective, so that it is no derivative's evaluation; and no
+        # attack's, whose parameters are constant: these very ones, or some made of them that are
+        # differentiated too (a weight perturbation, say).
+        if _depth() != self._depth or not (params is self._params or _any_tracked(params)):
             return self._train(params, x)[0]
         self._before = self.buffers
         self._logits, self.buffers = self._train(params, x)
@@ -205,6 +221,11 @@ class _Record:
         if self._logits is None or y.is_floating_point() or y.shape != self._logits.shape[:-1]:
             return {}
         return {"accuracy": (self._logits.argmax(-1) == y).float().mean()}
+
+
+def _any_tracked(params: Params) -> bool:
+    """Whether a derivative follows any of them; False to a compiler, which cannot tell."""
+    return not torch.compiler.is_compiling() and any(map(is_tracked, params.values()))
 
 
 def _depth() -> int:

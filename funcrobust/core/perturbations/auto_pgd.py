@@ -6,7 +6,7 @@ Algorithm 1, from x_0, with η_0 = 2ε:
     x_{t+1} = Π( x_t + a·(z_{t+1} − x_t) + (1 − a)·(x_t − x_{t−1}) ),    a = ¾  (1 at t = 0)
 
 At checkpoints w_j the step is halved, and the walk goes on from the best x so far, where since the
-last one (condition 1) fewer than ρ of the steps raised the loss, or (condition 2) the step was not
+last one (condition 1) at most ρ of the steps raised the loss, or (condition 2) the step was not
 halved and the best loss has not grown. The stretches between them shrink: w_1 = 0.22·T, each
 0.03·T shorter, none shorter than 0.06·T.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from funcrobust.core.arguments import require_loss
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.examples import per_example
@@ -43,6 +44,7 @@ def apgd(
     do. For ψ's derivative through steps see `psi`: here the best point is what is wanted, and the
     unrolled derivative is the only one.
     """
+    require_loss(loss)
     ascent = auto_ascent(ball, steps=steps, step_size=step_size, rho=rho)
 
     def ascended(params: Params, x: Tensor, y: Tensor) -> Tensor:
@@ -53,6 +55,7 @@ def apgd(
         params: Params, start: Tensor, y: Tensor, *, center: Tensor | None = None
     ) -> Tensor:
         center = center_of(ball, start, center)
+        start = ball.project(start, center)  # or the best of all could lie outside
         return climb(ascended, ascent, steps + 1, params, start, y, center)["best"]
 
     return perturb

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 from torch.func import grad
 
-from funcrobust.core.arguments import require_ball, require_loss
+from funcrobust.core.arguments import require_ball, require_derivative, require_loss
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.derivatives.adjoint import adjoint
 from funcrobust.core.derivatives.implicit import Implicit
@@ -90,7 +90,9 @@ def pgd(
     ``step_size`` is in units of the data; 0 steps return the start as it is. ``momentum`` μ > 0
     steps along v ← μ·v + ∇ₓℓ/‖∇ₓℓ‖₁ (MI-FGSM over `linf`, Dong et al. 2018, μ = 1 there).
     ``use_best`` returns, per example, that x of x_0 … x_T whose loss is most extreme, the
-    earlier one in a tie. To step in one norm inside the ball of another see `with_steps`.
+    earlier one in a tie. The result has its derivative, as ψ's has: where it is to be a constant,
+    `adversarial` makes it one, and so does ``.detach()``. To step in one norm inside the ball of
+    another see `with_steps`.
 
     Raises `FuncrobustError` for a negative or non-finite step size or momentum, or negative steps.
     """
@@ -118,10 +120,10 @@ def psi(
     your own, a `Derivative`. All nest under ``torch.func`` ``grad``, ``vjp``, ``jvp`` and ``vmap``;
     only `unrolled` has a second reverse derivative.
 
-    What ``loss`` closes over (buffers, a mask, a temperature) is constant to the adjoint, and must
-    not be an argument of the transformed function: see `adjoint`. To have the derivative in it put
-    it among ``params``: a network's `Predict` ignores a name it does not know (without dots, which
-    would mean a submodule).
+    What ``loss`` closes over (buffers, a mask, a temperature) must be constant to the adjoint, see
+    there. To have the derivative in it put it among ``params``: a network's `Predict` ignores a
+    name it does not know (without dots, which would mean a submodule). The derivative in the step
+    size is `unrolled`'s.
 
     Prefer a network with a smooth activation. With ReLU ψ is piecewise smooth in θ in very small
     pieces: its derivative is exact in each (to finite differences of 1e-6), and can point the other
@@ -132,13 +134,12 @@ def psi(
     require_ball(ball)
     if not ball.differentiable:
         raise FuncrobustError(
-            f"psi over {type(ball).__name__} has a zero derivative: sign() is flat. "
-            "Use an L2 ball, fr.l2(radius), fr.unconstrained() or fr.smooth_linf(radius)"
+            f"psi over {type(ball).__name__} has a zero derivative: its steps are signs, or it "
+            "says differentiable = False. Use an L2 ball, fr.l2(radius), fr.unconstrained() or "
+            "fr.smooth_linf(radius)"
         )
-    if derivative is not None and not callable(derivative):
-        raise FuncrobustError(
-            f"derivative is a value such as fr.adjoint() or fr.truncated(4), got {derivative!r}"
-        )
+    if derivative is not None:
+        require_derivative(derivative)
     walk = Iteration(step_size, steps, targeted, momentum, use_best)
     return _iterated(loss, ball, walk, adjoint() if derivative is None else derivative)
 
@@ -175,6 +176,8 @@ def _iterated(loss: Loss, ball: Ball, walk: Iteration, derivative: Derivative) -
             return derivative(step, walk.steps, params, start, y, center)
         if start.ndim < 2:
             raise FuncrobustError("momentum and use_best take x (B, d): unsqueeze(1) numbers (B,)")
+        if walk.use_best:
+            start = ball.project(start, center)  # or the best of all could lie outside
         state = derivative(step, walk.steps, params, carry(start), y, center)
         c = start.shape[1]
         return best(loss, params, state, y, c, sign) if walk.use_best else last(state, c)

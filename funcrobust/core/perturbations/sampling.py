@@ -15,7 +15,6 @@ from funcrobust.core.examples import flat, per_example
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.projected_gradient import Perturbation, input_gradient
-from funcrobust.core.perturbations.steps import advance
 from funcrobust.core.randomness import normal
 
 
@@ -77,7 +76,7 @@ def sampler(
             if gamma:
                 noise = normal(key.to(x.device), t, x.shape).to(x.dtype)
                 x = x + per_example(gamma * found, x) * noise
-            x = advance(ball, x, g, -h * step_size, center)
+            x = ball.project(x - h * step_size * g, center)
         return x
 
     return draw

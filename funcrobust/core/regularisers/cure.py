@@ -76,7 +76,10 @@ def cure(
     λ = 10 are about h = 0.74, λ = 2.5 here (σ = 0.25 on CIFAR-10). Taken as they stand in these
     units they keep a small network at chance level.
 
-    Raises `FuncrobustError` for h negative or not finite, or an unknown derivative.
+    All but ``"shared"`` evaluate the loss at x and x + z as one batch of 2B, so that it must not
+    hold tensors of a batch (a start of an attack, a reference).
+
+    Raises `FuncrobustError` for a number h negative or not finite, or an unknown derivative.
     """
     if not isinstance(h, Tensor):
         require_finite("h", h)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import grad
 from torch.utils._pytree import tree_leaves, tree_map
 
+from funcrobust.core.arguments import require_objective
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.network.functional import Buffers, Functional, Params
 from funcrobust.core.objectives.lift import Metrics, TrainingObjective, cut
@@ -181,6 +182,7 @@ def make_update(
     if decay is not None and not 0 <= decay < 1:
         raise FuncrobustError(f"the average's decay must be in [0, 1), got {decay}")
     require_count("accumulate", accumulate, minimum=1)
+    require_objective(objective)
     with suppress(KeyError, ValueError):  # a mask by names wants these: `initial_state` has them
         _spend_first_call(optim, {"": torch.zeros(1)})
 

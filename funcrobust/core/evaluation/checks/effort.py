@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from torch import Tensor
@@ -30,18 +31,21 @@ def nothing(case: Case) -> Check:
 
 def everything(case: Case) -> Check:
     """Does a radius that reaches anything bring accuracy to nothing?"""
+    name = "a large radius breaks it"
     places = case.some(case.outcome.clean)
-    bounds = bounds_of(case.ball) or (0.0, 1.0)
-    width = bounds[1] - bounds[0]
+    low, high = bounds_of(case.ball) or (-math.inf, math.inf)
+    width = high - low
+    if math.isinf(width):
+        return Check(name, None, "no radius reaches all of unbounded data", "suspicious")
     reach = width if isinstance(case.ball, Linf) else width * case.x[0].numel() ** 0.5
     wide = _with_radius(case.ball, reach)
     if wide is None or not len(places):
-        return Check("a large radius breaks it", None, f"{case.ball} has no radius", "suspicious")
+        return Check(name, None, f"{case.ball} has no radius", "suspicious")
     attack = sharp_pgd(
         wide, step_size=reach / 20, steps=40, sharpness=(20.0,), targeted=case.targeted
     )
     left = share(case.attacked(attack, places).robust)
-    return Check("a large radius breaks it", left <= 0.02, f"{left:.1%} withstand", "suspicious")
+    return Check(name, left <= 0.02, f"{left:.1%} withstand", "suspicious")
 
 
 def effort(case: Case) -> Check:

@@ -16,7 +16,11 @@ from funcrobust.core.evaluation.minimum_norm import norm_in
 def range_of_images(case: Case) -> Check:
     """Are the images inside the data's bounds (else the ball is not in their units)?"""
     least, greatest = float(case.x.min()), float(case.x.max())
-    bounds = bounds_of(case.ball) or (0.0, 1.0)
+    bounds = bounds_of(case.ball)
+    if bounds is None and case.x.ndim != 4:
+        said = f"[{least:.3g}, {greatest:.3g}], and the ball has no bounds"
+        return Check("images in range", None, said, "invalid")
+    bounds = bounds or (0.0, 1.0)  # images are in [0, 1], whatever the ball lets pass
     passed = bounds[0] - 1e-6 <= least and greatest <= bounds[1] + 1e-6
     return Check("images in range", passed, f"[{least:.3g}, {greatest:.3g}]", "invalid")
 

@@ -63,7 +63,9 @@ def climbs(case: Case) -> Check:
     if not len(places):
         return Check("the loss rises", None, "no image stands as it is", "suspicious")
     x, y = case.x[places], case.y[places]
-    ascent = steepest_ascent(case.ball, step_size=case.step_size / 2)
+    # Eight steps that end within the ball: on its boundary nothing rises any more.
+    size = min(case.step_size / 2, getattr(case.ball, "radius", torch.inf) / 8)
+    ascent = steepest_ascent(case.ball, step_size=size)
     state, seen = ascent.init(x), []
     for _ in range(9):
         with torch.no_grad():
