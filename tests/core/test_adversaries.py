@@ -208,3 +208,42 @@ def test_autoattack_is_the_four_in_turn(case):
 def test_no_ensemble(build, said):
     with pytest.raises(fr.FuncrobustError, match=said):
         build()
+
+
+def test_an_adversary_is_believed_in_nothing(case):
+    """Neither an image that is none, nor one outside of the ball, nor one of another shape."""
+
+    def lost(predict, params, x, y, run):
+        return x * float("nan")
+
+    def far(predict, params, x, y, run):
+        return torch.rand_like(x)
+
+    assert torch.equal(outcome(case, lost).robust, outcome(case, lost).clean)
+    with pytest.raises(fr.FuncrobustError, match=r"of the adversary it lie outside Linf"):
+        outcome(case, far, ball=BALL)
+    fine = outcome(case, ADVERSARIES["attack"], ball=BALL)
+    assert torch.equal(fine.robust, outcome(case, ADVERSARIES["attack"]).robust)
+    for given in (None, (1, 2), torch.zeros(1)):
+        with pytest.raises(fr.FuncrobustError, match="gives images of x's shape"):
+            outcome(case, lambda *_, given=given: given)
+
+
+def test_a_network_that_gives_nan_is_right_about_nothing(case):
+    predict, params, x = case.predict, case.params, case.x
+    nothing = lambda params, x: predict(params, x) * float("nan")  # noqa: E731
+    assert not evaluation.correct(nothing, params, x, torch.zeros(len(x)).long()).any()
+
+
+def test_a_targeted_attack_of_training_goes_the_targets_way(case):
+    predict, params, x, y = case.predict, case.params, case.x, case.y
+    target = (y + 1) % 5
+    attack = fr.pgd_k(fr.linf(0.3), steps=10)
+    toward = evaluation.adversary_of(attack, fr.log_odds, targeted=True)
+    away = evaluation.adversary_of(attack, fr.log_odds)
+    found = evaluation.attack_all(predict, params, x, target, {"it": toward}, targeted=True)
+    assert found.robust.float().mean() < 0.2
+    with pytest.raises(fr.FuncrobustError, match=r"goes away from y.*targeted=True"):
+        evaluation.attack_all(predict, params, x, target, {"it": away}, targeted=True)
+    with pytest.raises(fr.FuncrobustError, match=r"goes toward y.*targeted=False"):
+        evaluation.attack_all(predict, params, x, y, {"it": toward})

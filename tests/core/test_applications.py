@@ -211,3 +211,12 @@ def test_flattened_has_few_colours(problem):
     assert flat.shape == problem.x.shape
     for image in flat:
         assert len(image.flatten(1).T.unique(dim=0)) <= 3
+
+
+def test_shifted_maps_over_networks(problem):
+    psi = denoising.shifted(
+        fr.psi(problem.loss, fr.l2(1.0), step_size=0.1, steps=1, targeted=True), 2
+    )
+    stacked = {k: torch.stack([p, 1.1 * p]) for k, p in problem.params.items()}
+    both = torch.func.vmap(lambda p: psi(p, problem.x, problem.y))(stacked)
+    assert (both[0] - psi(problem.params, problem.x, problem.y)).abs().max() < 1e-12

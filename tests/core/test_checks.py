@@ -264,3 +264,27 @@ def test_every_shipped_network_passes(cifar, name):
     )  # fmt: skip
     failing = [check for check in (ask(case) for ask in CHECKS.values()) if check.passed is False]
     assert not failing
+
+
+def test_features_without_bounds_are_not_called_invalid():
+    draw = torch.Generator().manual_seed(0)
+    x, w = 3 * torch.randn(40, 6, generator=draw), torch.randn(6, 4, generator=draw)
+    predict = lambda params, x: x @ params["w"]  # noqa: E731
+    for bounds, width in ((None, "unbounded"), ((-50.0, float("inf")), "unbounded")):
+        ball = fr.linf(0.1, bounds=bounds)
+        case = evaluated(predict, {"w": w}, x, (x @ w).argmax(1), ball=ball)
+        assert CHECKS["range_of_images"](case).passed is not False
+        everything = CHECKS["everything"](case)
+        assert everything.passed is None
+        assert width in everything.figure
+
+
+@pytest.mark.parametrize("step", [0.25, 1.0, 3.0])
+def test_a_long_step_does_not_look_like_a_loss_that_stands_still(step):
+    """A linear network's loss rises until the ball's boundary, and not on it."""
+    draw = torch.Generator().manual_seed(0)
+    x, w = torch.rand(40, 6, generator=draw), torch.randn(6, 4, generator=draw)
+    predict = lambda params, x: x @ params["w"]  # noqa: E731
+    ball = fr.linf(0.02)
+    case = evaluated(predict, {"w": w}, x, (x @ w).argmax(1), ball=ball)
+    assert CHECKS["climbs"](replace(case, step_size=step * ball.radius)).passed

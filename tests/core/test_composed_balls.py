@@ -167,3 +167,16 @@ def test_masks_of_features_and_embeddings(shape):
     step = 0.5 * step / step.flatten(1).norm(dim=1).reshape(-1, *(1,) * len(shape))
     assert (end - x - step).abs().max() <= 1e-12
     assert torch.equal(end[..., 4:], x[..., 4:])
+
+
+def test_a_mask_comes_last(problem):
+    """A ball that lends its steps to another would step where the mask lets nothing move."""
+    hidden = fr.masked(fr.linf(0.1), square())
+    with pytest.raises(fr.FuncrobustError, match="come last"):
+        fr.with_steps(hidden, fr.l2(1.0))
+    with pytest.raises(fr.FuncrobustError, match="undo each other"):
+        fr.masked(fr.with_block_means(fr.l2(1.0), 2), square())
+    with pytest.raises(fr.FuncrobustError, match="7x8 images cannot be cut"):
+        fr.with_block_means(fr.l2(1.0), 2).steepest(problem.x[..., :7, :])
+    assert fr.masked(fr.linf(8 / 255), square()).radius == 8 / 255
+    assert fr.rs_fgsm(fr.masked(fr.linf(8 / 255), square()))

@@ -218,3 +218,32 @@ def test_an_iteration_whose_graphs_are_all_kept_has_a_second_derivative(problem,
 def test_bad_values(make_one, message):
     with pytest.raises(fr.FuncrobustError, match=message):
         make_one()
+
+
+@pytest.mark.parametrize("derivative", [fr.adjoint(), fr.adjoint(kept=3), fr.truncated(2)])
+def test_what_a_step_closes_over_is_not_differentiated_in_part(problem, derivative):
+    """The last steps would be, and the answer finite and wrong: it is refused instead."""
+
+    def end(step_size, derivative):
+        psi = fr.psi(
+            problem.loss, fr.l2(1.0), step_size=step_size, steps=4, targeted=True,
+            derivative=derivative,
+        )  # fmt: skip
+        return psi(problem.params, problem.x, problem.y).square().sum()
+
+    size = torch.tensor(0.1, dtype=torch.float64)
+    with pytest.raises(fr.FuncrobustError, match=r"closes over.*derivative=fr\.unrolled\(\)"):
+        grad(lambda a: end(a, derivative))(size)
+    with pytest.raises(fr.FuncrobustError, match="closes over"):
+        end(size.clone().requires_grad_(), derivative)
+    slope = grad(lambda a: end(a, fr.unrolled()))(size)
+    ahead, behind = end(size + 1e-6, fr.adjoint()), end(size - 1e-6, fr.adjoint())
+    assert abs(float(slope - (ahead - behind) / 2e-6)) < 1e-5 * abs(float(slope))
+    assert end(size.requires_grad_().detach(), derivative).isfinite()
+
+
+def test_a_closed_over_batch_is_told_too(problem):
+    reference = problem.x.clone().requires_grad_()
+    psi = fr.psi(fr.away_from(reference), fr.l2(1.0), step_size=0.1, steps=3)
+    with pytest.raises(fr.FuncrobustError, match="closes over"):
+        psi(problem.params, problem.x + 0.1, problem.y)

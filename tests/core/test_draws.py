@@ -223,6 +223,13 @@ REFUSED = {
     "exponential_": lambda p: Call(
         lambda x, t: x + x.new_empty(3, 5, 4).exponential_() if t and p else x
     ),
+    "rrelu_": lambda p: Call(lambda x, t: torch.rrelu_(x + 0, training=t and p > 0)),
+    "dropout_": lambda p: Call(lambda x, t: torch.dropout_(x + 0, p, t)),
+    "native_dropout": lambda p: Call(lambda x, t: torch.native_dropout(x, p, t)[0]),
+    "binomial": lambda p: Call(lambda x, t: torch.binomial(x, x / 2) if t and p else x),
+    "_sample_dirichlet": lambda p: Call(
+        lambda x, t: x * torch.distributions.Beta(1.0, 1.0).sample() if t and p else x
+    ),
     "randperm": lambda p: Call(lambda x, t: x[torch.randperm(3)] if t and p else x),
 }
 
@@ -326,3 +333,8 @@ def test_the_numbers_never_change():
     expected = [0.2748870849609375, 0.8259051442146301, 0.899786651134491, 0.06187093257904053]
     assert found.double().tolist() == expected
     assert torch.equal(uniform(fr.key(0, "a"), 1, [2, 2]).flatten(), found)
+
+
+def test_complex_numbers_are_not_half_drawn():
+    with CountedDraws(KEY), pytest.raises(fr.FuncrobustError, match="two real ones"):
+        torch.randn(3, dtype=torch.complex64)

@@ -264,3 +264,14 @@ def test_autocast_returns_float32_and_float32_gradients():
     gradient = grad(fr.mean(fr.cross_entropy(predict)))(problem.params, problem.x, problem.y)
     assert all(g.dtype == torch.float32 for g in gradient.values())
     assert fr.autocast(problem.model.predict, None) == problem.model.predict
+
+
+def test_batch_norm_refuses_what_torchs_own_does():
+    """An image without its batch would be normalised along the wrong axis, and never say so."""
+    model = fr.functionalize(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)))
+    with pytest.raises(ValueError, match="4D"):
+        model.predict(model.params, torch.zeros(3, 8, 8))
+    flat = fr.functionalize(nn.BatchNorm1d(4))
+    with pytest.raises(fr.FuncrobustError, match="more than one value a channel"):
+        flat.by_batch(flat.buffers)(flat.params, torch.zeros(1, 4))
+    assert flat.by_batch(flat.buffers)(flat.params, torch.zeros(2, 4)).shape == (2, 4)

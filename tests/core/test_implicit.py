@@ -181,3 +181,15 @@ def test_one_that_is_still_on_its_way_is_refused(problem, weights, steps, arrive
     size = max(float(g.abs().max()) for g in expected.values())
     assert largest_difference(found, expected) <= 0.05 * size
     assert abs(jvp(value, *ahead)[1] - inner(expected, ahead[1][0])) <= 0.05 * size * 10
+
+
+def test_a_centre_at_the_fixed_point_is_no_sign_of_being_on_the_way(problem, weights):
+    psi = contracting(problem, fr.implicit())
+    there = psi(problem.params, problem.x, problem.y)
+    found, long = (
+        grad(lambda p, m=m: (m(p, problem.x, problem.y, center=there) * weights).sum())(
+            problem.params
+        )
+        for m in (psi, contracting(problem, fr.adjoint()))
+    )
+    assert largest_difference(found, long) < 1e-5

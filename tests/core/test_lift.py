@@ -553,3 +553,26 @@ def test_an_objective_of_a_loss_needs_no_modes():
     expected = torch.autograd.grad(F.cross_entropy(module(x), y), list(module.parameters()))
     names = [n for n, _ in module.named_parameters()]
     assert largest_difference(single[0], dict(zip(names, expected, strict=True))) <= 1e-12
+
+
+def test_a_weight_perturbation_moves_the_statistics_once(problem, batch):
+    """AWP (Wu et al. 2020): the loss at other parameters, made of those that are trained."""
+
+    def compose(modes, _):
+        loss = fr.adversarial(fr.cross_entropy(modes.training), fr.pgd_k(BALL, steps=2),
+                              start=problem.x)  # fmt: skip
+
+        def perturbed(params, x, y):
+            slope = grad(fr.mean(loss))(params, x, y)
+            return loss({k: p + 0.01 * slope[k].detach() for k, p in params.items()}, x, y)
+
+        return {"loss": (1.0, perturbed)}
+
+    objective = fr.training_objective(problem.model, compose)
+    _, (buffers, metrics) = grad(objective, has_aux=True)(
+        problem.params, problem.model.buffers, batch
+    )
+    before = problem.model.buffers
+    counts = [int(buffers[k] - before[k]) for k in before if k.endswith("num_batches_tracked")]
+    assert counts == [1] * len(counts) != []
+    assert "accuracy" in metrics

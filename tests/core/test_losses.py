@@ -277,3 +277,43 @@ def test_cross_entropy_of_probabilities_is_torchs():
 def test_a_bad_temperature_is_refused(temperature):
     with pytest.raises(fr.FuncrobustError, match="temperature"):
         fr.log_odds(scaled, temperature=temperature)
+
+
+def sure(scale):
+    """Logits (200, 10) in float32 of a network as sure as a multiple of them, and others near."""
+    draw = torch.Generator().manual_seed(3)
+    z = scale * torch.randn(200, 10, generator=draw)
+    return z, z + 0.1 * torch.randn(200, 10, generator=draw)
+
+
+def textbook(name, z, near):
+    """Each loss as it is written, in float64."""
+    log_p = z.log_softmax(-1)
+    if name == "kl":
+        log_r = near.log_softmax(-1)
+        return (log_r.exp() * (log_r - log_p)).sum(-1)
+    if name == "entropy":
+        return -(log_p.exp() * log_p).sum(-1)
+    return -(torch.eye(10, dtype=z.dtype)[z.argmax(-1)] * log_p).sum(-1)
+
+
+def ours(name, z, near):
+    if name == "kl":
+        return fr.kl_divergence(lambda _, x: x, near)({}, z, None)
+    if name == "entropy":
+        return fr.entropy(lambda _, x: x)({}, z, None)
+    return fr.cross_entropy(lambda _, x: x)({}, z, torch.eye(10)[z.argmax(-1)])
+
+
+@pytest.mark.parametrize("name", ["kl", "entropy", "soft labels"])
+@pytest.mark.parametrize("scale", [1.0, 5.0, 8.0])
+def test_a_sure_network_has_its_slope_in_float32(name, scale):
+    """Where the largest probability is 1 − 1e-8, the textbook's slope is rounding alone."""
+    z, near = sure(scale)
+    slope = grad(lambda z: ours(name, z, near).sum())(z).double()
+    exact = grad(lambda z: textbook(name, z, near.double()).sum())(z.double())
+    wrong = (slope - exact).norm(dim=1) / exact.norm(dim=1).clamp_min(1e-9)
+    assert wrong.max() < 1e-3
+    if scale == 8.0:
+        plain = grad(lambda z: textbook(name, z, near).sum())(z).double()
+        assert ((plain - exact).norm(dim=1) / exact.norm(dim=1).clamp_min(1e-9)).max() > 0.05

@@ -325,3 +325,11 @@ def test_curvature_of_an_attacked_loss(problem):
         values = fr.cure(nested, h=4.0)(problem.params, x, problem.y)
         assert torch.isfinite(values).all()
         assert (values > 0).any()
+
+
+def test_restoration_of_an_image_that_is_not_degraded_has_a_derivative(problem):
+    """The amount of degradation counts as 0.01 at least, and its slope there as 0."""
+    psi = fr.psi(problem.loss, fr.l2(1.0), step_size=0.1, steps=1, targeted=True)
+    loss = fr.restoration(psi, problem.x)
+    slope = grad(lambda x: loss(problem.params, x, problem.y).sum())(problem.x)
+    assert slope.isfinite().all()

@@ -303,3 +303,15 @@ def test_what_stops_the_compiler(monkeypatch):
     torch.compiler.reset()
     with pytest.raises(Exception, match="FakeTensor"):
         torch.compile(slope, fullgraph=True, backend="eager")(problem.params)
+
+
+@pytest.mark.parametrize("best", ["apgd", "use_best"])
+def test_the_best_of_all_lies_in_the_ball(problem, best):
+    """A start outside it may be the best that was looked at."""
+    ball = fr.linf(0.1, bounds=None)
+    upward = lambda params, x, y: x.flatten(1).sum(1)  # noqa: E731
+    attack = fr.apgd(upward, ball, steps=5) if best == "apgd" else fr.pgd(
+        upward, ball, step_size=0.05, steps=5, use_best=True
+    )  # fmt: skip
+    end = attack(problem.params, problem.x + 0.7, problem.y, center=problem.x)
+    assert (end - problem.x).abs().max() <= 0.1 + 1e-12

@@ -126,3 +126,16 @@ def test_normal_numbers():
     for other in others:
         assert abs((numbers * other).mean()) < 4 / len(ordered) ** 0.5
     assert torch.equal(numbers, normal(k, 0, (100, 1000)))
+
+
+def test_a_ball_confines_and_does_not_change_the_steps():
+    """An L2 ball's own steps are of length 1, and would leave more than was asked."""
+    ball = fr.l2(1e6, bounds=None)
+    draw = fr.sampler(
+        energy, ball, step_size=A, steps=10, beta=1.0, remain=0.1, key=fr.key(0, "test")
+    )
+    assert (left(draw(PARAMS, START, Y)) - 0.1).abs().max() < 1e-10
+    walk = fr.Restoring(4, 0.2, step_size=A).toward(energy, ball)
+    inside = MEANS[Y][:, None] + 0.01 * START  # whose end the clamp to [0, 1] does not touch
+    gone = (walk(PARAMS, inside, Y) - MEANS[Y][:, None]).norm(dim=1) / (0.01 * START).norm(dim=1)
+    assert (gone - 0.2).abs().max() < 1e-10

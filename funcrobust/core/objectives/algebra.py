@@ -36,7 +36,7 @@ def adversarial(loss: Loss, attack: Attack | Perturbation, *, start: Tensor | No
     through x + δ, so that operators nest (CURE of an adversarial loss, say). ``start`` (x's shape)
     begins the attack elsewhere than at x; the ball stays centred on x. An `Attack`'s own is drawn
     outside, ``attack.start(x, generator)``: without it RS-FGSM is FGSM from x, and a warning says
-    so, unless the attack is `from_images`.
+    so.
     """
     require_loss(loss)
     _warn_of_no_start(attack, start)
@@ -54,7 +54,7 @@ def _warn_of_no_start(attack: Attack | Perturbation, start: Tensor | None) -> No
     if not torch.compiler.is_compiling():
         warnings.warn(
             "this attack has a start of its own, and none was given: it begins at x. Pass "
-            "start=attack.start(x, generator), or the attack as fr.from_images(attack)",
+            "start=attack.start(x, generator), or start=x to say so",
             stacklevel=3,
         )
 
