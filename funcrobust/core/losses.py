@@ -227,8 +227,10 @@ def distillation(
 
     z = predict(θ, x); in nats. The divergence is 0 with a slope of 0 where θ is the teacher: the
     way to keep what a network does, on images or, inside `adversarial`, on what attacks it, while
-    another term changes it. The labels y count through the cross-entropy alone. Hinton et al. 2015
-    (arXiv:1503.02531) at temperature 1, with their weighted average of the two.
+    another term changes it. An attack on it does not go through the teacher, who looks at x̂; for
+    one that looks at the clean images build `kl_divergence` on its logits there. The labels y count
+    through the cross-entropy alone. Hinton et al. 2015 (arXiv:1503.02531) at temperature 1, with
+    their weighted average of the two.
     """
     require_predict(predict)
     require_finite("hard", hard)

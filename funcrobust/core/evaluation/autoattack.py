@@ -37,7 +37,8 @@ def autoattack(
     """
     if classes < LEAST_CLASSES:
         raise FuncrobustError(
-            f"AutoAttack's targeted ratio needs {LEAST_CLASSES} classes, and there are {classes}"
+            f"AutoAttack's targeted ratio needs {LEAST_CLASSES} classes, and there are {classes}: "
+            "give attack_all evaluation.apgd_adversary(ball), targeted_fab(ball) and square(ball)"
         )
     if not isinstance(ball, Linf | L2):
         raise FuncrobustError(f"AutoAttack is for fr.linf(...) or fr.l2(...), not {ball}")

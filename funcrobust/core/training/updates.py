@@ -65,9 +65,9 @@ def optimizer(
     """Build torchopt's functional SGD, Adam or AdamW, if asked to after clipping the gradient.
 
     ``name`` is "sgd", "adam" or "adamw" in any case. Weight decay is L2 regularisation, added to
-    the gradient, as in ``torch.optim``; adamw's is decoupled. ``momentum`` and ``nesterov`` are
-    SGD's. ``decayed`` tells which parameters it
-    is for: ``fr.matrices`` leaves out biases and the scales of norms.
+    the gradient, as in ``torch.optim``; adamw's is decoupled. ``momentum``, 0.9 unless given, and
+    ``nesterov`` are SGD's. ``decayed`` tells which parameters it is for: ``fr.matrices`` leaves out
+    biases and the scales of norms.
 
     Raises `FuncrobustError` for another name, or numbers negative or not finite.
     """
