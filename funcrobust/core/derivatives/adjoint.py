@@ -133,7 +133,7 @@ class _Adjoint(torch.autograd.Function):
         for t, x in enumerate(_trajectory(step, steps, params, start, y, center)):
             if t < steps and t % every == 0:
                 kept.append(x)
-        return x.clone(), torch.stack(kept) if kept else start.new_empty(0)
+        return x.clone(), torch.stack(kept)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -45,7 +45,7 @@ class Pgd(NamedTuple):
         climber = Climber(
             self.ball, steepest_ascent(self.ball, step_size=self.step_size), self.steps,
             _toward(lambda logits, y, _: odds_of(logits, y), self.targeted),
-            lambda logits, _: logits.new_zeros(self.restarts, len(logits)), self.targeted,
+            _no_aim(self.restarts), self.targeted,
         )  # fmt: skip
         return climber(predict, params, x, y, run)
 
@@ -94,7 +94,7 @@ def apgd_adversary(
     """
     require_count("restarts", restarts, minimum=1)
     score: Score = _dlr if ratio else _toward(_cross_entropy, targeted)
-    aims: Aims = lambda logits, _: logits.new_zeros(restarts, len(logits))  # noqa: E731
+    aims = _no_aim(restarts)
     if ratio and targeted:
         score = lambda logits, y, seen: targeted_dlr_of(logits, seen, y)  # noqa: E731
         aims = lambda logits, _: logits.argmax(-1).repeat(restarts, 1)  # noqa: E731
@@ -112,6 +112,10 @@ def targeted_apgd(ball: Ball, *, steps: int = 100, targets: int = 9) -> Adversar
         return likeliest_others(logits, y, targets).T
 
     return Climber(ball, auto_ascent(ball, steps=steps), steps, targeted_dlr_of, aims)
+
+
+def _no_aim(restarts: int) -> Aims:
+    return lambda logits, _: logits.new_zeros(restarts, len(logits))
 
 
 def _toward(score: Score, targeted: bool) -> Score:

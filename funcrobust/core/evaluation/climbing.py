@@ -98,7 +98,7 @@ class Climber:
         caught = state["x"]  # where a row is fooled, the first image that does it
         for _ in range(length):
             looked_at = state["x"]
-            state, stands = self._step(predict, params, state, here, rows.aim, center)
+            state, stands = self.step(predict, params, state, here, rows.aim, center)
             first = per_example(stood & ~stands, caught)
             caught = torch.where(first, looked_at, caught)
             stood &= stands
@@ -122,11 +122,11 @@ class Climber:
             return rows
         return rows.of(goes_on.nonzero().squeeze(1)) if goes_on.any() else None
 
-    def _step(
+    def step(
         self, predict: Predict, params: Params, state: AscentState, y: Tensor, aim: Tensor,
         center: Tensor,
     ) -> tuple[AscentState, Tensor]:  # fmt: skip
-        """One step of every row, and which of the images looked at withstand."""
+        """Take one step of every row; tell which of the images looked at withstand."""
         # Not torch.func.grad: it keeps the graph of its own backward pass, which nobody asks for.
         with torch.enable_grad():
             x = state["x"].detach().requires_grad_()

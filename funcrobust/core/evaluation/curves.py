@@ -22,7 +22,6 @@ from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.evaluation.accuracy import correct
 from funcrobust.core.evaluation.adversaries import sharp_pgd
 from funcrobust.core.evaluation.adversary import Run
-from funcrobust.core.evaluation.climbing import gradient_of
 from funcrobust.core.network.functional import Params, Predict
 
 MULTIPLES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
@@ -62,18 +61,11 @@ def steps_to_fall(
         with torch.no_grad():
             aim = climber.aims(predict(params, center), y[rows])[0]
         state = climber.ascent.init(run.starts(ball.sample, center, run.numbers[rows]))
-        for step in range(steps + 1):
-            with torch.enable_grad():
-                here = state["x"].detach().requires_grad_(step < steps)
-                logits = predict(params, here)
-                losses = climber.score(logits, y[rows], aim)
-                slope = gradient_of(losses.sum(), here) if step < steps else None
-            right = logits.detach().argmax(-1) == y[rows]
+        for step in range(steps + 1):  # the last is a look alone
+            state, right = climber.step(predict, params, state, y[rows], aim, center)
             fell[rows[~right]] = step
-            if slope is None or not right.any():
+            if not right.any():
                 break
-            with torch.no_grad():
-                state = climber.ascent.update(state, losses.detach(), slope, center)
             state = {name: value[right] for name, value in state.items()}
             rows, center, aim = rows[right], center[right], aim[right]
     return fell

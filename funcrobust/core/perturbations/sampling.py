@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from funcrobust.core.balls.ball import Ball, require_center, require_float
+from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.examples import flat, per_example
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.projected_gradient import Perturbation, input_gradient
+from funcrobust.core.perturbations.steps import center_of
 from funcrobust.core.randomness import normal
 
 
@@ -66,9 +67,7 @@ def sampler(
     gradient = input_gradient(loss)
 
     def draw(params: Params, start: Tensor, y: Tensor, *, center: Tensor | None = None) -> Tensor:
-        center = start if center is None else center
-        require_float(start, center)
-        require_center(ball, center)
+        center = center_of(ball, start, center)
         x = start
         for t in range(steps):
             g = gradient(params, x, y)
