@@ -101,6 +101,30 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
     Console(width=max(100, Console().width)).print(table)
 
 
+def curves(
+    path: Path, lines: Sequence[tuple[str, Sequence[float], Sequence[float]]], title: str,
+    across: str, up: str,
+) -> None:  # fmt: skip
+    """Draw lines (name, x, y) as a PNG: those of one name in one colour."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = list(dict.fromkeys(name for name, *_ in lines))
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for number, (name, x, y) in enumerate(lines):
+        first = name not in [said for said, *_ in lines[:number]]
+        color, label = f"C{names.index(name)}", name if first else None
+        axes.plot(x, y, color=color, marker=".", alpha=0.8, label=label)
+    axes.set(xlabel=across, ylabel=up, title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    print(f"wrote {path}")
+
+
 def provenance() -> dict[str, Any]:
     """What a figure came from: the commit, what differs from it, and the script's own bytes."""
 

@@ -263,30 +263,21 @@ def plain(args: Any, dataset: Any, model_name: str, seconds: float, seed: int) -
 
 def draw(runs: list[dict[str, Any]], args: Any, path: Path) -> None:
     """Robust accuracy against seconds of training."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for number, run in enumerate(runs):
-        for name, records, color in (
-            (f"preset {args.preset}", run["records"], "C0"),
-            ("plain RS-FGSM, float32", run.get("plain", {}).get("records", []), "C1"),
-        ):
-            axes.plot(
-                [r["seconds"] for r in records], [100 * r["robust"] for r in records], color=color,
-                marker=".", alpha=0.8, label=name if number == 0 and records else None,
-            )  # fmt: skip
-    axes.set(
-        xlabel="seconds of training", ylabel=f"PGD-10 accuracy on {args.examples} test images (%)",
-        title=f"{runs[0]['options']['model']}, {common.device_name(args.device)}",
+    ways = {f"preset {args.preset}": lambda run: run, "plain RS-FGSM, float32": of_plain}
+    common.curves(
+        path,
+        [
+            (name, [r["seconds"] for r in found["records"]],
+             [100 * r["robust"] for r in found["records"]])
+            for run in runs for name, of in ways.items() if (found := of(run))
+        ],
+        f"{runs[0]['options']['model']}, {common.device_name(args.device)}",
+        "seconds of training", f"PGD-10 accuracy on {args.examples} test images (%)",
     )  # fmt: skip
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    print(f"wrote {path}")
+
+
+def of_plain(run: dict[str, Any]) -> dict[str, Any] | None:
+    return run.get("plain")
 
 
 def show(runs: list[dict[str, Any]], args: Any) -> None:
