@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,12 @@ class Classifier(NamedTuple):
         if checkpoints.is_zoo(self.name):
             return locate(self.name, silent)[1]
         return checkpoints.resolve(self.name)
+
+    @property
+    def sha256(self) -> str:
+        """Of its file: a name may stand for another network tomorrow."""
+        with self.file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
     def label(self) -> str:
