@@ -186,7 +186,7 @@ def converter() -> cattrs.Converter:
     def path(value: Any, _: Any) -> Path:
         if not strictly(value, str):  # the current folder, to pathlib
             raise TypeError("expected a path, got ''")
-        return Path(value)
+        return user_path(value)
 
     made.register_structure_hook(Path, path)
     # Whether a text is one of the choices, the options themselves say.

@@ -40,6 +40,7 @@ from typing import (
 from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError, unknown_name
+from funcrobust.reading import user_path
 
 Count = Annotated[int, Ge(1)]
 Weight = Annotated[float, Ge(0)]
@@ -358,7 +359,8 @@ class Option:
         if not text:  # the current folder, to pathlib
             raise self.refusal(text)
         try:
-            return read_number(text) if self.kind is float else self.kind(text)
+            readers = {float: read_number, Path: user_path}
+            return readers.get(self.kind, self.kind)(text)
         except (ValueError, ZeroDivisionError):
             raise self.refusal(text) from None
 

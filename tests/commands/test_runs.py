@@ -87,6 +87,16 @@ def test_none_and_json_alone(folder, tmp_path):
     assert [run["name"] for run in json.loads(piped.stdout)["runs"]] == ["two", "one"]
 
 
+def test_a_place_at_home_is_written_there(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    shutil.copytree(folder, tmp_path / "home" / "runs")
+    (tmp_path / "here").mkdir()
+    done = run_cli("runs", "--out=~/runs", "--json=~/x.json", cwd=tmp_path / "here")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "home" / "x.json").read_text())["runs"]) == 2
+    assert not list((tmp_path / "here").iterdir())
+
+
 @pytest.fixture(scope="module")
 def compared(folder, tmp_path_factory):
     here = tmp_path_factory.mktemp("here")

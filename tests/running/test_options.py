@@ -197,6 +197,7 @@ def test_values_are_written_as_words(name, value, words):
     [
         ("h", "8/255", 8 / 255), ("seed", "3", 3), ("out", "a/b", Path("a/b")),
         ("many", ["a", "b"], (Path("a"), Path("b"))), ("weights", ["p=1/2"], {"p": 0.5}),
+        ("out", "~/a", Path.home() / "a"), ("many", ["~/b"], (Path.home() / "b",)),
     ],
 )  # fmt: skip
 def test_words_are_read_as_values(name, said, value):

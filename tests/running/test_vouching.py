@@ -56,7 +56,7 @@ FOREIGN = [
     (CureTrain, {"model": "evilmod:make"}, "--model evilmod:make"),
     (CureTrain, {"model": "x:y; rm -rf z"}, "--model x:y; rm -rf z"),
     (CureTrain, {"data_dir": "/elsewhere"}, "--data-dir /elsewhere"),
-    (CureTrain, {"data_dir": "~/data"}, "--data-dir ~/data"),
+    (CureTrain, {"data_dir": "~/data"}, f"--data-dir {Path.home()}/data"),
     (CureTrain, {"dataset": "/etc/secrets.npz"}, "--dataset /etc/secrets.npz"),
     (CureTrain, {"dataset": "../a b"}, "--dataset ../a b"),
     (CureTrain, {"hat": 1.0, "helper": "../helper"}, "--helper ../helper"),
@@ -88,7 +88,7 @@ def test_what_a_file_may_not_choose_is_shown_and_taken_when_said_again(
     assert again.device == "cpu"
     found = resumed(again)
     for name, value in changes.items():
-        assert str(getattr(found, name)) == str(value)
+        assert str(getattr(found, name)) == str(value).replace("~/", f"{Path.home()}/")
 
 
 @pytest.mark.parametrize(

@@ -74,11 +74,10 @@ def compare(options: Runs, reporter: Reporter) -> dict[str, Any]:
 
 def _found(name: str, out: Path) -> Path:
     """Return the folder that is so called, here or in ``out``."""
-    here, there = user_path(name), user_path(out) / name
+    here, there = user_path(name), out / name
     if here.is_dir() or not there.is_dir():
         if not here.is_dir():
-            folder = user_path(out)
-            known = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+            known = [path.name for path in out.iterdir()] if out.is_dir() else []
             raise FuncrobustError(f"no run {name!r}{did_you_mean(name, known)}, here or in {out}")
         return here
     return there
