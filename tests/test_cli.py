@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from problems import ROOT, parsed
 
 import funcrobust
@@ -405,8 +406,13 @@ def test_the_commands_on_the_shipped_cards_can_still_be_said(name):
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes")]
-)
+    "error",
+    [
+        MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        torch.OutOfMemoryError("HIP's words"), RuntimeError("CUDA error: out of memory"),
+    ],
+)  # fmt: skip
 def test_the_end_of_memory_is_one_line(monkeypatch, capsys, error):
     def ends(options, reporter):
         raise error
