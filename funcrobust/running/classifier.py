@@ -18,6 +18,7 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Buffers, Functional, Params, functionalize
 from funcrobust.data.progress import Progress, silent
 from funcrobust.judging import Judge, as_judge
+from funcrobust.models import is_factory
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import shortest
 from funcrobust.report.runs import RunFolder
@@ -101,7 +102,7 @@ def load_classifier(
 
 def _prepared(card: Card) -> str:
     """Say what comes before a network of somebody else's file, which nobody may have asked for."""
-    if ":" in card.model:
+    if is_factory(card.model):
         return (
             "images in [0, 1] go to the network as they are: if it was trained on normalised ones, "
             "let its forward normalise them first"
@@ -119,8 +120,16 @@ def say_if_state(name: str, reporter: Reporter) -> None:
 def load_all(
     names: Sequence[str], device: torch.device, reporter: Reporter, *, model: str | None = None
 ) -> list[Classifier]:
-    """Load several checkpoints, or the shipped one if none is named."""
-    return [load_classifier(name, device, reporter, model=model) for name in names or (None,)]
+    """Load several checkpoints, or the shipped one if none is named.
+
+    ``model`` is for those that need it; where none does, each compares it with its own.
+    """
+    every = tuple(names) or (None,)
+    needy = [name for name in every if model and name and checkpoints.needs_model(name)] or every
+    return [
+        load_classifier(name, device, reporter, model=model if name in needy else None)
+        for name in every
+    ]
 
 
 def save_checkpoint(

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def _is_code(value: str, _folder: Path) -> bool:
-    return ":" in value
+    from funcrobust.models import names_code
+
+    return names_code(value)
 
 
 def _is_elsewhere(value: str | Path, folder: Path) -> bool:

@@ -364,7 +364,7 @@ def _commands(run: RunFolder, options: Run | None, *, ended: bool) -> dict[str, 
         found["Resume it:"] = resumption(run)
     if options is not None:
         found["Reproduce it:"] = as_command(options)
-    folder, code = shlex.quote(str(run.path)), trusting(getattr(options, "model", None))
+    folder, code = shlex.quote(str(run.path)), trusting(options)
     found["Evaluate it:"] = f"{program()} evaluate {folder}{code}"
     found["Compare it with another:"] = f"{program()} runs {folder} OTHER"
     return found

@@ -10,11 +10,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from pages import CHROMIUM, Seen, require_self_contained, require_shown_well
 from PIL import Image
 from problems import run_cli
 
-from funcrobust import data
+from funcrobust import checkpoints, data
 
 HOSTILE = "<script>\"'\n\x1b[1m&"
 
@@ -206,6 +207,26 @@ def test_runs_of_a_network_of_ones_own(tmp_path):
         done = run_cli("runs", "one", "two", *model, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert ("warning: no images" in done.stdout) != shown
+
+
+def test_what_is_next_after_somebody_elses_network(digits_run, tmp_path):
+    """The commands run as they are printed; of two networks the foreign one is told its name."""
+    module, card = checkpoints.load(digits_run[0])
+    torch.save(module.net.state_dict(), tmp_path / "fd.pt")
+    size = "--test-examples 20 --evaluate-examples 20 --heldout-examples 10 --strips 0 --updates 1"
+    done = run_cli(
+        "psi-train", "--checkpoint", "fd.pt", "--model", card.model, "--dataset", "digits",
+        "--name", "one", *size.split(), cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = [line.split() for line in done.stdout.splitlines() if line.startswith("  funcrobust ")]
+    evaluate, generate, _ = (words[1:] for words in said)
+    assert evaluate == ["evaluate", "runs/one"]
+    told = ["--model", card.model, "--dataset", "digits"]
+    assert generate == ["generate", "fd.pt", "runs/one", *told]
+    for words in ([*evaluate, "--no-checks", "--no-page"], generate):
+        done = run_cli(*words, "--steps", "1", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_place_that_is_no_folder(tmp_path):

@@ -17,6 +17,7 @@ from funcrobust.commands.runs.options import Runs
 from funcrobust.core.errors import FuncrobustError, did_you_mean
 from funcrobust.core.losses import cross_entropy
 from funcrobust.core.perturbations.projected_gradient import pgd
+from funcrobust.models import names_code
 from funcrobust.reading import user_path
 from funcrobust.report import run_page
 from funcrobust.report.console import Reporter
@@ -172,7 +173,7 @@ def compared_images(
     Raises `FuncrobustError` where a network cannot be loaded, or they know other images.
     """
     device = torch.device("cpu")
-    own = [options.model if ":" in str(run.config.get("model")) else None for run in runs]
+    own = [options.model if names_code(str(run.config.get("model"))) else None for run in runs]
     both = [
         load_classifier(str(run.path), device, reporter, model=model)
         for run, model in zip(runs, own, strict=True)
