@@ -68,8 +68,11 @@ def test_a_search_in_half_precision_is_counted_in_single(digits_run):
     assert plain["search"] is None
     assert abs(found["robust"] - plain["robust"]) <= 0.1
     assert not [c for c in found["checks"] if c["passed"] is False and c["severity"] == "invalid"]
-    same = figures(digits_run, search="fp32", steps=10, epsilon=0.1)
-    assert same["robust"] == plain["robust"]
+    same = figures(digits_run, search="auto", steps=10, epsilon=0.1, device="cpu")
+    assert abs(same["robust"] - plain["robust"]) <= 0.1
+    for precision in ("fp32", "bf16"):
+        with pytest.raises(fr.FuncrobustError, match=f"--search {precision} does nothing here"):
+            evaluate.Evaluate(search=precision, precision=precision)
 
 
 def test_l2_square_from_pyautoattack_fools_and_stays_in_the_ball(digits_run):

@@ -249,6 +249,7 @@ def test_a_place_that_is_no_folder(tmp_path):
         (("one", "two", "--page", "a.txt"), "--page must name a .html file"),
         (("one", "two", "--no-page", "--no-images"), "do nothing here: they are about the page"),
         (("one", "two", "--no-page", "--model", "a:b"), "do nothing here: they are about the page"),
+        (("one", "two", "--model", "nosuch:thing"), "--model does nothing here: neither run is of"),
         (("one", "two", "--modle", "a:b"), "unknown option: --modle. Did you mean --model?"),
     ],
 )

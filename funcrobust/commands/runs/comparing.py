@@ -54,6 +54,7 @@ STEPS, SHOWN = 20, 10
 def compare(options: Runs, reporter: Reporter) -> dict[str, Any]:
     """Show where two runs differ, in tables and on a page; return it."""
     runs = [RunFolder.open(_found(name, options.out)) for name in options.folders]
+    _require_code(options, runs)
     names = _names([run.path for run in runs])
     differ, figures = differing(runs), figures_of_both(runs)
     written = {name: [_written(name, v) for v in values] for name, values in figures.items()}
@@ -71,6 +72,16 @@ def compare(options: Runs, reporter: Reporter) -> dict[str, Any]:
     if options.paged:
         _leave(options, runs, names, differ, written, reporter)
     return found
+
+
+def _require_code(options: Runs, runs: Sequence[RunFolder]) -> None:
+    """Refuse a network's code where both runs are of networks known here."""
+    if options.model is not None and not any(map(_is_of_code, runs)):
+        raise FuncrobustError("--model does nothing here: neither run is of a network of your own")
+
+
+def _is_of_code(run: RunFolder) -> bool:
+    return names_code(str(run.config.get("model")))
 
 
 def _found(name: str, out: Path) -> Path:
@@ -173,7 +184,7 @@ def compared_images(
     Raises `FuncrobustError` where a network cannot be loaded, or they know other images.
     """
     device = torch.device("cpu")
-    own = [options.model if names_code(str(run.config.get("model"))) else None for run in runs]
+    own = [options.model if _is_of_code(run) else None for run in runs]
     both = [
         load_classifier(str(run.path), device, reporter, model=model)
         for run, model in zip(runs, own, strict=True)
