@@ -13,7 +13,7 @@ from torch import Tensor
 from funcrobust import checkpoints
 from funcrobust.commands.evaluate import attacking, page, saving
 from funcrobust.commands.evaluate.aiming import aim
-from funcrobust.commands.evaluate.drawing import mean_of_draws
+from funcrobust.commands.evaluate.draws import mean_of_draws
 from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.core.evaluation import Adversary, Outcome, Run, correct
 from funcrobust.core.evaluation.autoattack import LEAST_CLASSES
