@@ -74,7 +74,14 @@ class Classifier(NamedTuple):
         path = Path(self.name)
         if path.name in (CHECKPOINT_FILE, ""):
             path = path.parent
-        return path.stem or self.card.model
+        return _without_suffix(path.name) or self.card.model
+
+
+def _without_suffix(name: str) -> str:
+    """Leave out what kind of file it is: not the end of a folder's name, eps0.5."""
+    for suffix in (".tar", ".safetensors", ".pt", ".pth", ".ckpt", ".pkl"):
+        name = name.removesuffix(suffix)
+    return name
 
 
 def labels(classifiers: Sequence[Classifier]) -> list[str]:
