@@ -42,8 +42,9 @@ def save(
     """Write a checkpoint and return its path.
 
     Args:
-        path: where to; ``.safetensors`` is appended if missing, and an existing folder gets
-            ``checkpoint.safetensors``. Missing folders are made.
+        path: where to; ``.safetensors`` is appended if missing, and a folder, one that is
+            there or a name that ends in a slash, gets ``checkpoint.safetensors``. Missing folders
+            are made.
         tensors: parameters and buffers by their ``state_dict`` names, on any device and in any
             memory layout.
         card: embedded in the file, and written beside it as ``<stem>.json`` for people to read.

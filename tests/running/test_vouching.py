@@ -220,3 +220,13 @@ def test_an_option_of_another_type_is_refused_or_is_one(tmp_path, monkeypatch, c
         assert len(said) < 1000
         if found is not None:
             assert to_config(found)[name] == value
+
+
+def test_a_name_that_is_nothing_here_is_no_place_to_say_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    card = replace(CARD, dataset="mydata")
+    with pytest.raises(FuncrobustError, match="nothing called so: use --dataset FILE"):
+        dataset_for(None, card)
+    (tmp_path / "mydata").mkdir()
+    with pytest.raises(FuncrobustError, match="if it is right, say --dataset mydata"):
+        dataset_for(None, card)
