@@ -191,7 +191,7 @@ def converter() -> cattrs.Converter:
     made.register_structure_hook(Path, path)
     # Whether a text is one of the choices, the options themselves say.
     made.register_structure_hook_func(
-        lambda kind: get_origin(kind) is Literal, lambda value, _: strictly(value, str)
+        lambda kind: _origin(kind) is Literal, lambda value, _: strictly(value, str)
     )
 
     def several(value: Any, kind: Any) -> Any:
@@ -210,10 +210,14 @@ def converter() -> cattrs.Converter:
         name, held = get_args(kind)
         return {made.structure(k, name): made.structure(v, held) for k, v in value.items()}
 
-    made.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, several)
-    made.register_structure_hook_func(lambda kind: get_origin(kind) is dict, by_name)
+    made.register_structure_hook_func(lambda kind: _origin(kind) is tuple, several)
+    made.register_structure_hook_func(lambda kind: _origin(kind) is dict, by_name)
     made.register_unstructure_hook(Path, str)
     return made
+
+
+def _origin(kind: Any) -> Any:
+    return get_origin(kind)  # which as such has types of its own for what is compared with it
 
 
 def _shown(value: Any) -> str:

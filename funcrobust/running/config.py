@@ -171,10 +171,12 @@ def trusting(options: object) -> str:
     """Return what a command must say of a run's code and data, for a file may not choose them."""
     from funcrobust.models import names_code
 
-    model, dataset = (getattr(options, name, None) for name in ("model", "dataset"))
+    model: str | None = getattr(options, "model", None)
+    dataset: str | None = getattr(options, "dataset", None)
     said = f" --model {shlex.quote(model)}" if model and names_code(model) else ""
-    own = dataset and dataset not in files_in("data/sets")
-    return said + (f" --dataset {shlex.quote(dataset)}" if own else "")
+    if dataset and dataset not in files_in("data/sets"):
+        said += f" --dataset {shlex.quote(dataset)}"
+    return said
 
 
 def program() -> str:
