@@ -10,9 +10,7 @@ ways to differentiate CURE alone: time, memory of a fresh process, and error aga
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, get_args
 
 import common
@@ -278,5 +276,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
     main()

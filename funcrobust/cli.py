@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"{visible(who)}: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         code = 2
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+        if not _is_of_memory(error):
             raise
         print("error: out of memory: take fewer images, or smaller batches", file=sys.stderr)
         code = 2
@@ -45,6 +45,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     sys.exit(code)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Tell the end of memory from a mistake of ours; a GPU's allocator says it in other words."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(words in str(error) for words in ("allocate memory", "out of memory"))
 
 
 def perform(words: list[str]) -> int:

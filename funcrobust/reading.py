@@ -186,7 +186,7 @@ def converter() -> cattrs.Converter:
     def path(value: Any, _: Any) -> Path:
         if not strictly(value, str):  # the current folder, to pathlib
             raise TypeError("expected a path, got ''")
-        return Path(value)
+        return user_path(value)
 
     made.register_structure_hook(Path, path)
     # Whether a text is one of the choices, the options themselves say.
@@ -217,7 +217,7 @@ def converter() -> cattrs.Converter:
 
 
 def _origin(kind: Any) -> Any:
-    return get_origin(kind)
+    return get_origin(kind)  # which as such has types of its own for what is compared with it
 
 
 def _shown(value: Any) -> str:

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from problems import ROOT, parsed
 
 import funcrobust
@@ -271,6 +272,9 @@ BAD = [
     ("psi-train --anchor 0 --anchor-steps 2", "--anchor-steps does nothing here"),
     ("psi-train --anchor-loss clean --anchor-steps 2", "--anchor-steps does nothing here"),
     ("psi-train --constraint fourier --radius 2", "--radius does nothing here"),
+    ("cure-train --name mine --stream", "--stream does nothing here: it goes with data of your"),
+    ("psi-train --name mine --image-size 32", "--image-size does nothing here"),
+    ("data cifar10 --max-data-gib 3", "--max-data-gib does nothing here"),
     ("apply generation --hole 0.3", "--hole does nothing here: it goes with TASK inpainting"),
     ("apply sketch --image a.png --examples 3", "--examples does nothing here: --image takes"),
     ("generate --constraint unconstrained --radius 3", "--radius does nothing here"),
@@ -402,8 +406,13 @@ def test_the_commands_on_the_shipped_cards_can_still_be_said(name):
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes")]
-)
+    "error",
+    [
+        MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        torch.OutOfMemoryError("HIP's words"), RuntimeError("CUDA error: out of memory"),
+    ],
+)  # fmt: skip
 def test_the_end_of_memory_is_one_line(monkeypatch, capsys, error):
     def ends(options, reporter):
         raise error

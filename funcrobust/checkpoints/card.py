@@ -22,7 +22,7 @@ def _versions() -> dict[str, str]:
     return versions(("torch", "funcrobust"))
 
 
-CONSTRAINTS = ("linf", "l2", "inf", "2", "unconstrained", "fourier")
+CONSTRAINTS = ("linf", "l2", "unconstrained", "fourier")
 """Threat models that a card may name."""
 
 

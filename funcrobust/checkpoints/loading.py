@@ -65,10 +65,10 @@ def load(
         return _load_zoo(zoo_entry(model), path)
     if path.suffix != SUFFIX:
         return _load_foreign(path, model)
-    tensors, card = read_network(path) if step_of(path) is not None else read(path, verify=verify)
+    tensors, card = _read(path, verify=verify)
     if model not in (None, card.model):
         raise FuncrobustError(f"{path} holds a {card.model}, not a {model}: leave model= out")
-    if ":" in card.model and model is None:
+    if models.names_code(card.model) and model is None:
         raise FuncrobustError(
             f"{path} needs the code {card.model!r}: if you trust it, say so with "
             f"--model {shlex.quote(card.model)} (in Python: model={card.model!r})"
@@ -79,6 +79,21 @@ def load(
     if verify and card.fingerprint:
         _prove(network, card, path)
     return network, card
+
+
+def needs_model(path_or_name: str | Path) -> bool:
+    """Tell whether `load` wants ``model`` said: no card says it, or one that may not choose code.
+
+    Raises `FuncrobustError` for a file that cannot be read.
+    """
+    if is_zoo(path_or_name):
+        return False
+    path = resolve(path_or_name)
+    return path.suffix != SUFFIX or models.names_code(_read(path, verify=False)[1].model)
+
+
+def _read(path: Path, *, verify: bool) -> tuple[dict[str, Tensor], Card]:
+    return read_network(path) if step_of(path) is not None else read(path, verify=verify)
 
 
 def build(card: Card) -> nn.Module:
@@ -102,7 +117,7 @@ def _made(
     ``named(network)`` are these by the network's names. Ours is first made without memory. The code
     of a factory is called once only: it is told no number of classes that no tensor has.
     """
-    if ":" in model:
+    if models.names_code(model):  # the zoo's too: it need not know torch's meta device
         largest = max((max(t.shape, default=0) for t in tensors.values() if t.numel()), default=0)
         if classes > max(largest, 10_000):
             raise FuncrobustError(f"{path} says {classes} classes, and no tensor has such a size")
@@ -158,10 +173,11 @@ def _load_foreign(path: Path, model: str | None) -> tuple[nn.Module, Card]:
         )
     check_finite(tensors, path)
     mean, std = _pop_normalizer(tensors, model)
-    channels = next((t.shape[1] for t in tensors.values() if t.ndim == 4), 3)
-    classes = next((t.shape[0] for t in reversed(tensors.values()) if t.ndim == 2), 10)
+    channels, classes = _sizes(tensors, model)
     numbers = [_numbers(each, channels, path) for each in (mean, std)]
-    if ":" in model and mean is None:  # what prepared its images, if anything did, is in it
+    if (
+        models.is_factory(model) and mean is None
+    ):  # what prepared its images, if anything did, is in it
         numbers = [[0.0] * channels, [1.0] * channels]
     make = partial(
         models.build, model, num_classes=classes, in_channels=channels, mean=numbers[0],
@@ -181,9 +197,28 @@ def _load_foreign(path: Path, model: str | None) -> tuple[nn.Module, Card]:
     return network, _foreign_card(path, model, network, (channels, classes), mean is not None)
 
 
+def _sizes(tensors: Mapping[str, Tensor], model: str) -> tuple[int, int]:
+    """Return the channels and classes of a file's network: its first layer's, its last one's.
+
+    Which these are, ours say by their names, in whatever order a file has them; of a factory's
+    network the file's own order is all there is.
+    """
+    order = list(tensors)
+    if not models.is_factory(model):
+        with torch.device("meta"):
+            inner = (name.removeprefix("net.") for name in models.build(model).state_dict())
+            order = [n for name in inner for n in (name, f"net.{name}") if n in tensors]
+    found = [tensors[name] for name in order]
+    channels = next((t.shape[1] for t in found if t.ndim == 4), 3)
+    classes = next((t.shape[0] for t in reversed(found) if t.ndim == 2), 10)
+    return channels, classes
+
+
 def _pop_normalizer(tensors: dict[str, Tensor], model: str) -> tuple[Tensor | None, Tensor | None]:
     """Take the normalisation out, by the names of robustness or of robustbench's zoo."""
-    zoo = {"mu", "sigma"} <= tensors.keys() and ":" not in model  # a factory's may be its own
+    zoo = {"mu", "sigma"} <= tensors.keys() and not models.is_factory(
+        model
+    )  # a factory's may be its own
     mean, std = ("mu", "sigma") if zoo else ("normalizer.new_mean", "normalizer.new_std")
     return tensors.pop(mean, None), tensors.pop(std, None)
 
@@ -205,7 +240,7 @@ def _foreign_card(
     channels, classes = sizes
     size = models.usual_image_size(model)
     layer = network if isinstance(network, models.Normalized) else None
-    assumed = "its own" if ":" in model else "assumed, the file has none"
+    assumed = "its own" if models.is_factory(model) else "assumed, the file has none"
     origin = "from the file" if normalizer else assumed
     return Card(
         model=model,

@@ -56,8 +56,9 @@ def resolve(path_or_name: str | Path) -> Path:
 
 def destination(path: str | Path, in_folder: str) -> Path:
     """Return where to write: ``path`` with our suffix; in a folder, a file named ``in_folder``."""
+    is_folder = str(path).endswith(("/", os.sep))
     path = user_path(path)
-    if os.path.isdir(path):  # noqa: PTH112
+    if is_folder or os.path.isdir(path):  # noqa: PTH112
         return path / f"{in_folder}{SUFFIX}"
     return path if path.suffix == SUFFIX else Path(f"{path}{SUFFIX}")
 

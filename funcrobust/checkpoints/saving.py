@@ -29,6 +29,7 @@ from funcrobust.checkpoints.format import (
 from funcrobust.checkpoints.loading import build, fill
 from funcrobust.checkpoints.locate import destination
 from funcrobust.files import atomic_write
+from funcrobust.models import names_code
 
 
 def save(
@@ -41,15 +42,16 @@ def save(
     """Write a checkpoint and return its path.
 
     Args:
-        path: where to; ``.safetensors`` is appended if missing, and an existing folder gets
-            ``checkpoint.safetensors``. Missing folders are made.
+        path: where to; ``.safetensors`` is appended if missing, and a folder, one that is
+            there or a name that ends in a slash, gets ``checkpoint.safetensors``. Missing folders
+            are made.
         tensors: parameters and buffers by their ``state_dict`` names, on any device and in any
             memory layout.
         card: embedded in the file, and written beside it as ``<stem>.json`` for people to read.
             Its ``sha256`` and ``fingerprint`` are taken here, whatever it had.
         network: what the tensors are of, on any device; it is not changed. By default it is built
-            by the card's ``model``, unless that is a ``package.module:factory``: a card calls no
-            code.
+            by the card's ``model``, unless that is a ``package.module:factory`` or of the zoo: a
+            card calls no code.
 
     The fingerprint is of the tensors as they are stored, so that a file in float16 has its own. It
     is left empty where there is none: without a network, or with one that the tensors do not fit,
@@ -73,7 +75,7 @@ def save(
 def _taken(
     network: nn.Module | None, stored: dict[str, Tensor], card: Card, path: Path
 ) -> Fingerprint:
-    if network is None and ":" in card.model:
+    if network is None and names_code(card.model):
         return ()
     try:
         network = build(card) if network is None else copy.deepcopy(network).cpu()

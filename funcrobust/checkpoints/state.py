@@ -140,7 +140,8 @@ def step_of(path_or_name: str | Path) -> int | None:
     """Return the updates done in the state of a run; None for what is no such file."""
     try:
         with safetensors.safe_open(resolve(path_or_name), framework="pt") as file:
-            return int(json.loads((file.metadata() or {})[_STATE])["meta"]["step"])
+            text = (file.metadata() or {})[_STATE]
+        return int(parse_json(text, "the state")["meta"]["step"])
     except (safetensors.SafetensorError, OSError, ValueError, LookupError, TypeError):
         return None
 

@@ -79,7 +79,7 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     The mean corruption accuracy is the plain mean over the corruptions and severities asked for:
     one minus the mean corruption error of Hendrycks & Dietterich (2019, arXiv:1903.12261) before it
     is divided by a baseline's. Its 95 % interval is by bootstrap over the images, which all
-    corruptions share; that of the clean accuracy is Wilson's.
+    corruptions share; that of the clean accuracy is Clopper and Pearson's.
     """
     from funcrobust.core import evaluation
     from funcrobust.data.cifar_c import published_folder
@@ -164,6 +164,7 @@ def _figures(found: Measured, seed: int) -> dict[str, Any]:
     import torch
     from scipy import stats
 
+    from funcrobust.core.evaluation.verdict import interval
     from funcrobust.core.randomness import derive_seed
 
     rows = [row for by_severity in found.corrupted.values() for row in by_severity.values()]
@@ -172,10 +173,9 @@ def _figures(found: Measured, seed: int) -> dict[str, Any]:
         (each,), np.mean, confidence_level=0.95, method="percentile", batch=100,
         rng=np.random.default_rng(derive_seed(seed, "bootstrap")),
     )  # fmt: skip
-    count = stats.binomtest(int(found.clean.sum()), len(found.clean))
     return {
         "clean": float(found.clean.double().mean()),
-        "clean_interval": [float(end) for end in count.proportion_ci(method="wilson")],
+        "clean_interval": list(interval(int(found.clean.sum()), len(found.clean))),
         "mean": float(each.mean()),
         "mean_interval": [float(end) for end in drawn.confidence_interval],
         "accuracy": {

@@ -29,6 +29,11 @@ class Data(Options):
     """What images of your own may be at most when they are decoded. More in a FOLDER are streamed,
     more in a file is refused."""
 
+    @property
+    def dataset(self) -> str:
+        """What other commands call it."""
+        return self.name
+
 
 def run(options: Data, reporter: Reporter) -> Dataset:
     """Load a dataset (fetching it if need be) and show what it holds."""

@@ -77,10 +77,10 @@ def run(options: Demo, reporter: Reporter) -> Result:
             evaluate.Evaluate(
                 checkpoint=str(path),
                 device=options.device,
+                seed=options.seed,
                 examples=1000,
                 attack="pgd",
                 checks=False,
-                json_file=path / "evaluation.json",
             ),
             reporter,
         )

@@ -31,8 +31,7 @@ def download(url: str, target: Path, md5: str | None, progress: Progress) -> Pat
             urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response,
             target.open("wb") as file,
         ):
-            length = response.headers["Content-Length"]
-            total = int(length) if length else None
+            total = _announced(response.headers["Content-Length"], request.host)
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 done += len(chunk)
@@ -45,3 +44,10 @@ def download(url: str, target: Path, md5: str | None, progress: Progress) -> Pat
     if not check_integrity(target, md5):
         raise FuncrobustError(f"what {request.host} sent as {target.name} fails its MD5 check")
     return target
+
+
+def _announced(length: str | None, host: str) -> int | None:
+    """Return how many bytes are to come, if a host says so."""
+    if length and not (length.isdecimal() and len(length) < 20):
+        raise FuncrobustError(f"{host} announces {length[:40]!r} bytes, which is no number of them")
+    return int(length) if length else None

@@ -16,7 +16,7 @@ from funcrobust.data.dataset import Arrays
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _CHANNELS = (1, 3)
-_MOST_CLASSES = 100_000
+MOST_CLASSES = 100_000
 
 
 def read_npz(path: Path, max_bytes: int = LIMIT) -> Arrays:
@@ -69,9 +69,9 @@ def _require_room(path: Path, max_bytes: int) -> None:
 
 
 def _named_classes(path: Path, names: NDArray[Any]) -> tuple[str, ...]:
-    if names.ndim != 1 or names.dtype.kind != "U" or len(names) > _MOST_CLASSES:
+    if names.ndim != 1 or names.dtype.kind != "U" or len(names) > MOST_CLASSES:
         raise FuncrobustError(
-            f"{path}: class_names must be texts (C,), at most {_MOST_CLASSES}, got {names.dtype} "
+            f"{path}: class_names must be texts (C,), at most {MOST_CLASSES}, got {names.dtype} "
             f"{names.shape}"
         )
     return tuple(map(str, names))

@@ -30,6 +30,19 @@ def usual_image_size(name: str) -> int:
     return _row(name).image_size
 
 
+def names_code(name: str) -> bool:
+    """Tell whether a network's name says whose code to import, which no file may choose.
+
+    ``package.module:factory`` does, and ``robustbench:NAME``.
+    """
+    return ":" in name
+
+
+def is_factory(name: str) -> bool:
+    """Tell whether a network's name is a ``package.module:factory`` of a user's own."""
+    return names_code(name) and not name.startswith(PREFIX)
+
+
 def _networks() -> dict[str, Network]:
     """Every family's table in one: a family is a file of this folder that has ``NETWORKS``."""
     folder = importlib.import_module(__name__.rpartition(".")[0])
@@ -43,7 +56,7 @@ def _networks() -> dict[str, Network]:
 def _row(name: str) -> Network:
     if name.startswith(PREFIX):
         return zoo_network(name)
-    if ":" in name:
+    if is_factory(name):
         # A user's factory fixes the channels itself.
         return Network(lambda *, num_classes, in_channels: custom_network(name, num_classes))  # noqa: ARG005
     networks = _networks()

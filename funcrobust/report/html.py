@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from funcrobust.core.errors import FuncrobustError, visible
 from funcrobust.environment import own_version
+from funcrobust.report.records import percent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,11 +50,6 @@ def colophon(clock: str = "%F %T") -> str:
         f"Written by funcrobust {own_version()} at {now:{clock}} UTC. This file asks nothing of "
         "any network."
     )
-
-
-def percent(value: float) -> str:
-    """Write a share as in 43.2 %."""
-    return f"{100 * value:.1f} %"
 
 
 def _visible(value: Any) -> Any:

@@ -108,8 +108,3 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     step = next(s * power for s in (1, 2, 5, 10, 20) if s * power >= rough)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [i * step for i in range(first, last + 1)][:most]
-
-
-def figure(value: float, percent: bool) -> str:
-    """Write a value as a panel does."""
-    return f"{100 * value:.1f} %" if percent else f"{value:.4g}"

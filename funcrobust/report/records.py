@@ -18,14 +18,28 @@ from funcrobust.reading import parse_json
 
 Record = dict[str, Any]
 
-SHARES = ("accuracy", "clean", "robust", "worst", "attacked")
+SHARES = frozenset({"clean", "robust", "worst", "attacked"})
 """What figures that are shares end in."""
+
+ACCURACY = frozenset({"accuracy", "acc", "percent"})
+"""Words of a label that say so wherever they stand."""
 
 
 def is_share(name: str) -> bool:
-    """Whether a figure is a share, by its name: PGD-20's is pgd20."""
-    plain = name.removesuffix("_before")
-    return plain.rpartition("_")[2] in SHARES or bool(re.fullmatch(r"pgd\d+", plain))
+    """Whether a figure is a share, by its name or its label: PGD-20's is pgd20."""
+    words = re.split(r"[\s_/-]+", name.lower().removesuffix("_before"))
+    ends = words[-1] in SHARES or bool(re.fullmatch(r"pgd\d+", words[-1]))
+    return ends or "%" in name or not ACCURACY.isdisjoint(words)
+
+
+def percent(value: float) -> str:
+    """Write a share as in 43.2 %."""
+    return f"{100 * value:.1f} %"
+
+
+def figure(value: float, share: bool) -> str:
+    """Write a figure for a person."""
+    return percent(value) if share else f"{value:.4g}"
 
 
 def as_json(value: Mapping[str, Any]) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from funcrobust.files import atomic_write
 from funcrobust.report import html
 from funcrobust.report.html import Mark
-from funcrobust.report.panels import Panel, figure, laid_out
+from funcrobust.report.panels import Panel, laid_out
+from funcrobust.report.records import figure
 
 if TYPE_CHECKING:
     from torch import Tensor

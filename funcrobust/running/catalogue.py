@@ -92,6 +92,16 @@ def functions(within: str, gives: str) -> dict[str, Function]:
     return found
 
 
+ALIASES = {"fgsm": "rs-fgsm", "pgd": "pgd-k"}
+"""Other names of attacks: the document family's, and the one that everybody uses."""
+
+
+def attacks() -> dict[str, Function]:
+    """Return what training takes for an attack, by all its names."""
+    found = functions("core", "Attack")
+    return found | {alias: found[name] for alias, name in ALIASES.items()}
+
+
 def function(module: str, name: str) -> Function:
     """Return a function of a module of ours that need not be public."""
     return _function(_defined(module)[name], module)
@@ -123,6 +133,7 @@ def _defined(module: str) -> dict[str, ast.FunctionDef]:
     }
 
 
+@cache
 def _parsed(module: str) -> ast.Module:
     spec = find_spec(module)
     if spec is None or spec.origin is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Buffers, Functional, Params, functionalize
 from funcrobust.data.progress import Progress, silent
 from funcrobust.judging import Judge, as_judge
+from funcrobust.models import is_factory
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import shortest
 from funcrobust.report.runs import RunFolder
@@ -59,6 +61,12 @@ class Classifier(NamedTuple):
         return checkpoints.resolve(self.name)
 
     @property
+    def sha256(self) -> str:
+        """Of its file: a name may stand for another network tomorrow."""
+        with self.file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
     def label(self) -> str:
         """What to call it in a picture: a run folder's or file's own name."""
         if is_zoo(self.name):
@@ -66,7 +74,14 @@ class Classifier(NamedTuple):
         path = Path(self.name)
         if path.name in (CHECKPOINT_FILE, ""):
             path = path.parent
-        return path.stem or self.card.model
+        return _without_suffix(path.name) or self.card.model
+
+
+def _without_suffix(name: str) -> str:
+    """Leave out what kind of file it is: not the end of a folder's name, eps0.5."""
+    for suffix in (".tar", ".safetensors", ".pt", ".pth", ".ckpt", ".pkl"):
+        name = name.removesuffix(suffix)
+    return name
 
 
 def labels(classifiers: Sequence[Classifier]) -> list[str]:
@@ -94,7 +109,7 @@ def load_classifier(
 
 def _prepared(card: Card) -> str:
     """Say what comes before a network of somebody else's file, which nobody may have asked for."""
-    if ":" in card.model:
+    if is_factory(card.model):
         return (
             "images in [0, 1] go to the network as they are: if it was trained on normalised ones, "
             "let its forward normalise them first"
@@ -112,8 +127,16 @@ def say_if_state(name: str, reporter: Reporter) -> None:
 def load_all(
     names: Sequence[str], device: torch.device, reporter: Reporter, *, model: str | None = None
 ) -> list[Classifier]:
-    """Load several checkpoints, or the shipped one if none is named."""
-    return [load_classifier(name, device, reporter, model=model) for name in names or (None,)]
+    """Load several checkpoints, or the shipped one if none is named.
+
+    ``model`` is for those that need it; where none does, each compares it with its own.
+    """
+    every = tuple(names) or (None,)
+    needy = [name for name in every if model and name and checkpoints.needs_model(name)] or every
+    return [
+        load_classifier(name, device, reporter, model=model if name in needy else None)
+        for name in every
+    ]
 
 
 def save_checkpoint(

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from funcrobust.core.errors import FuncrobustError, did_you_mean, require_count
 from funcrobust.reading import converter, require_own_files, structured
 from funcrobust.report.runs import CONFIG, METRICS, RunFolder
+from funcrobust.running.catalogue import files_in
 from funcrobust.running.groups import ANEW, Run, require_resumable
 from funcrobust.running.options import Option, Options, command_name, options_of
 
@@ -166,9 +167,16 @@ def _chosen(options: Options) -> dict[str, Any]:
     return {name: getattr(options, name)} if name else {}
 
 
-def trusting(model: str | None) -> str:
-    """Return what a command must say of a network's own code, for a file may not choose it."""
-    return f" --model {shlex.quote(model)}" if model and ":" in model else ""
+def trusting(options: object) -> str:
+    """Return what a command must say of a run's code and data, for a file may not choose them."""
+    from funcrobust.models import names_code
+
+    model: str | None = getattr(options, "model", None)
+    dataset: str | None = getattr(options, "dataset", None)
+    said = f" --model {shlex.quote(model)}" if model and names_code(model) else ""
+    if dataset and dataset not in files_in("data/sets"):
+        said += f" --dataset {shlex.quote(dataset)}"
+    return said
 
 
 def program() -> str:

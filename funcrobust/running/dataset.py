@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.randomness import generator, key
 from funcrobust.core.starts import Indexed
+from funcrobust.reading import user_path
 from funcrobust.report.console import Reporter
 from funcrobust.running.groups import Images
 
@@ -78,11 +80,20 @@ def dataset_for(given: str | None, card: Card) -> str:
             "(cifar10, digits, FILE.npz or FOLDER)"
         )
     if not given and card.dataset not in data.names():
+        if not _may_be_a_place(card.dataset):
+            raise FuncrobustError(
+                f"this checkpoint's card says the data {card.dataset}, and there is nothing called "
+                "so: use --dataset FILE.npz or FOLDER"
+            )
         raise FuncrobustError(
             f"this checkpoint's card says the data {card.dataset}, and a file may not choose what "
             f"is read: if it is right, say --dataset {shlex.quote(card.dataset)}"
         )
     return given or card.dataset
+
+
+def _may_be_a_place(name: str) -> bool:
+    return os.sep in name or name.endswith(".npz") or os.path.exists(user_path(name))  # noqa: PTH110
 
 
 def load_known(images: Images, card: Card, reporter: Reporter) -> data.Dataset:

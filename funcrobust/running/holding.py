@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -182,6 +182,13 @@ def say_what_is_next(run: RunFolder, reporter: Reporter, *commands: str) -> None
         reporter.say(f"  {program()} {command.replace('{run}', folder)}", whole=True)
 
 
+def _name_of(path: Path) -> str:
+    """Return a folder's own name, which ``.`` is not; who has gone leaves none."""
+    with suppress(OSError):
+        return path.resolve().name or "run"
+    return "run"
+
+
 def rescued(
     run: RunFolder, records: Sequence[Record], position: Position, kept: Kept | None,
     error: WriteError,
@@ -191,7 +198,7 @@ def rescued(
     Return the error to raise, which says where it is now and how to go on.
     """
     try:
-        folder = Path(tempfile.mkdtemp(prefix="funcrobust-")) / run.path.name
+        folder = Path(tempfile.mkdtemp(prefix="funcrobust-")) / _name_of(run.path)
         folder.mkdir()
         tensors, meta = pack(position, kept)
         write_state(folder / STATE, copies(tensors, folder / STATE), meta)

@@ -40,6 +40,7 @@ from typing import (
 from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError, unknown_name
+from funcrobust.reading import user_path
 
 Count = Annotated[int, Ge(1)]
 Weight = Annotated[float, Ge(0)]
@@ -172,6 +173,13 @@ class Options:
     """The option, if there is one, that names what stands `beneath` the others: a preset."""
     shared: ClassVar[bool] = False
     """Whether several processes can share the work (`processes`)."""
+    _said: ClassVar[frozenset[str]] = frozenset()
+
+    def __new__(cls, *_: Any, **said: Any) -> Self:
+        """Keep which fields were said: what is said is meant, also if it is the default."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "_said", frozenset(said))
+        return made
 
     def __post_init__(self) -> None:
         """Refuse values out of range, values that do nothing, and what `check` refuses."""
@@ -192,7 +200,8 @@ class Options:
         plain = {k: option.default for k, option in options_of(cls).items()}
         beneath = {k: v for k, v in cls.beneath({name: chosen}).items() if k != name}
         asked = [k for k, v in beneath.items() if v != plain[k]]
-        if asked and all(getattr(self, k) == plain[k] for k in asked):
+        unsaid = not self._said.intersection(asked)
+        if asked and unsaid and all(getattr(self, k) == plain[k] for k in asked):
             raise FuncrobustError(
                 f"these are not the values of {name} {chosen!r}: build the options with "
                 f"{cls.__name__}.filled({{{name!r}: {chosen!r}, ...}})"
@@ -250,6 +259,7 @@ class Options:
             object.__setattr__(draft, name, value)
         for name in given:
             fields[name].require_acting(draft)
+            fields[name].require_word(given[name], preset.get(name))
         idle = [name for name in preset if name not in given and not fields[name].acts(draft)]
         return cls(**{k: v for k, v in {**preset, **given}.items() if k not in idle})
 
@@ -342,6 +352,14 @@ class Option:
             if isinstance(mark, Acts) and not mark.when(options):
                 raise FuncrobustError(f"{self.flag} does nothing here: {mark.needs(options)}")
 
+    def require_word(self, value: Any, beneath: Any) -> None:
+        """Raise for None in place of a preset's value where no command could say it."""
+        if value is None and beneath is not None and (self.kind is bool or not self.has_off):
+            raise FuncrobustError(
+                f"{self.flag} cannot be None over the preset's {beneath!r}: no flag says so; "
+                "give a value, or take another preset"
+            )
+
     def read(self, said: str | list[str]) -> Any:
         """Return the value that the command line says."""
         if self.several is dict:
@@ -358,7 +376,8 @@ class Option:
         if not text:  # the current folder, to pathlib
             raise self.refusal(text)
         try:
-            return read_number(text) if self.kind is float else self.kind(text)
+            readers = {float: read_number, Path: user_path}
+            return readers.get(self.kind, self.kind)(text)
         except (ValueError, ZeroDivisionError):
             raise self.refusal(text) from None
 

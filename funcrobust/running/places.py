@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def _is_code(value: str, _folder: Path) -> bool:
-    return ":" in value
+    from funcrobust.models import names_code
+
+    return names_code(value)
 
 
 def _is_elsewhere(value: str | Path, folder: Path) -> bool:
@@ -57,8 +59,8 @@ def is_much(value: float, _folder: Path) -> bool:
 
 
 def _reads_own(options: Any) -> bool:
-    names = [getattr(options, name, None) for name in ("dataset", "name")]
-    own = any(name and name not in files_in("data/sets") for name in names)
+    name = getattr(options, "dataset", None)
+    own = bool(name) and name not in files_in("data/sets")
     return own or bool(getattr(options, "image", ()))
 
 
@@ -66,25 +68,24 @@ Decoded = Acts(_reads_own, lambda _: "it goes with data of your own, FILE.npz or
 # --- what must be there, and what can be written --------------------------------------------------
 
 
-def require_there(place: str | Path) -> None:
+def require_there(place: Path) -> None:
     """Raise unless a file or folder is there."""
-    if not os.path.exists(user_path(place)):  # noqa: PTH110  (Path's raises on too long a name)
+    if not os.path.exists(place):  # noqa: PTH110  (Path's raises on too long a name)
         raise FuncrobustError(f"no such file or folder: {place}")
 
 
 def require_run(place: Path) -> None:
     """Raise unless a folder is a run's."""
-    if not os.path.lexists(user_path(place) / "config.json"):
+    if not os.path.lexists(place / "config.json"):
         raise FuncrobustError(f"{place} is not a run folder: there is no config.json in it")
 
 
-def require_writable(place: str | Path) -> None:
+def require_writable(path: Path) -> None:
     """Raise unless a file can be written there, with folders that are to be made: but for ``-``."""
-    path = user_path(place)
     if str(path) in ("-", "auto"):
         return
     if os.path.isdir(path):  # noqa: PTH112
-        raise FuncrobustError(f"cannot write {place}: it is a folder, name a file in it")
+        raise FuncrobustError(f"cannot write {path}: it is a folder, name a file in it")
     _require_room_for(path, os.path.exists(path))  # noqa: PTH110
 
 
@@ -100,13 +101,12 @@ def picture_place(named: Path | None, usual: str, reporter: Reporter) -> Path:
 
 def say_replaced(png: Path | None, reporter: Reporter) -> None:
     """Say, before any work, that a picture which is there will be replaced."""
-    if png is not None and os.path.lexists(user_path(png)):
+    if png is not None and os.path.lexists(png):
         reporter.say(f"{png} is there already, and will be replaced")
 
 
-def require_folder(place: str | Path) -> None:
+def require_folder(path: Path) -> None:
     """Raise unless there is such a folder to write in, or one can be made."""
-    path = user_path(place)
     _require_room_for(path / "x", False)
 
 

@@ -27,8 +27,6 @@ class Processes:
     """What one of the processes of a run knows, and what it can ask the others."""
 
     shard: Shard = field(default_factory=Shard)
-    local_rank: int = 0
-    """Its number on its own machine: that of its GPU."""
 
     @property
     def rank(self) -> int:
@@ -121,15 +119,14 @@ def started(options: Options) -> Iterator[Processes]:
 
     device: str = getattr(options, "device", "cpu")
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    local = _number("LOCAL_RANK", 0)
     if on_gpu:
-        torch.cuda.set_device(local)
+        torch.cuda.set_device(_number("LOCAL_RANK", 0))
     there = dist.is_initialized()  # a script's own, which runs several commands
     if not there:
         dist.init_process_group("nccl" if on_gpu else "gloo")
     group = dist.group.WORLD
     assert group is not None
-    _here = Processes(Shard(dist.get_rank(), size, group.group_name), local)
+    _here = Processes(Shard(dist.get_rank(), size, group.group_name))
     try:
         yield _here
     finally:

@@ -23,10 +23,10 @@ from funcrobust.report import run_page
 from funcrobust.report.console import Reporter
 from funcrobust.report.html import PNG, Mark, colophon
 from funcrobust.report.panels import Line, Panel, series
-from funcrobust.report.records import Record, is_share
+from funcrobust.report.records import Record, figure, is_share, percent
 from funcrobust.report.run_page import Evaluated, OptionRow, Picture, RunPage
 from funcrobust.report.runs import CONFIG, REPORT, RunFolder
-from funcrobust.running.catalogue import Function, function, functions
+from funcrobust.running.catalogue import Function, attacks, function, functions
 from funcrobust.running.config import (
     OF_A_SESSION,
     as_command,
@@ -245,7 +245,7 @@ def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
 
 def said(name: str, value: float) -> str:
     """Write a figure for a person."""
-    return f"{100 * value:.1f} %" if is_share(name) else f"{value:.4g}"
+    return figure(value, is_share(name))
 
 
 # --- evaluation -----------------------------------------------------------------------------------
@@ -281,15 +281,15 @@ def _evaluated(found: Evaluation | None) -> Evaluated | None:
     if found is None:
         return None
     low, high = found.robust_interval
-    figure = (
-        f"{100 * found.robust:.1f} % ({100 * low:.1f} to {100 * high:.1f} %) of {found.examples} "
+    text = (
+        f"{percent(found.robust)} ({100 * low:.1f} to {percent(high)}) of {found.examples} "
         f"test images withstand {', then '.join(found.attacks)} at {found.constraint} "
-        f"ε = {written_number(found.epsilon)}; {100 * found.clean:.1f} % without an attack. "
+        f"ε = {written_number(found.epsilon)}; {percent(found.clean)} without an attack. "
         "evaluation.html has the rest."
     )
     because = found.because or tuple(f"not tried: {name}" for name in found.not_tried)
     mark = run_page.VERDICTS.get(found.verdict, "none")
-    return Evaluated(found.verdict or "no verdict", figure, because[:20], mark)
+    return Evaluated(found.verdict or "no verdict", text, because[:20], mark)
 
 
 # --- curves and pictures --------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def _commands(run: RunFolder, options: Run | None, *, ended: bool) -> dict[str, 
         found["Resume it:"] = resumption(run)
     if options is not None:
         found["Reproduce it:"] = as_command(options)
-    folder, code = shlex.quote(str(run.path)), trusting(getattr(options, "model", None))
+    folder, code = shlex.quote(str(run.path)), trusting(options)
     found["Evaluate it:"] = f"{program()} evaluate {folder}{code}"
     found["Compare it with another:"] = f"{program()} runs {folder} OTHER"
     return found
@@ -390,7 +390,7 @@ def _cite() -> list[str]:
 
 def _papers(options: Run) -> list[str]:
     """Return the papers that the docstrings of what was trained with name."""
-    known = functions("core", "Attack") | functions("core.regularisers", "Loss")
+    known = attacks() | functions("core.regularisers", "Loss")
     names = [str(getattr(options, "attack", "")), *getattr(options, "regularisers", {})]
     names += ["cure"] * bool(getattr(options, "curvature", False))
     used: dict[str, Function | None] = {name: known.get(name) for name in names}

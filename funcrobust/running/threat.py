@@ -11,17 +11,17 @@ from funcrobust.core.errors import FuncrobustError
 
 
 def pick_ball(constraint: str, radius: float) -> Ball:
-    """Build the named threat model; robustness's names "2" and "inf" are known too."""
+    """Build the named threat model."""
     if not 0 <= radius < float("inf"):
         raise FuncrobustError(f"a radius must be a finite number >= 0, got {radius}")
-    if constraint in ("linf", "inf"):
+    if constraint == "linf":
         if radius > 1:
             raise FuncrobustError(
                 f"--epsilon {radius:g} exceeds the data range [0, 1]: write 8/255 for eight gray "
                 "levels"
             )
         return linf(radius)
-    if constraint in ("l2", "2"):
+    if constraint == "l2":
         return l2(radius)
     if constraint == "unconstrained":
         return unconstrained()

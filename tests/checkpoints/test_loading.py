@@ -116,6 +116,17 @@ def test_robustness_itself_writes_the_names_we_strip():
     assert [t.shape for t in theirs.values()] == [t.shape for t in ours.values()]
 
 
+def test_a_foreign_file_in_whatever_order(tmp_path):
+    """The sizes are those of the first layer and of the last, not of what comes first or last."""
+    net = models.build("preact-tiny", num_classes=7, in_channels=1).net
+    for order in (reversed, sorted):
+        state = {name: net.state_dict()[name] for name in order(list(net.state_dict()))}
+        torch.save(state, tmp_path / "t.pt")
+        loaded, card = checkpoints.load(tmp_path / "t.pt", model="preact-tiny")
+        assert same(loaded.net.state_dict(), net.state_dict())
+        assert (card.image_shape[0], card.num_classes) == (1, 7)
+
+
 def test_a_foreign_file_of_another_network(tmp_path, network):
     torch.save(network.net.state_dict(), tmp_path / "t.pt")
     with pytest.raises(FuncrobustError, match="does not hold the weights of a preact-resnet18"):

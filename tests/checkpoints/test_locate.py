@@ -47,3 +47,9 @@ def test_the_projects_own_checkpoints_all_load():
     for name in checkpoints.shipped():
         network, card = checkpoints.load(name)
         assert network(torch.rand(1, *card.image_shape)).shape == (1, card.num_classes)
+
+
+def test_a_name_that_ends_in_a_slash_is_a_folder(tmp_path, network):
+    path = checkpoints.save(f"{tmp_path}/new/", network.state_dict(), CARD)
+    assert path == tmp_path / "new" / "checkpoint.safetensors"
+    checkpoints.load(f"{tmp_path}/new/")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cards import same
+from safetensors.torch import save_file
 
 from funcrobust import checkpoints
 from funcrobust.core.errors import FuncrobustError
@@ -43,3 +44,12 @@ def test_a_checkpoint_is_not_a_state_nor_the_reverse(saved, tmp_path):
     state = checkpoints.save_state(tmp_path / "s", {}, {})
     with pytest.raises(FuncrobustError, match="no card inside"):
         checkpoints.read(state)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "{", '{"meta": 1}', '{"meta": {"step": []}}'])
+def test_a_damaged_state_is_no_step(tmp_path, text):
+    path = tmp_path / "state.safetensors"
+    save_file({"w": torch.ones(1)}, path, {"funcrobust.state": text})
+    assert checkpoints.step_of(path) is None
+    with pytest.raises(FuncrobustError):
+        checkpoints.load(path)

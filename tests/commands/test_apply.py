@@ -23,8 +23,9 @@ from funcrobust.report.console import Reporter
 def figures(digits_run, folder, task, *others, **options):
     run = str(digits_run[0])
     wanted = {} if "image" in options else {"examples": 20}
+    judge = None if task == "painting" else run  # of the digits' features there is none to ask
     given = apply.Apply(
-        task=task, checkpoints=(run, *others), judge=run, png=folder / "drawn.png", **wanted,
+        task=task, checkpoints=(run, *others), judge=judge, png=folder / "drawn.png", **wanted,
         **options,
     )  # fmt: skip
     with Reporter.silent() as reporter:
@@ -228,6 +229,7 @@ def test_from_the_command_line(digits_run, tmp_path):
         ("super-resolution", {"scale": 3}, "scale 3"),
         ("generation", {"image": (Path(__file__),)}, "leave --image out"),
         ("painting", {"feature": 999}, "below"),
+        ("painting", {"judge": "HERE"}, "--judge does nothing here: a feature is painted"),
         ("sketch", {"judge": "nobody"}, "nobody"),
         ("sketch", {"judge": "cifar10-standard-small"}, "other images"),
         ("translation", {"judge": "inception"}, "does not know the data's own classes"),
@@ -240,7 +242,9 @@ def test_what_does_not_fit_the_classifier_or_the_task(
     digits_run, tmp_path, monkeypatch, task, changes, word
 ):
     monkeypatch.chdir(tmp_path)
-    options = apply.Apply(task=task, checkpoints=(str(digits_run[0]),), **changes)
+    run = str(digits_run[0])
+    changes = {name: run if value == "HERE" else value for name, value in changes.items()}
+    options = apply.Apply(task=task, checkpoints=(run,), **changes)
     with Reporter.silent() as reporter, pytest.raises(fr.FuncrobustError, match=word):
         apply.run(options, reporter)
     assert not list(tmp_path.iterdir())
@@ -260,6 +264,7 @@ def test_what_does_not_fit_the_classifier_or_the_task(
         ("sketch", {"noise": 30.0}, "--noise does nothing here: it goes with TASK denoising"),
         ("sketch", {"remain": 0.1, "radius": 1.0}, "--remain does nothing here"),
         ("sketch", {"guidance": 0.1, "radius": 1.0}, "--guidance does nothing here"),
+        ("painting", {"feature": 0, "to": "5"}, "--to does nothing here: --feature"),
         ("painting", {"remain": 0.1, "feature": 1}, "a step size, radius or feature"),
     ],
 )  # fmt: skip

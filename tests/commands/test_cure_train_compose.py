@@ -15,6 +15,7 @@ from torch.func import grad
 
 import funcrobust as fr
 from funcrobust import checkpoints, data, models
+from funcrobust.commands.cure_train import recipe
 from funcrobust.commands.cure_train.assemble import assemble, input_scale
 from funcrobust.commands.cure_train.compose import Composition, Growth, points_of, training_attack
 from funcrobust.commands.cure_train.options import CureTrain, attack_names, regularisers
@@ -461,3 +462,11 @@ def test_a_presets_update_is_one_graph(digits):
         state, _ = update(state, training.batches(step))
         expected, _ = eager(expected, training.batches(step))
     assert largest_difference(state.params, expected.params) < 1e-3
+
+
+@pytest.mark.parametrize(("model", "said"), [("my:make", True), ("robustbench:X", False)])
+def test_whose_normalisation_is_said(model, said):
+    """A factory's network gets the data's, one of the zoo has its own."""
+    options = CureTrain.filled({"preset": "fast", "model": model})
+    line = recipe._headline(options, torch.device("cpu"))
+    assert ("normalised by the data's mean" in line) == said

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from problems import parsed, run_cli
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import funcrobust as fr
 from funcrobust import checkpoints, data
@@ -67,8 +68,11 @@ def test_a_search_in_half_precision_is_counted_in_single(digits_run):
     assert plain["search"] is None
     assert abs(found["robust"] - plain["robust"]) <= 0.1
     assert not [c for c in found["checks"] if c["passed"] is False and c["severity"] == "invalid"]
-    same = figures(digits_run, search="fp32", steps=10, epsilon=0.1)
-    assert same["robust"] == plain["robust"]
+    same = figures(digits_run, search="auto", steps=10, epsilon=0.1, device="cpu")
+    assert abs(same["robust"] - plain["robust"]) <= 0.1
+    for precision in ("fp32", "bf16"):
+        with pytest.raises(fr.FuncrobustError, match=f"--search {precision} does nothing here"):
+            evaluate.Evaluate(search=precision, precision=precision)
 
 
 def test_l2_square_from_pyautoattack_fools_and_stays_in_the_ball(digits_run):
@@ -224,6 +228,25 @@ def test_files_that_are_not_of_this_evaluation(digits_run, tmp_path):
         with pytest.raises(fr.FuncrobustError, match="no evaluation that was saved"):
             figures(digits_run, save=path)
         assert path.read_bytes() == junk, "nothing is lost"
+
+
+def test_another_network_under_the_same_name_is_another_evaluation(digits_run, tmp_path):
+    path, own = tmp_path / "kept.safetensors", tmp_path / "own"
+    module, card = checkpoints.load(str(digits_run[0]))
+    own.mkdir()
+    checkpoints.save(own, module.state_dict(), card)
+    first = figures(digits_run, checkpoint=str(own), save=path)
+    assert figures(digits_run, checkpoint=str(own), save=path)["robust"] == first["robust"]
+    other = {name: torch.zeros_like(t) for name, t in module.state_dict().items()}
+    checkpoints.save(own, other, card)
+    with pytest.raises(fr.FuncrobustError, match=r"another evaluation \(other sha256\)"):
+        figures(digits_run, checkpoint=str(own), save=path)
+    with safe_open(path, "pt") as file:
+        held = json.loads(file.metadata()["evaluation"])
+    del held["sha256"]  # as of a version before
+    save_file(load_file(path), path, {"evaluation": json.dumps(held)})
+    with pytest.raises(fr.FuncrobustError, match=r"another evaluation \(other sha256\)"):
+        figures(digits_run, checkpoint=str(own), save=path)
 
 
 NOISY = """

@@ -10,11 +10,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from pages import CHROMIUM, Seen, require_self_contained, require_shown_well
 from PIL import Image
 from problems import run_cli
 
-from funcrobust import data
+from funcrobust import checkpoints, data
 
 HOSTILE = "<script>\"'\n\x1b[1m&"
 
@@ -85,6 +86,16 @@ def test_none_and_json_alone(folder, tmp_path):
     assert "no runs in" in none.stdout
     piped = run_cli("runs", "--out", str(folder), "--json", "-")
     assert [run["name"] for run in json.loads(piped.stdout)["runs"]] == ["two", "one"]
+
+
+def test_a_place_at_home_is_written_there(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    shutil.copytree(folder, tmp_path / "home" / "runs")
+    (tmp_path / "here").mkdir()
+    done = run_cli("runs", "--out=~/runs", "--json=~/x.json", cwd=tmp_path / "here")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "home" / "x.json").read_text())["runs"]) == 2
+    assert not list((tmp_path / "here").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +209,26 @@ def test_runs_of_a_network_of_ones_own(tmp_path):
         assert ("warning: no images" in done.stdout) != shown
 
 
+def test_what_is_next_after_somebody_elses_network(digits_run, tmp_path):
+    """The commands run as they are printed; of two networks the foreign one is told its name."""
+    module, card = checkpoints.load(digits_run[0])
+    torch.save(module.net.state_dict(), tmp_path / "fd.pt")
+    size = "--test-examples 20 --evaluate-examples 20 --heldout-examples 10 --strips 0 --updates 1"
+    done = run_cli(
+        "psi-train", "--checkpoint", "fd.pt", "--model", card.model, "--dataset", "digits",
+        "--name", "one", *size.split(), cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = [line.split() for line in done.stdout.splitlines() if line.startswith("  funcrobust ")]
+    evaluate, generate, _ = (words[1:] for words in said)
+    assert evaluate == ["evaluate", "runs/one"]
+    told = ["--model", card.model, "--dataset", "digits"]
+    assert generate == ["generate", "fd.pt", "runs/one", *told]
+    for words in ([*evaluate, "--no-checks", "--no-page"], generate):
+        done = run_cli(*words, "--steps", "1", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
 def test_a_place_that_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
     done = run_cli("runs", "--out", str(tmp_path / "file"))
@@ -218,6 +249,7 @@ def test_a_place_that_is_no_folder(tmp_path):
         (("one", "two", "--page", "a.txt"), "--page must name a .html file"),
         (("one", "two", "--no-page", "--no-images"), "do nothing here: they are about the page"),
         (("one", "two", "--no-page", "--model", "a:b"), "do nothing here: they are about the page"),
+        (("one", "two", "--model", "nosuch:thing"), "--model does nothing here: neither run is of"),
         (("one", "two", "--modle", "a:b"), "unknown option: --modle. Did you mean --model?"),
     ],
 )

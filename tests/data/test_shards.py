@@ -95,6 +95,10 @@ def write(root, *members):
             r"val-000000\.tar, member a\.cls must hold the number of a class, not b'dog'",
         ),
         (
+            lambda r: write(r, ("a.jpg", b"x"), ("a.cls", b"9" * 20)),
+            r"val-000000\.tar, member a\.cls must hold a class below 100000, not 9{20}",
+        ),
+        (
             lambda r: write(r, ("a.jpg", b"x"), ("a.png", b"x"), ("a.cls", b"1")),
             r"val-000000\.tar has two images of the key a",
         ),

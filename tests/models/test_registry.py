@@ -129,3 +129,11 @@ def test_importing_models_is_light():
         "assert not {'torchvision', 'robustness', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "factory"),
+    [("preact-tiny", False, False), ("my.nets:make", True, True), ("robustbench:X", True, False)],
+)
+def test_what_a_name_means(name, code, factory):
+    assert (models.names_code(name), models.is_factory(name)) == (code, factory)

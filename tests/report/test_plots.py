@@ -7,10 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.report import change_row, curves, image_grid, plots
+from funcrobust.report.plots import series
 from funcrobust.report.plots.series import series_colour
 
 
@@ -195,3 +198,23 @@ def test_a_dollar_begins_no_formula(tmp_path):
     plots.image_grid([row], tmp_path / "b.png", column_labels=[name] * 2, title=name, caption=name)
     assert (tmp_path / "a.png").stat().st_size > 1000
     assert (tmp_path / "b.png").stat().st_size > 500
+
+
+@pytest.mark.parametrize(
+    ("label", "names", "percent"),
+    [
+        ("distance", [], False),
+        ("accuracy", [], True),
+        ("Success in %", [], True),
+        ("figures", ["clean", "pgd20"], True),
+        ("figures", ["clean", "loss"], False),
+        ("test accuracy", ["loss"], True),
+        ("pgd", ["test_worst_before"], True),
+        ("drift", ["drift", "heldout_drift"], False),
+        ("loss", ["train_loss_clean_rate"], False),
+    ],
+)
+def test_what_is_drawn_in_percent(label, names, percent):
+    axes = Figure().add_subplot()
+    series._scale(axes, label, names, [0.2, 0.5], [0, 1])
+    assert isinstance(axes.yaxis.get_major_formatter(), PercentFormatter) == percent

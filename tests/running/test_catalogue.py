@@ -13,10 +13,10 @@ import funcrobust as fr
 from funcrobust import core
 from funcrobust.commands.cure_train import CureTrain
 from funcrobust.commands.cure_train.compose import training_attack
-from funcrobust.commands.cure_train.options import attack_names, attacks, regularisers
+from funcrobust.commands.cure_train.options import attack_names, regularisers
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running import catalogue
-from funcrobust.running.catalogue import function, parameters
+from funcrobust.running.catalogue import attacks, function, parameters
 
 
 def test_the_attacks_and_regularisers_there_are():

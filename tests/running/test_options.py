@@ -197,6 +197,7 @@ def test_values_are_written_as_words(name, value, words):
     [
         ("h", "8/255", 8 / 255), ("seed", "3", 3), ("out", "a/b", Path("a/b")),
         ("many", ["a", "b"], (Path("a"), Path("b"))), ("weights", ["p=1/2"], {"p": 0.5}),
+        ("out", "~/a", Path.home() / "a"), ("many", ["~/b"], (Path.home() / "b",)),
     ],
 )  # fmt: skip
 def test_words_are_read_as_values(name, said, value):
@@ -213,3 +214,35 @@ def test_words_are_read_as_values(name, said, value):
 def test_words_that_are_no_values(name, said):
     with pytest.raises(FuncrobustError, match=f"--{name} must be"):
         options_of(ToyTrain)[name].read(said)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Options):
+    """Chosen."""
+
+    chosen_by = "preset"
+    preset: str = "plain"
+    h: float = 1.0
+    trades: Weight | None = None
+    hat: Annotated[Weight | None, Flag(off="--no-hat")] = None
+
+    @classmethod
+    def beneath(cls, given):
+        return {"h": 2.0, "trades": 5.0, "hat": 1.0} if given.get("preset") == "strong" else {}
+
+
+def test_a_preset_that_is_a_label_alone_is_refused_and_one_whose_values_are_given_is_not():
+    with pytest.raises(FuncrobustError, match="not the values of preset 'strong': build the"):
+        Chosen(preset="strong")
+    given = {"preset": "strong", "h": 1.0, "hat": None}
+    made = Chosen.filled(given | {"trades": 3.0})
+    assert (made.h, made.trades, made.hat) == (1.0, 3.0, None)
+    plain = Chosen(**given, trades=None)
+    assert replace(plain, quiet=True).h == 1.0
+
+
+def test_none_over_a_presets_value_needs_a_flag_that_says_it():
+    assert options_of(Chosen)["hat"].written(None) == ["--no-hat"]
+    with pytest.raises(FuncrobustError, match=r"--trades cannot be None over the preset's 5\.0"):
+        Chosen.filled({"preset": "strong", "trades": None})
+    assert Chosen.filled({"preset": "plain", "trades": None}).trades is None

@@ -15,6 +15,7 @@ from problems import parsed, run_cli
 
 from funcrobust.commands.cure_train import CureTrain, recipe
 from funcrobust.report import Reporter, RunFolder
+from funcrobust.running import run_report
 from funcrobust.running.config import from_config, to_config
 from funcrobust.running.run_report import Live, RunReport, gather, renew
 
@@ -67,6 +68,14 @@ def test_a_finished_run_in_the_order_of_weight(digits_run, tmp_path):
         assert at >= 0, f"{part} is not there, or not in its place"
     assert "Resume it" not in seen.text
     assert refreshes(seen) == []
+
+
+@pytest.mark.parametrize(
+    ("attack", "paper"), [("fgsm", "2001.03994"), ("rs-fgsm", "2001.03994"), ("pgd", "1706.06083")]
+)
+def test_the_papers_of_an_attack_by_whichever_name(attack, paper):
+    options = CureTrain.filled({"preset": "fast", "attack": attack})
+    assert f"{attack}, arXiv:{paper}" in run_report._papers(options)
 
 
 def test_its_pictures_are_the_runs_own(digits_run):

@@ -320,6 +320,23 @@ def test_a_folder_deleted_during_training_is_rescued(tmp_path, whole, monkeypatc
     equals(go(rescued), rescued, whole)
 
 
+def test_a_run_that_is_called_the_current_folder_is_rescued(tmp_path, whole, monkeypatch):
+    monkeypatch.setattr(holding.tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / "run"
+    stopped_at_update(folder, 5)
+    monkeypatch.chdir(folder)
+
+    def deleting(state, batch):
+        if int(state.step) == 8:
+            shutil.rmtree(folder)
+        return update(state, batch)
+
+    with pytest.raises(FuncrobustError, match="deleted or moved") as error:
+        go(Path(), make_plan(update=deleting, save_every=1e9))
+    monkeypatch.chdir(tmp_path)
+    equals(go(rescue_of(error)), rescue_of(error), whole)
+
+
 def test_a_disk_that_fills_up_during_training(tmp_path, whole, monkeypatch):
     monkeypatch.setattr(holding.tempfile, "tempdir", str(tmp_path))
     folder, full, fsync = tmp_path / "run", [], os.fsync

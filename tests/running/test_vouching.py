@@ -56,7 +56,7 @@ FOREIGN = [
     (CureTrain, {"model": "evilmod:make"}, "--model evilmod:make"),
     (CureTrain, {"model": "x:y; rm -rf z"}, "--model x:y; rm -rf z"),
     (CureTrain, {"data_dir": "/elsewhere"}, "--data-dir /elsewhere"),
-    (CureTrain, {"data_dir": "~/data"}, "--data-dir ~/data"),
+    (CureTrain, {"data_dir": "~/data"}, f"--data-dir {Path.home()}/data"),
     (CureTrain, {"dataset": "/etc/secrets.npz"}, "--dataset /etc/secrets.npz"),
     (CureTrain, {"dataset": "../a b"}, "--dataset ../a b"),
     (CureTrain, {"hat": 1.0, "helper": "../helper"}, "--helper ../helper"),
@@ -88,7 +88,7 @@ def test_what_a_file_may_not_choose_is_shown_and_taken_when_said_again(
     assert again.device == "cpu"
     found = resumed(again)
     for name, value in changes.items():
-        assert str(getattr(found, name)) == str(value)
+        assert str(getattr(found, name)) == str(value).replace("~/", f"{Path.home()}/")
 
 
 @pytest.mark.parametrize(
@@ -220,3 +220,13 @@ def test_an_option_of_another_type_is_refused_or_is_one(tmp_path, monkeypatch, c
         assert len(said) < 1000
         if found is not None:
             assert to_config(found)[name] == value
+
+
+def test_a_name_that_is_nothing_here_is_no_place_to_say_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    card = replace(CARD, dataset="mydata")
+    with pytest.raises(FuncrobustError, match="nothing called so: use --dataset FILE"):
+        dataset_for(None, card)
+    (tmp_path / "mydata").mkdir()
+    with pytest.raises(FuncrobustError, match="if it is right, say --dataset mydata"):
+        dataset_for(None, card)

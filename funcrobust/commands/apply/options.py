@@ -12,7 +12,7 @@ from funcrobust.core import applications
 from funcrobust.running.catalogue import Function, ParameterOf, function, parameter_of
 from funcrobust.running.groups import Drawing, Figures, Images, Machine
 from funcrobust.running.judge_names import JudgeOption
-from funcrobust.running.options import Choices, Count, Lies, unless
+from funcrobust.running.options import Acts, Choices, Count, Lies, unless
 from funcrobust.running.places import CheckpointName, Picture, require_there
 
 
@@ -26,6 +26,11 @@ def tasks() -> dict[str, Function]:
 
 def _tasks(parameter: str) -> ParameterOf:
     return parameter_of("task", tasks, parameter)
+
+
+_without_feature = Acts(
+    lambda options: options.feature is None, lambda _: "--feature takes its place"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +54,7 @@ class Apply(Figures, Images, Drawing, Machine):
     """
     image: tuple[Annotated[Path, Lies(require_there)], ...] = ()
     """Your own image, in place of the test set's; again and again."""
-    to: str | None = None
+    to: Annotated[str, _without_feature] | None = None
     """The class to go toward, by name or number."""
     examples: Annotated[Count, unless(image=...)] = 100
     """How many images, of the test set's at random."""

@@ -59,6 +59,10 @@ def apply(options: Apply, reporter: Reporter) -> Figures:
         for label, scene in zip(labels(loaded), scenes, strict=True)
     }
     _require_one_aim(plans)
+    if options.judge not in (None, "none") and all(p.wanted is None for p in plans.values()):
+        raise FuncrobustError(
+            "--judge does nothing here: a feature is painted, which is no class that it could see"
+        )
     announce(plans, scenes, options, reporter)
     made = {label: draw(plan, reporter) for label, plan in plans.items()}
     if not processes().first:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 import funcrobust as fr
-from funcrobust.commands.cure_train.options import CureTrain, attacks
+from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.core.attacks import fixed, from_images
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.catalogue import parameters
+from funcrobust.running.catalogue import attacks, parameters
 from funcrobust.running.restoring import carried, fitting_step
 
 PAPER_H = (0.1, 0.4, 0.8, 1.8, 3.0)

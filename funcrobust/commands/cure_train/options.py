@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.commands.cure_train.presets import PRESETS, fitting
 from funcrobust.core.errors import FuncrobustError, unknown_name
-from funcrobust.running.catalogue import Function, ParameterOf, functions, parameter_of
+from funcrobust.running.catalogue import Function, ParameterOf, attacks, functions, parameter_of
 from funcrobust.running.groups import Radius, Rate, Restored, Run, Schedule, of_another_norm
 from funcrobust.running.options import (
     Choices,
@@ -23,17 +23,8 @@ from funcrobust.running.options import (
 )
 from funcrobust.running.places import CheckpointName, DatasetName, Factory
 
-ALIASES = {"fgsm": "rs-fgsm", "pgd": "pgd-k"}
-"""Other names of attacks: the document family's, and the one that everybody uses."""
-
 NOT_ADDED = ("cure", "gradient-difference", "top-curvature", "linearity-error")
 """Functions beside the regularisers: the first two have flags of their own, the others measure."""
-
-
-def attacks() -> dict[str, Function]:
-    """Return the attacks by name."""
-    found = functions("core", "Attack")
-    return found | {alias: found[name] for alias, name in ALIASES.items()}
 
 
 def attack_names() -> tuple[str, ...]:

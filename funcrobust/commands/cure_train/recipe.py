@@ -15,6 +15,7 @@ from funcrobust.commands.cure_train.pictures import draw
 from funcrobust.commands.cure_train.presets import DOCUMENTED
 from funcrobust.core.network.functional import Buffers, Params
 from funcrobust.core.training.updates import State
+from funcrobust.models import is_factory
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import open_sink
@@ -127,7 +128,7 @@ def _within(
 
 def _headline(options: CureTrain, device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    own = ":" in options.model
+    own = is_factory(options.model)
     return (
         f"preset {options.preset} on {name}: {options.model}, {options.epochs} epochs of batch "
         f"{options.batch_size}, {options.opt} {options.lr_schedule} lr {options.lr_max:g}, "
@@ -256,7 +257,7 @@ class Work:
             ("clean", f"PGD-{steps}", f"and sharp PGD-{steps}", "training"),
             [(*(f"{share:.1%}" for share in found.values()), f"{seconds:.0f} s")],
         )
-        code = trusting(options.model)
+        code = trusting(options)
         say_what_is_next(
             run, reporter, f"evaluate {{run}}{code}", f"psi-train --checkpoint {{run}}{code}"
         )

@@ -39,9 +39,9 @@ def adversaries(
     if options.search is None:
         return found
     dtype = pick_dtype(options.search, device)
+    if dtype == pick_dtype(options.precision, device):  # by auto: another machine may differ
+        return found
     if dtype is None:
-        if pick_dtype(options.precision, device) is None:
-            return found
         raise FuncrobustError("--search fp32 beside --precision bf16: the network is in bf16")
     return {name: in_half(each, dtype, options.target is not None) for name, each in found.items()}
 

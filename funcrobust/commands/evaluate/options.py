@@ -89,10 +89,14 @@ class Evaluate(Figures, Images, Machine):
     --json -."""
 
     def check(self) -> None:
-        """Refuse a file that would not be read again."""
+        """Refuse a file that would not be read again, and a search that is none of its own."""
         super().check()
         if self.save is not None and self.save.suffix != ".safetensors":
             raise FuncrobustError(f"--save must name a .safetensors file, got {self.save}")
+        if self.search == self.precision:
+            raise FuncrobustError(
+                f"--search {self.search} does nothing here: it is what --precision says already"
+            )
 
     @property
     def paged(self) -> bool:

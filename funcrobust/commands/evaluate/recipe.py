@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from funcrobust import checkpoints
 from funcrobust.commands.evaluate import attacking, page, saving
 from funcrobust.commands.evaluate.aiming import aim
-from funcrobust.commands.evaluate.drawing import mean_of_draws
+from funcrobust.commands.evaluate.draws import mean_of_draws
 from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.core.evaluation import Adversary, Outcome, Run, correct
 from funcrobust.core.evaluation.autoattack import LEAST_CLASSES
@@ -75,8 +74,9 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
         numbers, x, labels = numbers[kept], x[kept], labels[kept]
     adversaries = attacking.adversaries(options, ball, card.num_classes, device)
     settings = {
-        "checkpoint": classifier.name, "model": card.model, "dataset": dataset.name,
-        "examples": len(y), "attack": "autoattack" if options.autoattack else options.attack,
+        "checkpoint": classifier.name, "sha256": classifier.sha256, "model": card.model,
+        "dataset": dataset.name, "examples": len(y),
+        "attack": "autoattack" if options.autoattack else options.attack,
         "attacks": list(adversaries), "constraint": constraint, "epsilon": epsilon,
         "steps": options.steps, "restarts": options.restarts,
         "step_size": attacking.step_size(options, ball), "seed": options.seed,
@@ -116,8 +116,7 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
         "mode": "evaluation" + _draws(settings), "device": str(device),
         "versions": versions(("funcrobust", "torch")),
         "dtype": "bfloat16 by autocast" if dtype else "float32",
-        "test_images": len(dataset.y_test), "sha256": _sha256(classifier),
-        "curves": curves.figures() if curves else None,
+        "test_images": len(dataset.y_test), "curves": curves.figures() if curves else None,
     }  # fmt: skip
     if options.json_file is not None:
         write_json(options.json_file, figures)
@@ -146,11 +145,6 @@ def _say_what_is_next(
         reporter.say("Next:")
     for each in more:
         reporter.say(f"  {as_command(each, places=True)}", whole=True)
-
-
-def _sha256(classifier: Classifier) -> str:
-    with classifier.file.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _attack(

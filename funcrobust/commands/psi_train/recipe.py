@@ -175,8 +175,14 @@ def _card(work: Work, notes: str) -> Card:
     """What travels with the weights."""
     options = work.options
     begun = options.checkpoint or default_checkpoint(STRONGEST)
+    card, dataset = work.card, work.dataset
+    if card.dataset == "unknown":  # somebody else's file, which does not say: it was this
+        card = replace(
+            card, dataset=dataset.name, image_shape=dataset.image_shape,
+            class_names=dataset.class_names,
+        )  # fmt: skip
     return replace(
-        renewed(work.card), command=as_command(options), seed=options.seed,
+        renewed(card), command=as_command(options), seed=options.seed,
         notes=f"psi-train from {begun}: {notes}", metrics={}, sha256="", fingerprint=(),
         restoring_step=options.step_size if options.restores else None,
     )  # fmt: skip
@@ -218,8 +224,11 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float], new: Card) -
     change = after["drift"] / before["drift"] - 1 if before["drift"] else 0.0
     reporter.say(f"held-out drift {change:+.1%}")
     begun = options.checkpoint or default_checkpoint(STRONGEST)
-    code = trusting(options.model)
+    code = both = trusting(options)
+    if options.model:  # begun may be a file that says nothing of itself
+        names = ("model", "dataset")
+        both = "".join(f" --{n} {shlex.quote(str(getattr(options, n)))}" for n in names)
     say_what_is_next(
-        run, reporter, f"evaluate {{run}}{code}", f"generate {shlex.quote(begun)} {{run}}{code}"
+        run, reporter, f"evaluate {{run}}{code}", f"generate {shlex.quote(begun)} {{run}}{both}"
     )
     return {f"{k}_before": v for k, v in before.items()} | after

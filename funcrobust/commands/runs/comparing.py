@@ -17,6 +17,7 @@ from funcrobust.commands.runs.options import Runs
 from funcrobust.core.errors import FuncrobustError, did_you_mean
 from funcrobust.core.losses import cross_entropy
 from funcrobust.core.perturbations.projected_gradient import pgd
+from funcrobust.models import names_code
 from funcrobust.reading import user_path
 from funcrobust.report import run_page
 from funcrobust.report.console import Reporter
@@ -53,6 +54,7 @@ STEPS, SHOWN = 20, 10
 def compare(options: Runs, reporter: Reporter) -> dict[str, Any]:
     """Show where two runs differ, in tables and on a page; return it."""
     runs = [RunFolder.open(_found(name, options.out)) for name in options.folders]
+    _require_code(options, runs)
     names = _names([run.path for run in runs])
     differ, figures = differing(runs), figures_of_both(runs)
     written = {name: [_written(name, v) for v in values] for name, values in figures.items()}
@@ -72,13 +74,22 @@ def compare(options: Runs, reporter: Reporter) -> dict[str, Any]:
     return found
 
 
+def _require_code(options: Runs, runs: Sequence[RunFolder]) -> None:
+    """Refuse a network's code where both runs are of networks known here."""
+    if options.model is not None and not any(map(_is_of_code, runs)):
+        raise FuncrobustError("--model does nothing here: neither run is of a network of your own")
+
+
+def _is_of_code(run: RunFolder) -> bool:
+    return names_code(str(run.config.get("model")))
+
+
 def _found(name: str, out: Path) -> Path:
     """Return the folder that is so called, here or in ``out``."""
-    here, there = user_path(name), user_path(out) / name
+    here, there = user_path(name), out / name
     if here.is_dir() or not there.is_dir():
         if not here.is_dir():
-            folder = user_path(out)
-            known = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+            known = [path.name for path in out.iterdir()] if out.is_dir() else []
             raise FuncrobustError(f"no run {name!r}{did_you_mean(name, known)}, here or in {out}")
         return here
     return there
@@ -173,7 +184,7 @@ def compared_images(
     Raises `FuncrobustError` where a network cannot be loaded, or they know other images.
     """
     device = torch.device("cpu")
-    own = [options.model if ":" in str(run.config.get("model")) else None for run in runs]
+    own = [options.model if _is_of_code(run) else None for run in runs]
     both = [
         load_classifier(str(run.path), device, reporter, model=model)
         for run, model in zip(runs, own, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from funcrobust.commands.runs.options import Runs
 from funcrobust.core.errors import FuncrobustError, visible
-from funcrobust.reading import unreadable, user_path
+from funcrobust.reading import unreadable
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import write_json
 from funcrobust.report.runs import CONFIG, METRICS, RESULT, RunFolder
@@ -61,7 +61,6 @@ def list_all(options: Runs, reporter: Reporter) -> dict[str, Any]:
 
 def summaries(out: Path) -> list[Summary]:
     """Return the runs of a folder, the oldest first; of none there is, none."""
-    out = user_path(out)
     try:
         paths = list(out.iterdir()) if os.path.lexists(out) else []
     except OSError as error:

@@ -63,7 +63,8 @@ def study(options: Study, reporter: Reporter) -> Rows:
         for name in names
         if name not in VARIANTS
     }
-    base, card, _, network = load_classifier(options.checkpoint, device, reporter)
+    before = load_classifier(options.checkpoint, device, reporter)
+    base, card = before.name, before.card
     for name, (_, other, *_) in found.items():
         if (other.image_shape, other.num_classes) != (card.image_shape, card.num_classes):
             raise FuncrobustError(
@@ -77,7 +78,7 @@ def study(options: Study, reporter: Reporter) -> Rows:
     bench = make_bench(options, judges, dataset, pick_dtype(options.precision, device), reporter)
     # The network before is the same in every study; a transfer may have been made anew.
     here = processes()
-    rows: Rows = {"before": here.same(known(options, base, bench).get("before", []))}
+    rows: Rows = {"before": here.same(known(options, before, bench).get("before", []))}
     for name in names:
         if name == "before" and rows["before"]:
             continue
@@ -86,9 +87,9 @@ def study(options: Study, reporter: Reporter) -> Rows:
             reporter.say(f"{name}, seed {seed}:" if trained else f"{name}:")
             step = None
             if name == "before":
-                model = network
+                model = before.model
             elif name == "published":
-                model = published(network, dataset, options)
+                model = published(before.model, dataset, options)
             else:
                 which = found.get(name)
                 if which is None:
@@ -97,7 +98,7 @@ def study(options: Study, reporter: Reporter) -> Rows:
                 _, its_card, _, model = which
                 step = its_card.restoring_step
             rows.setdefault(name, []).append(score(model, bench, step))
-            save(rows, options, base, bench)
+            save(rows, options, before, bench)
     tables(rows, bench)
     return rows
 

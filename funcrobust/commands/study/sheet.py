@@ -15,13 +15,14 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.files import atomic_write
 from funcrobust.reading import LARGEST_TEXT, parse_json, read_file
 from funcrobust.report import plots
+from funcrobust.running.classifier import Classifier
 from funcrobust.running.processes import processes
 
 Rows = dict[str, list[Any]]
 """By variant: what `score` found of each training."""
 
 
-def save(rows: Rows, options: Study, base: str, bench: Bench) -> None:
+def save(rows: Rows, options: Study, base: Classifier, bench: Bench) -> None:
     """Write the figures and the plots after every network: a study can be cut short."""
     if not processes().first:
         return
@@ -35,10 +36,11 @@ def save(rows: Rows, options: Study, base: str, bench: Bench) -> None:
     bench.reporter.say(f"figures  {options.out / 'study.json'}")
 
 
-def settings(options: Study, base: str, bench: Bench) -> dict[str, Any]:
-    """Return all that the figures depend on, besides the network they are of."""
+def settings(options: Study, base: Classifier, bench: Bench) -> dict[str, Any]:
+    """Return all that the figures depend on, besides the variants."""
     return {
-        "dataset": bench.dataset.name, "checkpoint": base, "judges": list(bench.judges),
+        "dataset": bench.dataset.name, "checkpoint": base.name, "sha256": base.sha256,
+        "judges": list(bench.judges),
         "l2_steps": list(MARKS), "gradient_steps": list(WHOLE),
         "claimed": list(CLAIMED), "images": options.images,
         "choosing": options.choosing, "examples": options.examples or len(bench.dataset.y_test),
@@ -48,7 +50,7 @@ def settings(options: Study, base: str, bench: Bench) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def known(options: Study, base: str, bench: Bench) -> Rows:
+def known(options: Study, base: Classifier, bench: Bench) -> Rows:
     """Return what an earlier study in the same folder found, with the same settings."""
     path = options.out / "study.json"
     if not path.exists():

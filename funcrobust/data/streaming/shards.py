@@ -16,6 +16,7 @@ import numpy as np
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.archives import reading
+from funcrobust.data.npz import MOST_CLASSES
 from funcrobust.data.streaming.encoded import Array, ShardImages, as_bytes
 
 IMAGES = ("jpg", "jpeg", "png")
@@ -144,4 +145,6 @@ def _split(name: str) -> tuple[str, str]:
 def _label(text: bytes, name: str) -> int:
     if not text.strip().isdigit():
         raise FuncrobustError(f"{name} must hold the number of a class, not {text!r}")
-    return int(text)
+    if (label := int(text)) >= MOST_CLASSES:
+        raise FuncrobustError(f"{name} must hold a class below {MOST_CLASSES}, not {label}")
+    return label

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.report.plots.figure import new_figure, save
+from funcrobust.report.records import is_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +40,6 @@ _COLOUR_WORDS = {
     "accuracy": BLUE,
 }
 _STYLES = (("-", "o", True), ("--", "s", False), (":", "^", True), ("-.", "D", False))
-_PERCENT_WORDS = frozenset({"accuracy", "acc", "percent"})
 
 
 def series_colour(name: str) -> str:
@@ -162,7 +162,7 @@ def _scale(
 
     _tick_at_wholes(axes, places)
     low, high = min(values), max(values)
-    if _is_percent(label, names):
+    if is_share(label) or (names and all(map(is_share, names))):
         whole = 1.0 if high <= 1 else 100.0
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=whole))
         axes.set_ylim(0, max(1e-3 * whole, min(1.02 * whole, 1.12 * high)))
@@ -180,12 +180,6 @@ def _tick_at_wholes(axes: Axes, places: Sequence[float]) -> None:
         # A run of one epoch has one tick: by default two at least are wanted, if by halves.
         locator = MaxNLocator(nbins=6, integer=True, min_n_ticks=1)
         axes.xaxis.set_major_locator(locator)
-
-
-def _is_percent(label: str, names: Sequence[str]) -> bool:
-    if "%" in label or _PERCENT_WORDS & set(_words(label)):
-        return True
-    return all(_PERCENT_WORDS & set(_words(name)) for name in names)
 
 
 def _is_rate(names: Sequence[str]) -> bool:
