@@ -125,7 +125,7 @@ def _made(
         try:
             with torch.device("meta"):
                 skeleton = make()
-                _require_fit(skeleton, named(skeleton), model, path)
+                require_fit(skeleton, named(skeleton), model, path)
         except (RuntimeError, OverflowError, TypeError) as error:
             raise FuncrobustError(
                 f"{path}: no {model} has such sizes: {one_line(error)}"
@@ -175,9 +175,7 @@ def _load_foreign(path: Path, model: str | None) -> tuple[nn.Module, Card]:
     mean, std = _pop_normalizer(tensors, model)
     channels, classes = _sizes(tensors, model)
     numbers = [_numbers(each, channels, path) for each in (mean, std)]
-    if (
-        models.is_factory(model) and mean is None
-    ):  # what prepared its images, if anything did, is in it
+    if models.is_factory(model) and mean is None:  # what prepares its images, if any, is in it
         numbers = [[0.0] * channels, [1.0] * channels]
     make = partial(
         models.build, model, num_classes=classes, in_channels=channels, mean=numbers[0],
@@ -216,9 +214,8 @@ def _sizes(tensors: Mapping[str, Tensor], model: str) -> tuple[int, int]:
 
 def _pop_normalizer(tensors: dict[str, Tensor], model: str) -> tuple[Tensor | None, Tensor | None]:
     """Take the normalisation out, by the names of robustness or of robustbench's zoo."""
-    zoo = {"mu", "sigma"} <= tensors.keys() and not models.is_factory(
-        model
-    )  # a factory's may be its own
+    own = models.is_factory(model)  # whose tensors may have these names, too
+    zoo = {"mu", "sigma"} <= tensors.keys() and not own
     mean, std = ("mu", "sigma") if zoo else ("normalizer.new_mean", "normalizer.new_std")
     return tensors.pop(mean, None), tensors.pop(std, None)
 
@@ -258,7 +255,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Pa
 
     Returns the network itself, in evaluation mode.
     """
-    _require_fit(network, tensors, model, path)
+    require_fit(network, tensors, model, path)
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:  # a number of float64 that is none in float32, say
@@ -267,7 +264,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Pa
     return network.eval()
 
 
-def _require_fit(network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Path) -> None:
+def require_fit(network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Path) -> None:
     expected = network.state_dict()
     misshaped = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
@@ -285,6 +282,13 @@ def _require_fit(network: nn.Module, tensors: Mapping[str, Tensor], model: str, 
         ],
     }
     if any(differences.values()):
+        whole = {f"net.{name}" for name in tensors} | {"mean", "std"}
+        if isinstance(network, models.Normalized) and whole == expected.keys():
+            raise FuncrobustError(
+                f"{path} holds the weights of a {model} without what normalises its images: if it "
+                "is to have none, give its module the attribute normalized = True; else save "
+                "funcrobust.models.Normalized(net, mean, std)"
+            )
         said = [f"{len(n)} {what} ({listing(n, 3)})" for what, n in differences.items() if n]
         raise FuncrobustError(
             f"{path} does not hold the weights of a {model}: {'; '.join(said)}: name the network "

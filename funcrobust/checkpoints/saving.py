@@ -26,7 +26,7 @@ from funcrobust.checkpoints.format import (
     to_json,
     write,
 )
-from funcrobust.checkpoints.loading import build, fill
+from funcrobust.checkpoints.loading import build, fill, require_fit
 from funcrobust.checkpoints.locate import destination
 from funcrobust.files import atomic_write
 from funcrobust.models import names_code
@@ -48,21 +48,26 @@ def save(
         tensors: parameters and buffers by their ``state_dict`` names, on any device and in any
             memory layout.
         card: embedded in the file, and written beside it as ``<stem>.json`` for people to read.
-            Its ``sha256`` and ``fingerprint`` are taken here, whatever it had.
+            Its ``sha256`` and ``fingerprint`` are taken here, whatever it had; its figures are as
+            you say: of weights that were trained on from a loaded card, say others, as in
+            ``dataclasses.replace(card, metrics={}, command="", notes="from ...")``.
         network: what the tensors are of, on any device; it is not changed. By default it is built
             by the card's ``model``, unless that is a ``package.module:factory`` or of the zoo: a
             card calls no code.
 
     The fingerprint is of the tensors as they are stored, so that a file in float16 has its own. It
-    is left empty where there is none: without a network, or with one that the tensors do not fit,
-    that fails on the CPU, or that draws at random in evaluation mode.
+    is left empty where there is none: without a network, or with one that fails on the CPU, or
+    that draws at random in evaluation mode.
 
     Either the whole new file is there afterwards or the old one is untouched.
 
-    Raises `FuncrobustError` for NaN or infinite values and for files that cannot be written.
+    Raises `FuncrobustError` for NaN or infinite values, tensors that are not those of the
+    ``network``, and files that cannot be written.
     """
     path = destination(path, "checkpoint")
     check_finite(tensors, path)
+    if network is not None:
+        require_fit(network, tensors, type(network).__name__, path)
     stored = copies(tensors, path)
     taken = _taken(network, stored, card, path)
     card = dataclasses.replace(card, sha256=digest(stored), fingerprint=taken)

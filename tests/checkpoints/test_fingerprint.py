@@ -200,6 +200,26 @@ def test_a_factory_whose_code_has_changed(factory, monkeypatch, name, value):
         checkpoints.load(path, model=card.model)
 
 
+def test_tensors_that_are_not_the_networks_are_not_saved(factory, tmp_path):
+    """They would be found not to fit when the file is read, and then it is too late."""
+    _, card, network = factory
+    half = {name: t for name, t in network.state_dict().items() if "running" not in name}
+    assert half.keys() < network.state_dict().keys()
+    with pytest.raises(FuncrobustError, match=r"missing \(.*running_mean"):
+        checkpoints.save(tmp_path / "half", half, card, network=network)
+    assert not list(tmp_path.glob("half*"))
+
+
+def test_weights_without_what_normalises(factory, tmp_path):
+    """A factory's network is wrapped unless it says that it normalises: the file's is not."""
+    _, card, network = factory
+    inner = {n.removeprefix("net."): t for n, t in network.state_dict().items()}
+    inner = {name: t for name, t in inner.items() if name not in ("mean", "std")}
+    path = checkpoints.save(tmp_path / "inner", inner, card)
+    with pytest.raises(FuncrobustError, match=r"attribute normalized = True; else save"):
+        checkpoints.load(path, model=card.model)
+
+
 def test_a_factory_that_fails_on_its_images(factory):
     _, card, network = factory
     path = checkpoints.save("own", network.state_dict(), card, network=network)
