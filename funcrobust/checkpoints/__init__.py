@@ -3,7 +3,7 @@
 from funcrobust.checkpoints.card import Card, renewed
 from funcrobust.checkpoints.foreign import read_foreign
 from funcrobust.checkpoints.format import read
-from funcrobust.checkpoints.loading import load, needs_model
+from funcrobust.checkpoints.loading import load
 from funcrobust.checkpoints.locate import resolve, shipped
 from funcrobust.checkpoints.saving import save
 from funcrobust.checkpoints.state import load_state, save_state, step_of
@@ -14,7 +14,6 @@ __all__ = [
     "is_zoo",
     "load",
     "load_state",
-    "needs_model",
     "read",
     "read_foreign",
     "renewed",

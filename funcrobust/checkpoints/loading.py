@@ -20,6 +20,7 @@ from funcrobust.checkpoints.state import read_network, step_of
 from funcrobust.checkpoints.zoo import fitted, is_zoo, locate, zoo_card
 from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.data.progress import Progress, silent
+from funcrobust.models.registry import is_factory, names_code
 from funcrobust.models.robustbench_zoo import ZooEntry, zoo_entry
 
 
@@ -68,7 +69,7 @@ def load(
     tensors, card = _read(path, verify=verify)
     if model not in (None, card.model):
         raise FuncrobustError(f"{path} holds a {card.model}, not a {model}: leave model= out")
-    if models.names_code(card.model) and model is None:
+    if names_code(card.model) and model is None:
         raise FuncrobustError(
             f"{path} needs the code {card.model!r}: if you trust it, say so with "
             f"--model {shlex.quote(card.model)} (in Python: model={card.model!r})"
@@ -89,7 +90,7 @@ def needs_model(path_or_name: str | Path) -> bool:
     if is_zoo(path_or_name):
         return False
     path = resolve(path_or_name)
-    return path.suffix != SUFFIX or models.names_code(_read(path, verify=False)[1].model)
+    return path.suffix != SUFFIX or names_code(_read(path, verify=False)[1].model)
 
 
 def _read(path: Path, *, verify: bool) -> tuple[dict[str, Tensor], Card]:
@@ -117,7 +118,7 @@ def _made(
     ``named(network)`` are these by the network's names. Ours is first made without memory. The code
     of a factory is called once only: it is told no number of classes that no tensor has.
     """
-    if models.names_code(model):  # the zoo's too: it need not know torch's meta device
+    if names_code(model):  # the zoo's too: it need not know torch's meta device
         largest = max((max(t.shape, default=0) for t in tensors.values() if t.numel()), default=0)
         if classes > max(largest, 10_000):
             raise FuncrobustError(f"{path} says {classes} classes, and no tensor has such a size")
@@ -175,7 +176,7 @@ def _load_foreign(path: Path, model: str | None) -> tuple[nn.Module, Card]:
     mean, std = _pop_normalizer(tensors, model)
     channels, classes = _sizes(tensors, model)
     numbers = [_numbers(each, channels, path) for each in (mean, std)]
-    if models.is_factory(model) and mean is None:  # what prepares its images, if any, is in it
+    if is_factory(model) and mean is None:  # what prepares its images, if any, is in it
         numbers = [[0.0] * channels, [1.0] * channels]
     make = partial(
         models.build, model, num_classes=classes, in_channels=channels, mean=numbers[0],
@@ -202,7 +203,7 @@ def _sizes(tensors: Mapping[str, Tensor], model: str) -> tuple[int, int]:
     network the file's own order is all there is.
     """
     order = list(tensors)
-    if not models.is_factory(model):
+    if not is_factory(model):
         with torch.device("meta"):
             inner = (name.removeprefix("net.") for name in models.build(model).state_dict())
             order = [n for name in inner for n in (name, f"net.{name}") if n in tensors]
@@ -214,7 +215,7 @@ def _sizes(tensors: Mapping[str, Tensor], model: str) -> tuple[int, int]:
 
 def _pop_normalizer(tensors: dict[str, Tensor], model: str) -> tuple[Tensor | None, Tensor | None]:
     """Take the normalisation out, by the names of robustness or of robustbench's zoo."""
-    own = models.is_factory(model)  # whose tensors may have these names, too
+    own = is_factory(model)  # whose tensors may have these names, too
     zoo = {"mu", "sigma"} <= tensors.keys() and not own
     mean, std = ("mu", "sigma") if zoo else ("normalizer.new_mean", "normalizer.new_std")
     return tensors.pop(mean, None), tensors.pop(std, None)
@@ -237,7 +238,7 @@ def _foreign_card(
     channels, classes = sizes
     size = models.usual_image_size(model)
     layer = network if isinstance(network, models.Normalized) else None
-    assumed = "its own" if models.is_factory(model) else "assumed, the file has none"
+    assumed = "its own" if is_factory(model) else "assumed, the file has none"
     origin = "from the file" if normalizer else assumed
     return Card(
         model=model,

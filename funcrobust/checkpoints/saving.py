@@ -29,7 +29,7 @@ from funcrobust.checkpoints.format import (
 from funcrobust.checkpoints.loading import build, fill, require_fit
 from funcrobust.checkpoints.locate import destination
 from funcrobust.files import atomic_write
-from funcrobust.models import names_code
+from funcrobust.models.registry import names_code
 
 
 def save(

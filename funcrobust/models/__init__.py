@@ -9,9 +9,9 @@ from funcrobust.models.normalized import (
     IMAGENET_STD,
     Normalized,
 )
-from funcrobust.models.registry import build, is_factory, names, names_code, usual_image_size
+from funcrobust.models.registry import build, names, usual_image_size
 
 __all__ = [
     "CIFAR10_MEAN", "CIFAR10_STD", "IMAGENET_MEAN", "IMAGENET_STD", "Normalized", "build", "head",
-    "import_robustness", "is_factory", "names", "names_code", "representation", "usual_image_size",
+    "import_robustness", "names", "representation", "usual_image_size",
 ]  # fmt: skip

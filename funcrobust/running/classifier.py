@@ -13,12 +13,13 @@ from torch import nn
 
 from funcrobust import checkpoints
 from funcrobust.checkpoints import Card, save
+from funcrobust.checkpoints.loading import needs_model
 from funcrobust.checkpoints.zoo import is_zoo, locate
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Buffers, Functional, Params, functionalize
 from funcrobust.data.progress import Progress, silent
 from funcrobust.judging import Judge, as_judge
-from funcrobust.models import is_factory
+from funcrobust.models.registry import is_factory
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import shortest
 from funcrobust.report.runs import RunFolder
@@ -132,7 +133,7 @@ def load_all(
     ``model`` is for those that need it; where none does, each compares it with its own.
     """
     every = tuple(names) or (None,)
-    needy = [name for name in every if model and name and checkpoints.needs_model(name)] or every
+    needy = [name for name in every if model and name and needs_model(name)] or every
     return [
         load_classifier(name, device, reporter, model=model if name in needy else None)
         for name in every

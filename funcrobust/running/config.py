@@ -169,7 +169,7 @@ def _chosen(options: Options) -> dict[str, Any]:
 
 def trusting(options: object) -> str:
     """Return what a command must say of a run's code and data, for a file may not choose them."""
-    from funcrobust.models import names_code
+    from funcrobust.models.registry import names_code
 
     model: str | None = getattr(options, "model", None)
     dataset: str | None = getattr(options, "dataset", None)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _is_code(value: str, _folder: Path) -> bool:
-    from funcrobust.models import names_code
+    from funcrobust.models.registry import names_code
 
     return names_code(value)
 

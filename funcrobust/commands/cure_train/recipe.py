@@ -15,7 +15,7 @@ from funcrobust.commands.cure_train.pictures import draw
 from funcrobust.commands.cure_train.presets import DOCUMENTED
 from funcrobust.core.network.functional import Buffers, Params
 from funcrobust.core.training.updates import State
-from funcrobust.models import is_factory
+from funcrobust.models.registry import is_factory
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import open_sink

@@ -17,7 +17,7 @@ from funcrobust.commands.runs.options import Runs
 from funcrobust.core.errors import FuncrobustError, did_you_mean
 from funcrobust.core.losses import cross_entropy
 from funcrobust.core.perturbations.projected_gradient import pgd
-from funcrobust.models import names_code
+from funcrobust.models.registry import names_code
 from funcrobust.reading import user_path
 from funcrobust.report import run_page
 from funcrobust.report.console import Reporter
