@@ -52,8 +52,9 @@ def largest_to_one(x: Tensor) -> Tensor:
 def unit(x: Tensor) -> Tensor:
     """x/‖x‖₂ per example, with its derivative; 0, with a finite derivative, where x = 0.
 
-    Of length 1 however small x is: the squares of a confident network's gradients underflow, and
-    steps too short to matter would pass for robustness. So the largest entry is made 1 first.
+    Of length 1 however small x is, down to the smallest normal number (1e-38 in float32): the
+    squares of a confident network's gradients underflow, and steps too short to matter would pass
+    for robustness. So the largest entry is made 1 first.
     """
     scaled = largest_to_one(x)
     return scaled / per_example(squared_norm(scaled), x).clamp_min(0.5).sqrt()

@@ -53,7 +53,7 @@ def fourier(*, decay: float = 0.0, bounds: tuple[float, float] = IMAGES) -> Ball
 
         logit(x) ← logit(x) + size · F⁻¹( s² ⊙ F( ∂ℓ/∂logit(x) ) )
 
-    so images (B, C, H, W) stay strictly inside their ``bounds``, and no ball confines them.
+    so images (B, C, H, W) stay inside their ``bounds``, and no ball confines them.
     s = f^(−``decay``) with the mean of s² at 1: 0 is the parameterisation of ``robustness``
     (``constraint='fourier'``, whose call of the old ``torch.irfft`` no longer exists); 1 is the
     decorrelated one of Olah et al. 2017 ("Feature visualization", preconditioning), which draws

@@ -26,7 +26,7 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": lambda moved: moved.norm(dim=1),
     "linf": lambda moved: moved.abs().amax(1),
 }
-"""Of the rows of (N, d): (N,) float64. L0 counts the numbers that differ, each channel's own."""
+"""Of the rows of (N, d): (N,). L0 counts the numbers that differ, each channel's own."""
 
 
 def norm_in(ball: Linf | L2, moved: Tensor) -> Tensor:
