@@ -12,29 +12,23 @@ from torch import Tensor
 
 from funcrobust import checkpoints
 from funcrobust.commands.evaluate import attacking, page, saving
-from funcrobust.commands.evaluate.aiming import aim
-from funcrobust.commands.evaluate.draws import mean_of_draws
 from funcrobust.commands.evaluate.options import Evaluate
+from funcrobust.commands.evaluate.subject import Subject, settings_of, subject_of
 from funcrobust.core.evaluation import Adversary, Outcome, Run, correct
 from funcrobust.core.evaluation.autoattack import LEAST_CLASSES
 from funcrobust.core.evaluation.checks import CHECKS, TWICE, Case, Check
 from funcrobust.core.evaluation.ensemble import attack_the_standing, look
 from funcrobust.core.evaluation.verdict import Verdict, interval, verdict
 from funcrobust.core.images import as_float
-from funcrobust.core.network.functional import Params, Predict, autocast
+from funcrobust.core.network.functional import Params, Predict
 from funcrobust.environment import versions
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import write_json
 from funcrobust.running.classifier import STRONGEST, Classifier, load_classifier
 from funcrobust.running.config import as_command
-from funcrobust.running.dataset import chosen_test_images, load_known
-from funcrobust.running.groups import of_another_norm
-from funcrobust.running.machine import pick_device, pick_dtype
-from funcrobust.running.measuring import evaluating
 from funcrobust.running.options import written_number
 from funcrobust.running.places import AUTO
 from funcrobust.running.processes import processes
-from funcrobust.running.threat import pick_ball
 
 CHUNK = 500
 """Examples that go through all attacks before the next: what can be lost is one attack on one."""
@@ -48,62 +42,27 @@ SAVE_EVERY = 60.0
 
 def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     """Measure, check, judge and show; return the figures."""
-    device = pick_device(options.device)
-    classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
-    card = classifier.card
-    constraint = options.constraint or card.constraint
-    if constraint != card.constraint and options.epsilon is None:
-        raise of_another_norm("the checkpoint's ", card.epsilon, card.constraint, constraint)
-    epsilon = card.epsilon if options.epsilon is None else options.epsilon
-    if card.dataset == "unknown" and options.epsilon is None:
-        said = f"{constraint}, ε = {written_number(epsilon)}"
-        reporter.say(f"no threat model is known of it: {said}, unless --epsilon says another")
-    ball = pick_ball(constraint, epsilon)
-    dataset = load_known(options, card, reporter).to(device)
-    numbers, x, labels = chosen_test_images(dataset, options.examples, options.seed)
-    model = classifier.model
-    dtype = pick_dtype(options.precision, device)
-    predict = evaluating(model, model.buffers, dtype)
-    if options.draws is not None:
-        predict = autocast(mean_of_draws(model, options.draws, options.seed, x[:2]), dtype)
-    y, targeted = labels, options.target is not None
-    if options.target is not None:
-        kept, y = aim(
-            options.target, predict, model.params, dataset, numbers, x, labels, options.seed
-        )
-        numbers, x, labels = numbers[kept], x[kept], labels[kept]
-    adversaries = attacking.adversaries(options, ball, card.num_classes, device)
-    settings = {
-        "checkpoint": classifier.name, "sha256": classifier.sha256, "model": card.model,
-        "dataset": dataset.name, "examples": len(y),
-        "attack": "autoattack" if options.autoattack else options.attack,
-        "attacks": list(adversaries), "constraint": constraint, "epsilon": epsilon,
-        "steps": options.steps, "restarts": options.restarts,
-        "step_size": attacking.step_size(options, ball), "seed": options.seed,
-        "precision": options.precision, "search": options.search, "target": options.target,
-        "draws": options.draws,
-    }  # fmt: skip
+    subject = subject_of(options, reporter)
+    classifier, device, targeted = subject.classifier, subject.y.device, options.target is not None
+    classes, there = classifier.card.num_classes, len(subject.dataset.y_test)
+    adversaries = attacking.adversaries(options, subject.ball, classes, device)
+    settings = settings_of(options, subject, list(adversaries))
     began = time.perf_counter()
-    outcome = _attack(
-        options, settings, predict, model.params, x, y, numbers, adversaries, reporter
-    )
+    outcome = _attack(options, settings, subject, adversaries, reporter)
     seconds = time.perf_counter() - began
     if not processes().first:
         return {}
-    case = Case(
-        predict, model.params, as_float(x), y, ball, outcome, numbers, seed=options.seed,
-        step_size=attacking.step_size(options, ball), stronger=attacking.stronger(options, ball),
-        surrogate=_surrogate(classifier, device, reporter) if options.checks else None,
-        targeted=targeted,
-    )  # fmt: skip
+    case = _case(options, subject, outcome, reporter)
     checks = _checked(case, reporter) if options.checks else []
     not_tried = () if options.autoattack else ("AutoAttack (--autoattack)",)
     if targeted:  # AutoAttack has no one target
         not_tried = ("other attacks toward the target",)
     judged = verdict(checks, not_tried) if options.checks else None
-    accuracy = correct(predict, model.params, x, labels) if targeted else outcome.clean
+    accuracy = outcome.clean
+    if targeted:
+        accuracy = correct(subject.predict, subject.params, subject.x, subject.labels)
     found = _aimed(outcome, accuracy) if targeted else _figures(outcome, list(adversaries))
-    _show(classifier, settings, outcome, accuracy, checks, judged, dataset, reporter)
+    _show(classifier, settings, outcome, accuracy, checks, judged, subject.dataset, reporter)
     asked = not targeted and (options.paged or options.json_file is not None)
     curves = page.measure_curves(case, reporter) if asked else None
     figures = {
@@ -115,13 +74,13 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
         "normalisation": "inside the network; the ball is in units of [0, 1]",
         "mode": "evaluation" + _draws(settings), "device": str(device),
         "versions": versions(("funcrobust", "torch")),
-        "dtype": "bfloat16 by autocast" if dtype else "float32",
-        "test_images": len(dataset.y_test), "curves": curves.figures() if curves else None,
+        "dtype": "bfloat16 by autocast" if subject.dtype else "float32",
+        "test_images": there, "curves": curves.figures() if curves else None,
     }  # fmt: skip
     if options.json_file is not None:
         write_json(options.json_file, figures)
     random = any(check.passed is False and check.name == TWICE for check in checks)
-    _say_what_is_next(options, card.num_classes, len(dataset.y_test), random, reporter)
+    _say_what_is_next(options, classes, there, random, reporter)
     if options.paged and curves:
         page.leave(options, classifier, case, figures, curves, reporter)
     return figures
@@ -148,12 +107,14 @@ def _say_what_is_next(
 
 
 def _attack(
-    options: Evaluate, settings: dict[str, Any], predict: Predict, params: Params, x: Tensor,
-    y: Tensor, numbers: Tensor, adversaries: dict[str, Adversary], reporter: Reporter,
+    options: Evaluate, settings: dict[str, Any], subject: Subject,
+    adversaries: dict[str, Adversary], reporter: Reporter,
 ) -> Outcome:  # fmt: skip
     """Run the attacks in turn on a chunk of examples after another, going on where a file says."""
     targeted = options.target is not None
-    outcome = look(predict, params, x, y, targeted=targeted)
+    predict, params = subject.predict, subject.params
+    y, numbers = subject.y, subject.numbers
+    outcome = look(predict, params, subject.x, y, targeted=targeted)
     stage = torch.zeros_like(y)
     if options.save is not None and options.save.exists():
         outcome, stage = saving.taken_up(options.save, settings, numbers, y, outcome)
@@ -199,6 +160,18 @@ def _attack(
         raise
     keep()
     return outcome
+
+
+def _case(options: Evaluate, subject: Subject, outcome: Outcome, reporter: Reporter) -> Case:
+    """Return what the checks look at."""
+    ball, device = subject.ball, subject.y.device
+    return Case(
+        subject.predict, subject.params, as_float(subject.x), subject.y, ball, outcome,
+        subject.numbers, seed=options.seed, step_size=attacking.step_size(options, ball),
+        stronger=attacking.stronger(options, ball),
+        surrogate=_surrogate(subject.classifier, device, reporter) if options.checks else None,
+        targeted=options.target is not None,
+    )  # fmt: skip
 
 
 def _surrogate(
