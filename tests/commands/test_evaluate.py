@@ -318,3 +318,48 @@ def test_figures_alone_on_standard_output(digits_run):
     result = run_cli("evaluate", str(digits_run[0]), *size, "--json", "-")
     assert json.loads(result.stdout)["examples"] == 30
     assert set(OWN) <= set(evaluate.options.attack_names())
+
+
+NAN = """
+import torch
+from torch import nn
+
+
+class Now(nn.Module):
+    normalized = True
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        logits = self.linear(x.flatten(1))
+        return torch.where(x.mean((1, 2, 3))[:, None] > 0.31, torch.nan, logits)
+
+
+def factory():
+    return Now()
+"""
+
+
+def test_logits_that_are_nan_are_no_class(tmp_path, monkeypatch):
+    """Nor the class 0, which argmax makes of them; and what was saved is gone on from."""
+    (tmp_path / "now_and_then.py").write_text(NAN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    network = __import__("now_and_then").factory()
+    card = checkpoints.Card(
+        model="now_and_then:factory", num_classes=10, image_shape=(1, 8, 8), mean=(0.0,),
+        std=(1.0,), dataset="digits", epsilon=0.05,
+    )  # fmt: skip
+    path = checkpoints.save(tmp_path / "n", network.state_dict(), card, network=network)
+    saved = tmp_path / "kept.safetensors"
+    words = (
+        "evaluate", str(path), "--model", card.model, "--examples", "60", "--steps", "2", "--save",
+        str(saved), "--no-checks", "--page", str(tmp_path / "page.html"),
+    )  # fmt: skip
+    assert run_cli(*words).returncode == 0
+    held = load_file(saved)
+    assert set(held["predicted"][held["predicted"] < 0].tolist()) == {-1}
+    assert (held["fell_to"][held["predicted"] < 0] >= 0).all(), "it is right about none of them"
+    assert "none (NaN)" in (tmp_path / "page.html").read_text()
+    assert "60 examples are done" in run_cli(*words).stdout

@@ -292,4 +292,6 @@ def _triple(card: Card, case: Case, i: int, factor: float, attacks: Sequence[str
 
 def _class_name(card: Card, number: int) -> str:
     names = card.class_names
+    if number < 0:
+        return "none (NaN)"
     return str(names[number]) if number < len(names) else f"class {number}"

@@ -64,7 +64,7 @@ def taken_up(
     within = (
         ((held["fell_to"] >= -1) & (held["fell_to"] <= attacks)).all()
         and ((held["stage"] >= 0) & (held["stage"] <= attacks)).all()
-        and (held["predicted"] >= 0).all()
+        and (held["predicted"] >= -1).all()  # of NaN, no class
         and held["images"].dtype == torch.float32
         and ((held["images"] >= 0) & (held["images"] <= 1)).all()
     )
