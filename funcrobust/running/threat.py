@@ -8,6 +8,12 @@ from funcrobust.core.balls.l2 import l2
 from funcrobust.core.balls.linf import linf
 from funcrobust.core.balls.unconstrained import unconstrained
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.running.options import written_number
+
+
+def written_threat(constraint: str, radius: float) -> str:
+    """Write a threat model as in linf ε = 8/255."""
+    return f"{constraint} ε = {written_number(radius)}"
 
 
 def pick_ball(constraint: str, radius: float) -> Ball:

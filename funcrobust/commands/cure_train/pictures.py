@@ -13,7 +13,7 @@ from funcrobust.core.perturbations.projected_gradient import pgd
 from funcrobust.report import plots
 from funcrobust.report.runs import RunFolder
 from funcrobust.running.dataset import first_of_each_class
-from funcrobust.running.options import written_number
+from funcrobust.running.threat import written_threat
 
 
 def draw(
@@ -47,7 +47,7 @@ def draw(
         run.file("adversarial.png"),
         column_labels=[f"{names[c]}\n{b} → {a}" for c, b, a in
                        zip(y.tolist(), before, after, strict=True)],
-        title=f"{options.model} under {options.constraint} ε = {written_number(options.epsilon)}",
+        title=f"{options.model} under {written_threat(options.constraint, options.epsilon)}",
         caption="Under each true class: predicted on the test image → predicted after the attack. "
         "Gray in the last row is no change.",
     )  # fmt: skip

@@ -40,7 +40,7 @@ from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
 from funcrobust.running.run_report import RunReport
 from funcrobust.running.state import Kept
-from funcrobust.running.threat import pick_ball
+from funcrobust.running.threat import pick_ball, written_threat
 
 WATCHED_STEPS = 10
 """Of the attacks after every epoch."""
@@ -253,7 +253,7 @@ class Work:
         draw(options, predict, params, self.dataset, self.training.ball, run)
         reporter.table(
             f"cure-train: {options.model} on {self.dataset.name}, {which}, "
-            f"{options.constraint} ε = {written_number(options.epsilon)}",
+            + written_threat(options.constraint, options.epsilon),
             ("clean", f"PGD-{steps}", f"and sharp PGD-{steps}", "training"),
             [(*(f"{share:.1%}" for share in found.values()), f"{seconds:.0f} s")],
         )

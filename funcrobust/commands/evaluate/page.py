@@ -33,6 +33,7 @@ from funcrobust.running.config import as_command
 from funcrobust.running.options import written_number
 from funcrobust.running.places import AUTO
 from funcrobust.running.run_report import EVALUATION, own_file, renew
+from funcrobust.running.threat import written_threat
 
 FILE = "evaluation.html"
 
@@ -159,8 +160,9 @@ def compose(
     shares = [("no attack", figures["clean"], figures["clean_interval"]), *attacks]
     in_turn = " in turn; each row is what is left after it and those above" * (len(attacks) > 1)
     again = replace(options, checkpoint=classifier.name, save=None)
+    threat = written_threat(figures["constraint"], figures["epsilon"])
     return report.Page(
-        title=f"Evaluation of {classifier.label} against {_threat(figures)}",
+        title=f"Evaluation of {classifier.label} against {threat}",
         meaning=MEANING[word].format(robust=report.percent(figures["robust"])),
         verdict=word or "no verdict", because=because, mark=VERDICTS[word],
         shares=[report.Share(name, value, *bounds) for name, value, bounds in shares],
@@ -181,10 +183,6 @@ def compose(
     )  # fmt: skip
 
 
-def _threat(figures: dict[str, Any]) -> str:
-    return f"{figures['constraint']}, ε = {written_number(figures['epsilon'])}"
-
-
 def _which(figures: dict[str, Any]) -> str:
     n, there = figures["examples"], figures["test_images"]
     if n == there:
@@ -201,7 +199,8 @@ def _facts(options: Evaluate, classifier: Classifier, figures: dict[str, Any]) -
     return {
         "classifier": f"{classifier.name} ({figures['model']})",
         "its file's SHA-256": figures["sha256"],
-        "threat model": f"{_threat(figures)}, of images in [0, 1]",
+        "threat model": written_threat(figures["constraint"], figures["epsilon"])
+        + ", of images in [0, 1]",
         "attacks": ", then ".join(figures["attacks"]) + (f" ({', '.join(given)})" if given else ""),
         "examples": _which(figures)
         + f", drawn by seed {figures['seed']}" * (figures["examples"] < figures["test_images"]),

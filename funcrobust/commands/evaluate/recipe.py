@@ -26,9 +26,9 @@ from funcrobust.report.console import Reporter
 from funcrobust.report.records import write_json
 from funcrobust.running.classifier import STRONGEST, Classifier, load_classifier
 from funcrobust.running.config import as_command
-from funcrobust.running.options import written_number
 from funcrobust.running.places import AUTO
 from funcrobust.running.processes import processes
+from funcrobust.running.threat import written_threat
 
 CHUNK = 500
 """Examples that go through all attacks before the next: what can be lost is one attack on one."""
@@ -243,7 +243,7 @@ def _show(
     which = f"all {n} test images" if n == there else f"{n} random test images of {there}"
     reporter.table(
         f"{classifier.label}: {settings['model']} on {dataset.name}, {which}, "
-        f"{settings['constraint']} ε = {written_number(settings['epsilon'])}"
+        + written_threat(settings["constraint"], settings["epsilon"])
         + ("" if target is None else f", target {target}")
         + _draws(settings),
         ("", "accuracy" if target is None else "share", "95 % interval"),

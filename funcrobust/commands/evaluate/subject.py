@@ -21,8 +21,7 @@ from funcrobust.running.dataset import chosen_test_images, load_known
 from funcrobust.running.groups import of_another_norm
 from funcrobust.running.machine import pick_device, pick_dtype
 from funcrobust.running.measuring import evaluating
-from funcrobust.running.options import written_number
-from funcrobust.running.threat import pick_ball
+from funcrobust.running.threat import pick_ball, written_threat
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _threat(options: Evaluate, classifier: Classifier, reporter: Reporter) -> tu
         raise of_another_norm("the checkpoint's ", card.epsilon, card.constraint, constraint)
     epsilon = card.epsilon if options.epsilon is None else options.epsilon
     if card.dataset == "unknown" and options.epsilon is None:
-        said = f"{constraint}, ε = {written_number(epsilon)}"
+        said = written_threat(constraint, epsilon)
         reporter.say(f"no threat model is known of it: {said}, unless --epsilon says another")
     pick_ball(constraint, epsilon)  # refused now, not after the data are loaded
     return constraint, epsilon

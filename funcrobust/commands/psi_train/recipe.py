@@ -45,11 +45,11 @@ from funcrobust.running.machine import (
     pick_precision,
 )
 from funcrobust.running.measuring import evaluating
-from funcrobust.running.options import written_number
 from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
 from funcrobust.running.run_report import RunReport
 from funcrobust.running.state import Kept
+from funcrobust.running.threat import written_threat
 
 RECORDS = 10
 """How often a run measures itself at most: it is cut into so many parts."""
@@ -211,7 +211,7 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float], new: Card) -
     restores = ["restored"] if options.restore else []
     reporter.table(
         f"psi-train: {len(work.heldout[0])} held-out images for the drift, "
-        f"{which}, for the accuracies, linf ε = {written_number(threat_radius(options))}",
+        f"{which}, for the accuracies, {written_threat('linf', threat_radius(options))}",
         ("", "ψ-drift", *restores, "clean", f"PGD-{steps}", f"and sharp PGD-{steps}"),
         [
             (

@@ -30,7 +30,7 @@ from funcrobust.running.classifier import load_classifier
 from funcrobust.running.config import as_command
 from funcrobust.running.dataset import first_of_each_class, load_known
 from funcrobust.running.groups import Images
-from funcrobust.running.options import options_of, written_number
+from funcrobust.running.options import options_of
 from funcrobust.running.places import AUTO
 from funcrobust.running.run_report import (
     figures_of,
@@ -41,7 +41,7 @@ from funcrobust.running.run_report import (
     said,
     said_option,
 )
-from funcrobust.running.threat import pick_ball
+from funcrobust.running.threat import pick_ball, written_threat
 
 KINDS = (CureTrain, PsiTrain)
 
@@ -211,7 +211,7 @@ def compared_images(
             under[i].append(Under(name, attacked[i], change[i], *called))
     note = (
         f"The first test image of each class: clean, under PGD-{STEPS} from itself at "
-        f"{card.constraint} ε = {written_number(card.epsilon)} by way of each network (the first "
+        f"{written_threat(card.constraint, card.epsilon)} by way of each network (the first "
         f"one's threat model), and the difference {factor or 1:g} times about gray. A picture, not "
         "a measurement: evaluate measures."
     )
