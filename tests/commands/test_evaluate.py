@@ -22,6 +22,7 @@ from funcrobust.commands.evaluate.options import OWN
 from funcrobust.core import evaluation
 from funcrobust.core.evaluation.autoattack import STANDARD
 from funcrobust.report.console import Reporter
+from funcrobust.running.catalogue import functions
 from funcrobust.running.l2_square import l2_square
 from funcrobust.running.places import AUTO
 
@@ -311,6 +312,12 @@ def test_bad_input(digits_run, words, said):
     result = run_cli("evaluate", str(digits_run[0]), *words)
     assert result.returncode == 2
     assert said in " ".join(result.stderr.split())
+
+
+def test_what_is_said_of_trainings_attacks_is_so():
+    for name, attack in functions("core", "Attack").items():
+        assert ("steps" in attack.parameters) == (name in evaluate.options.WITH_STEPS)
+        assert ("step_size" in attack.parameters) == (name in evaluate.options.WITH_STEP_SIZE)
 
 
 def test_figures_alone_on_standard_output(digits_run):

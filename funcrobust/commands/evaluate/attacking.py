@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from funcrobust.commands.evaluate.options import Evaluate
+from funcrobust.commands.evaluate.options import OWN, Evaluate
 from funcrobust.core import evaluation
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.balls.l2 import L2
@@ -53,53 +53,43 @@ def in_half(adversary: Adversary, dtype: torch.dtype, targeted: bool = False) ->
 
 def title(options: Evaluate) -> str:
     """Return the attack's name as the field writes it: PGD-50-10 is 50 steps, 10 restarts."""
-    name, steps, restarts = options.attack, options.steps, options.restarts
+    name, restarts = options.attack, options.asked_restarts
+    written = OWN[name].written if name in OWN else name
     if name in ("pgd", "sharp-pgd"):
-        first = "PGD" if name == "pgd" else "sharp PGD"
-        r = restarts or (1 if name == "pgd" else len(SHARPNESS))
-        return f"{first}-{steps or 20}" + (f"-{r}" if r > 1 else "")
-    written = name.upper() if name.startswith("apgd-") and name != "apgd-k" else name
-    return " ".join(
-        [written, *([f"{steps} steps"] if steps else []), *([f"x{restarts}"] if restarts else [])]
+        return f"{written}-{options.asked_steps}" + (f"-{restarts}" if restarts > 1 else "")
+    said = ([f"{options.steps} steps"] if options.steps else []) + (
+        [f"x{options.restarts}"] if options.restarts else []
     )
+    return " ".join([written, *said])
 
 
 def one(options: Evaluate, ball: Ball) -> Adversary:
     """Return the attack that ``--attack`` names."""
-    restarts = options.restarts or 1
-    steps = options.steps
-    targeted = options.target is not None
-    if options.attack == "sharp-pgd":
-        count = options.restarts or len(SHARPNESS)
-        sharpness = [SHARPNESS[r % len(SHARPNESS)] for r in range(count)]
-        return sharp_pgd(
-            ball, step_size=step_size(options, ball), steps=steps or 20, sharpness=sharpness,
-            targeted=targeted,
-        )  # fmt: skip
-    if options.attack == "pgd":
-        return Pgd(ball, step_size(options, ball), steps or 20, restarts, options.seed, targeted)
-    if options.attack == "apgd-t" and targeted:
-        return apgd_adversary(ball, steps=steps or 100, ratio=True, targeted=True)
-    if options.attack == "apgd-t":
-        return targeted_apgd(ball, steps=steps or 100)
-    if options.attack in ("apgd-ce", "apgd-dlr"):
-        ratio = options.attack == "apgd-dlr"
-        return apgd_adversary(
-            ball, steps=steps or 100, restarts=restarts, ratio=ratio, targeted=targeted
+    name, restarts, targeted = options.attack, options.asked_restarts, options.target is not None
+    if name not in OWN:
+        given = {"ball": ball, "steps": options.steps, "step_size": options.step_size}
+        return adversary_of(
+            functions("core", "Attack")[name].called(**given), log_odds, restarts=restarts
         )
-    if options.attack == "square":
+    steps, size = options.asked_steps or 0, step_size(options, ball)
+    if name == "sharp-pgd":
+        sharpness = [SHARPNESS[r % len(SHARPNESS)] for r in range(restarts)]
+        return sharp_pgd(ball, step_size=size, steps=steps, sharpness=sharpness, targeted=targeted)
+    if name == "pgd":
+        return Pgd(ball, size, steps, restarts, options.seed, targeted)
+    if name == "square":
         if not isinstance(ball, Linf):
             raise FuncrobustError("--attack square is for --constraint linf; see --autoattack")
-        return square(ball, queries=steps or 5000)
-    given = {"ball": ball, "steps": steps, "step_size": options.step_size}
-    return adversary_of(
-        functions("core", "Attack")[options.attack].called(**given), log_odds, restarts=restarts
-    )
+        return square(ball, queries=steps)
+    if name == "apgd-t" and not targeted:
+        return targeted_apgd(ball, steps=steps)
+    ratio = name != "apgd-ce"
+    return apgd_adversary(ball, steps=steps, restarts=restarts or 1, ratio=ratio, targeted=targeted)
 
 
 def stronger(options: Evaluate, ball: Ball) -> Adversary:
     """Return what more effort of the plain kind is: three times the steps, other sharpnesses."""
-    steps = 3 * (options.steps or 20) if options.attack in ("pgd", "sharp-pgd") else 60
+    steps = 3 * (options.asked_steps or 20) if options.attack in ("pgd", "sharp-pgd") else 60
     return sharp_pgd(
         ball, step_size=step_size(options, ball), steps=steps, sharpness=(20.0, 5.0),
         targeted=options.target is not None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from annotated_types import Gt
 
@@ -20,18 +20,39 @@ from funcrobust.running.options import (
 )
 from funcrobust.running.places import AUTO, CheckpointName, Output, Page
 
-CLIMBING = ("sharp-pgd", "pgd", "apgd-ce", "apgd-dlr", "apgd-t")
-"""Attacks that an evaluation alone has: they stop at the first image that fools the network."""
 
-OWN = (*CLIMBING, "square")
+class Own(NamedTuple):
+    """An attack that an evaluation alone has, and what it does unless an option says another."""
 
+    written: str
+    """As the field writes it."""
+    steps: int
+    restarts: int = 1
+    """0: it has none."""
+    sized: bool = False
+    """Whether it heeds a step size."""
+    targeted: bool = False
+    """Whether it can go after a given class."""
+
+
+OWN = {
+    "sharp-pgd": Own("sharp PGD", 20, restarts=3, sized=True, targeted=True),
+    "pgd": Own("PGD", 20, sized=True, targeted=True),
+    "apgd-ce": Own("APGD-CE", 100, targeted=True),
+    "apgd-dlr": Own("APGD-DLR", 100),
+    "apgd-t": Own("APGD-T", 100, restarts=0, targeted=True),
+    "square": Own("square", 5000, restarts=0),
+}
+"""They stop at the first image that fools the network."""
+
+# Of training's attacks these have such a parameter (a test asks the attacks themselves).
 WITH_STEPS = (*OWN, "pgd-k", "apgd-k")
-WITH_STEP_SIZE = ("sharp-pgd", "pgd", "rs-fgsm", "n-fgsm", "zerograd", "pgd-k", "apgd-k")
-TARGETED = ("sharp-pgd", "pgd", "apgd-ce", "apgd-t")
-"""Attacks that can go after a given class."""
-
-ONCE = ("apgd-t", "square")
-"""Attacks without restarts: toward each class in turn, and without a gradient."""
+WITH_STEP_SIZE = (
+    *(name for name, own in OWN.items() if own.sized),
+    "rs-fgsm", "n-fgsm", "zerograd", "pgd-k", "apgd-k",
+)  # fmt: skip
+TARGETED = tuple(name for name, own in OWN.items() if own.targeted)
+ONCE = tuple(name for name, own in OWN.items() if not own.restarts)
 
 
 def attack_names() -> tuple[str, ...]:
@@ -97,6 +118,18 @@ class Evaluate(Figures, Images, Machine):
             raise FuncrobustError(
                 f"--search {self.search} does nothing here: it is what --precision says already"
             )
+
+    @property
+    def asked_steps(self) -> int | None:
+        """Steps of the attack: the one's own unless others are asked for, None of training's."""
+        own = OWN.get(self.attack)
+        return self.steps or (own.steps if own else None)
+
+    @property
+    def asked_restarts(self) -> int:
+        """Random starts, its own unless others are asked for."""
+        own = OWN.get(self.attack)
+        return self.restarts or (own.restarts if own else 1)
 
     @property
     def paged(self) -> bool:
