@@ -11,6 +11,7 @@ import torch
 
 from funcrobust import models
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.models.registry import is_factory, names_code
 
 
 def test_a_new_family_is_one_file(tmp_path, monkeypatch):
@@ -136,4 +137,4 @@ def test_importing_models_is_light():
     [("preact-tiny", False, False), ("my.nets:make", True, True), ("robustbench:X", True, False)],
 )
 def test_what_a_name_means(name, code, factory):
-    assert (models.names_code(name), models.is_factory(name)) == (code, factory)
+    assert (names_code(name), is_factory(name)) == (code, factory)
