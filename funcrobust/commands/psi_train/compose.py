@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import funcrobust as fr
-from funcrobust.commands.psi_train.options import PsiTrain
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.commands.psi_train.options import PsiTrain, read_derivative
 from funcrobust.core.examples import per_example
 from funcrobust.core.losses import DISTANCES
 from funcrobust.running.restoring import carried
@@ -49,24 +48,15 @@ class PsiBatch(NamedTuple):
 
 
 def derivative_named(text: str) -> fr.Derivative:
-    """Read ``--derivative``: a name, and after a colon the number that its function takes."""
-    name, _, number = text.partition(":")
-    takes: dict[str, Callable[[int], fr.Derivative]] = {
-        "adjoint": lambda k: fr.adjoint(every=k), "truncated": fr.truncated,
-        "implicit": lambda k: fr.implicit(maxiter=k),
-    }  # fmt: skip
-    alone: dict[str, Callable[[], fr.Derivative]] = {
-        "adjoint": fr.adjoint, "unrolled": fr.unrolled, "one-step": fr.one_step,
-        "implicit": fr.implicit,
-    }  # fmt: skip
-    if not number and name in alone:
-        return alone[name]()
-    if number.isdecimal() and name in takes:
-        return takes[name](int(number))
-    raise FuncrobustError(
-        f"derivative {text!r} is none of {', '.join(alone)}, adjoint:K (keep each K-th iterate), "
-        "truncated:K (the last K steps), implicit:K (at most K solver iterations)"
-    )
+    """Build what ``--derivative`` names."""
+    name, number = read_derivative(text)
+    if name == "adjoint":
+        return fr.adjoint() if number is None else fr.adjoint(every=number)
+    if name == "implicit":
+        return fr.implicit() if number is None else fr.implicit(maxiter=number)
+    if number is not None:
+        return fr.truncated(number)
+    return fr.unrolled() if name == "unrolled" else fr.one_step()
 
 
 def psi_ball(options: PsiTrain) -> fr.Ball:

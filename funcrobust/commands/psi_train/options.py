@@ -26,10 +26,13 @@ from funcrobust.running.places import CheckpointName, Factory
 DERIVATIVES = r"adjoint(:\d+)?|unrolled|truncated:[1-9]\d*|one-step|implicit(:[1-9]\d*)?"
 
 
-def _require_derivative(text: str) -> None:
+def read_derivative(text: str) -> tuple[str, int | None]:
+    """Read a name, and after a colon the number that its function takes."""
     if not re.fullmatch(DERIVATIVES, text):
         names = "adjoint, adjoint:N, unrolled, truncated:N, one-step, implicit, implicit:N"
         raise FuncrobustError(f"unknown --derivative {text!r}: choose from {names}")
+    name, _, number = text.partition(":")
+    return name, int(number) if number else None
 
 
 def _require_label(text: str) -> None:
@@ -69,7 +72,7 @@ class Walked(Options):
     """Of the drift: own, random, or a class number."""
     psi_loss: Literal["logit", "log-odds", "cross-entropy", "margin", "entropy"] = "logit"
     """What ψ descends (or, untargeted, ascends); logit is −z_y."""
-    derivative: Annotated[str, Spelled(_require_derivative)] = "adjoint"
+    derivative: Annotated[str, Spelled(read_derivative)] = "adjoint"
     """adjoint (adjoint:N keeps each N-th iterate, adjoint:0 each √steps-th), unrolled, truncated:N
     (the last N steps), one-step, or implicit (implicit:N: at most N iterations of the solver)."""
     drift_fraction: Annotated[
