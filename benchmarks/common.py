@@ -143,6 +143,26 @@ def provenance() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def all_trained(
+    name: str, names: Sequence[str], train: Callable[[str, int], Any], flags: argparse.Namespace,
+    **record: Any,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Train each name with each seed that the JSON does not hold yet; return all, by both.
+
+    It is written after every training, so that a run goes on where it was stopped. ``flags`` has
+    ``seeds``, how many, and ``only``, a part of the names that are wanted.
+    """
+    path = result_path(name, flags.device, flags.out)
+    held = json.loads(path.read_text())["trainings"] if path.exists() else {}
+    found: dict[str, dict[str, Any]] = {each: held.get(each, {}) for each in names}
+    for seed in range(flags.seeds):
+        for each in names:
+            if flags.only in each and str(seed) not in found[each]:
+                found[each][str(seed)] = train(each, seed)
+                write(name, {**record, "trainings": found}, flags.device, flags.out)
+    return {each: seeds for each, seeds in found.items() if seeds}
+
+
 def versions() -> dict[str, str]:
     """Of what figures depend on; a competitor that is not installed is "missing"."""
     found = {}

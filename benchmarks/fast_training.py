@@ -40,6 +40,7 @@ from funcrobust.running.machine import pick_dtype
 EPSILON = 8 / 255
 BALL = fr.linf(EPSILON)
 TARGETS = (0.45, 0.483)
+PLAIN = "plain RS-FGSM, float32"
 Weights = tuple[fr.Params, fr.Buffers]
 Progress = Iterator[tuple[int, Weights]]
 """Yields (updates done, weights to evaluate) after every stretch; the clock runs between."""
@@ -262,21 +263,18 @@ def plain(args: Any, dataset: Any, model_name: str, seconds: float, seed: int) -
 
 def draw(runs: list[dict[str, Any]], args: Any, path: Path) -> None:
     """Robust accuracy against seconds of training."""
-    ways = {f"preset {args.preset}": lambda run: run, "plain RS-FGSM, float32": of_plain}
+    both = [
+        (name, found["records"])
+        for run in runs
+        for name, found in ((f"preset {args.preset}", run), (PLAIN, run.get("plain")))
+        if found is not None
+    ]
     common.curves(
         path,
-        [
-            (name, [r["seconds"] for r in found["records"]],
-             [100 * r["robust"] for r in found["records"]])
-            for run in runs for name, of in ways.items() if (found := of(run))
-        ],
+        [(name, [r["seconds"] for r in rs], [100 * r["robust"] for r in rs]) for name, rs in both],
         f"{runs[0]['options']['model']}, {common.device_name(args.device)}",
         "seconds of training", f"PGD-10 accuracy on {args.examples} test images (%)",
     )  # fmt: skip
-
-
-def of_plain(run: dict[str, Any]) -> dict[str, Any] | None:
-    return run.get("plain")
 
 
 def show(runs: list[dict[str, Any]], args: Any) -> None:

@@ -16,9 +16,9 @@ Every training that is done is in the JSON, and is not done again: stop it, and 
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -89,16 +89,11 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=2000, help="random test images")
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
-    path = common.result_path("regularisers", flags.device, flags.out)
-    found = json.loads(path.read_text())["trainings"] if path.exists() else {}
-    for seed in range(flags.seeds):
-        for name in TRAININGS:
-            seeds = found.setdefault(name, {})
-            if flags.only in name and str(seed) not in seeds:
-                seeds[str(seed)] = trained(name, seed, flags.examples)
-                record = {"epochs": EPOCHS, "examples": flags.examples, "trainings": found}
-                common.write("regularisers", record, flags.device, flags.out)
-    done = {name: list(seeds.values()) for name, seeds in found.items() if seeds}
+    found = common.all_trained(
+        "regularisers", list(TRAININGS), partial(trained, examples=flags.examples), flags,
+        epochs=EPOCHS, examples=flags.examples,
+    )  # fmt: skip
+    done = {name: list(seeds.values()) for name, seeds in found.items()}
     common.show(
         f"preset cpu, {EPOCHS} epochs, {flags.examples} test images, mean and 95 % interval",
         ("regulariser", "seeds", "clean", "PGD-20", "sharp PGD-20 besides", "s"),

@@ -15,15 +15,16 @@ Every training that is done is in the JSON, and is not done again: stop it, and 
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import common
 import torch
 from fast_training import (
+    PLAIN,
     final_figures,
     measurer,
     plain,
@@ -40,7 +41,6 @@ from funcrobust.core.training.updates import Update
 from funcrobust.running.budget import Budget, update_seconds
 from funcrobust.running.dataset import chosen_test_images
 
-PLAIN = "plain RS-FGSM, float32"
 METHODS: dict[str, dict[str, Any]] = {
     "preset cpu": {},
     PLAIN: {},  # as published, no code of ours
@@ -110,8 +110,7 @@ def show(found: dict[str, dict[str, Any]], args: Any) -> None:
     """Print the table."""
     rows = []
     for name, seeds in found.items():
-        if not (runs := list(seeds.values())):
-            continue
+        runs = list(seeds.values())
         flops = [run["tera_flops"] for run in runs if "tera_flops" in run]
         rows.append((
             name, len(runs), *(minutes_to(runs, target) for target in TARGETS),
@@ -159,16 +158,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     dataset = data.load("cifar10").subset(args.train_examples, None, 0).to(args.device)
     name = f"speedrun-{re.sub('[^a-z0-9]+', '-', args.model.lower())}-{args.minutes:g}"
-    path = common.result_path(name, args.device, args.out)
-    found = json.loads(path.read_text())["methods"] if path.exists() else {}
-    found = {method: found.get(method, {}) for method in METHODS}
-    for seed in range(args.seeds):
-        for method in METHODS:
-            if args.only in method and str(seed) not in found[method]:
-                found[method][str(seed)] = trained(method, seed, dataset, args)
-                record = {"model": args.model, "minutes": args.minutes, "methods": found}
-                common.write(name, record, args.device, args.out)
+    found = common.all_trained(
+        name, list(METHODS), partial(trained, dataset=dataset, args=args), args,
+        model=args.model, minutes=args.minutes,
+    )  # fmt: skip
     show(found, args)
+    path = common.result_path(name, args.device, args.out)
     draw(found, args, path.with_suffix(".png"))
 
 

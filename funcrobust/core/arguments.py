@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._C import _functorch
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, as_number
 
 
 def require_predict(predict: Any) -> None:
@@ -82,8 +82,8 @@ def require_perturbation(perturbation: Any) -> None:
 
 def require_derivative(derivative: Any) -> None:
     """Raise unless this takes what a `Derivative` takes, as far as its signature tells."""
-    name = getattr(derivative, "__name__", "")
-    if not callable(derivative) or name in ("adjoint", "unrolled", "truncated", "implicit"):
+    if not callable(derivative) or not _takes(derivative, 6):
+        name = getattr(derivative, "__name__", "")
         hint = f": call it, fr.{name}(...)" if name else ""
         raise FuncrobustError(
             "derivative is a value such as fr.adjoint() or fr.truncated(4), not "
@@ -149,12 +149,7 @@ def require_number(name: str, value: Any) -> float:
             f"{name} is being differentiated, and is kept as a number, without a derivative: "
             ".detach() it"
         )
-    try:
-        return float("a" if isinstance(value, str) else value)
-    except (TypeError, ValueError, RuntimeError):
-        raise FuncrobustError(
-            f"{name} is one number, the same for all examples, not {_said(value)}"
-        ) from None
+    return as_number(name, value)
 
 
 def _takes(function: Any, count: int) -> bool:

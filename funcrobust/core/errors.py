@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class FuncrobustError(ValueError):
@@ -45,16 +46,21 @@ def require_finite(name: str, value: float, *, minimum: float = 0.0) -> float:
 
     A tensor of one number is returned as it is, with its derivative.
     """
-    try:
-        number = float("a" if isinstance(value, str) else getattr(value, "detach", lambda: value)())
-    except (TypeError, ValueError, RuntimeError):
-        what = f"a {type(value).__name__}" if hasattr(value, "shape") else repr(value)
-        raise FuncrobustError(
-            f"{name} is one number, the same for all examples, not {what}"
-        ) from None
+    number = as_number(name, value)
     if not math.isfinite(number) or number < minimum:
         raise FuncrobustError(f"{name} must be a finite number >= {minimum:g}, got {value}")
     return value
+
+
+def as_number(name: str, value: Any) -> float:
+    """Return one number as a float, a tensor's without its derivative; raise for anything else."""
+    try:
+        if not isinstance(value, str):
+            return float(getattr(value, "detach", lambda: value)())
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    what = f"a {type(value).__name__}" if hasattr(value, "shape") else repr(value)
+    raise FuncrobustError(f"{name} is one number, the same for all examples, not {what}")
 
 
 def require_count(name: str, value: int, *, minimum: int = 0) -> int:

@@ -117,19 +117,19 @@ def cross_entropy_of(logits: Tensor, y: Tensor) -> Tensor:
 
 def soft_cross_entropy_of(logits: Tensor, shares: Tensor) -> Tensor:
     """Return −Σ_j t_j·log p_j of logits (B, C) and shares t (B, C), of which one class is most."""
-    u, surprise = relative(logits, shares.argmax(-1))
-    return shares.sum(-1) * surprise - (shares * u).sum(-1)
+    u, log_p_k = relative(logits, shares.argmax(-1))
+    return -(shares * u).sum(-1) - shares.sum(-1) * log_p_k
 
 
 def relative(logits: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Return u_j = z_j − z_k (B, C) and −log p_k (B,), by which log p_j = u_j + log p_k.
+    """Return u_j = z_j − z_k (B, C) and log p_k (B,), by which log p_j = u_j + log p_k.
 
     Where p_k is near 1, both keep the digits, and the slope, that log p_k itself has not: sums over
     the other classes are then sums of small numbers, not differences of large ones. u_k is the
     constant 0.
     """
     u = logits - logits.gather(-1, k.unsqueeze(-1))
-    return u.masked_fill(_is(k, logits), 0.0), cross_entropy_of(logits, k)
+    return u.masked_fill(_is(k, logits), 0.0), -cross_entropy_of(logits, k)
 
 
 def _is(k: Tensor, logits: Tensor) -> Tensor:
@@ -188,8 +188,8 @@ def entropy(predict: Predict) -> Loss:
 
     def loss(params: Params, x: Tensor, _y: Tensor) -> Tensor:
         logits = predict(params, x)
-        u, surprise = relative(logits, logits.argmax(-1))
-        return surprise - ((u - surprise.unsqueeze(-1)).exp() * u).sum(-1)
+        u, log_p_k = relative(logits, logits.argmax(-1))
+        return -((u + log_p_k.unsqueeze(-1)).exp() * u).sum(-1) - log_p_k
 
     return loss
 
@@ -250,8 +250,8 @@ def kl(reference: Tensor, logits: Tensor) -> Tensor:
     the class that p says is likeliest (see `relative`).
     """
     k = reference.argmax(-1)
-    (u, p_k), (v, q_k) = relative(reference, k), relative(logits, k)
-    return ((u - p_k.unsqueeze(-1)).exp() * (u - v)).sum(-1) - p_k + q_k
+    (u, log_p_k), (v, log_q_k) = relative(reference, k), relative(logits, k)
+    return ((u + log_p_k.unsqueeze(-1)).exp() * (u - v)).sum(-1) + log_p_k - log_q_k
 
 
 def squared_l2(a: Tensor, b: Tensor) -> Tensor:

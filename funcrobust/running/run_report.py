@@ -39,6 +39,7 @@ from funcrobust.running.config import (
 from funcrobust.running.groups import Run
 from funcrobust.running.options import Option, command_name, options_of, written_number
 from funcrobust.running.processes import processes
+from funcrobust.running.threat import written_threat
 
 EVALUATION = "evaluation.json"
 """The figures of a run's last evaluation."""
@@ -283,9 +284,9 @@ def _evaluated(found: Evaluation | None) -> Evaluated | None:
     low, high = found.robust_interval
     text = (
         f"{percent(found.robust)} ({100 * low:.1f} to {percent(high)}) of {found.examples} "
-        f"test images withstand {', then '.join(found.attacks)} at {found.constraint} "
-        f"ε = {written_number(found.epsilon)}; {percent(found.clean)} without an attack. "
-        "evaluation.html has the rest."
+        f"test images withstand {', then '.join(found.attacks)} at "
+        f"{written_threat(found.constraint, found.epsilon)}; {percent(found.clean)} without an "
+        "attack. evaluation.html has the rest."
     )
     because = found.because or tuple(f"not tried: {name}" for name in found.not_tried)
     mark = run_page.VERDICTS.get(found.verdict, "none")

@@ -31,6 +31,7 @@ class Subject:
     classifier: Classifier
     constraint: str
     epsilon: float
+    ball: Ball
     dataset: data.Dataset
     predict: Predict
     dtype: torch.dtype | None
@@ -40,11 +41,6 @@ class Subject:
     labels: Tensor
     y: Tensor
     """The labels, or the classes that a targeted evaluation aims at."""
-
-    @property
-    def ball(self) -> Ball:
-        """What an adversary may do to an image."""
-        return pick_ball(self.constraint, self.epsilon)
 
     @property
     def params(self) -> Params:
@@ -57,6 +53,7 @@ def subject_of(options: Evaluate, reporter: Reporter) -> Subject:
     device = pick_device(options.device)
     classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
     constraint, epsilon = _threat(options, classifier, reporter)
+    ball = pick_ball(constraint, epsilon)
     dataset = load_known(options, classifier.card, reporter).to(device)
     numbers, x, labels = chosen_test_images(dataset, options.examples, options.seed)
     model, dtype = classifier.model, pick_dtype(options.precision, device)
@@ -69,7 +66,9 @@ def subject_of(options: Evaluate, reporter: Reporter) -> Subject:
             options.target, predict, model.params, dataset, numbers, x, labels, options.seed
         )
         numbers, x, labels = numbers[kept], x[kept], labels[kept]
-    return Subject(classifier, constraint, epsilon, dataset, predict, dtype, numbers, x, labels, y)
+    return Subject(
+        classifier, constraint, epsilon, ball, dataset, predict, dtype, numbers, x, labels, y
+    )
 
 
 def _threat(options: Evaluate, classifier: Classifier, reporter: Reporter) -> tuple[str, float]:
@@ -82,7 +81,6 @@ def _threat(options: Evaluate, classifier: Classifier, reporter: Reporter) -> tu
     if card.dataset == "unknown" and options.epsilon is None:
         said = written_threat(constraint, epsilon)
         reporter.say(f"no threat model is known of it: {said}, unless --epsilon says another")
-    pick_ball(constraint, epsilon)  # refused now, not after the data are loaded
     return constraint, epsilon
 
 

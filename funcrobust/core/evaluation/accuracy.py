@@ -19,6 +19,7 @@ def classes(
     """Return what the examples are seen as: (N,) int64. x is uint8 or float in [0, 1].
 
     Where a logit is NaN that is no class, −1.
+
     Raises `FuncrobustError` for labels y, if they are given, that are none of its classes.
     """
     most = -1 if y is None or not len(y) else int(y.max())

@@ -61,13 +61,17 @@ def steps_to_fall(
         with torch.no_grad():
             aim = climber.aims(predict(params, center), y[rows])[0]
         state = climber.ascent.init(run.starts(ball.sample, center, run.numbers[rows]))
-        for step in range(steps + 1):  # the last is a look alone
+        for step in range(steps):
             state, right = climber.step(predict, params, state, y[rows], aim, center)
             fell[rows[~right]] = step
             if not right.any():
                 break
             state = {name: value[right] for name, value in state.items()}
             rows, center, aim = rows[right], center[right], aim[right]
+        else:
+            with torch.no_grad():
+                right = predict(params, state["x"]).argmax(-1) == y[rows]
+            fell[rows[~right]] = steps
     return fell
 
 

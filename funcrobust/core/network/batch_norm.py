@@ -51,7 +51,7 @@ class OwnBatchNorm(AffineBatchNorm):
     to its buffers, which torch.compile does not follow into nested derivatives.
     """
 
-    processes = 1
+    shard = Shard()  # of this process alone
 
     def forward(self, x: Tensor) -> Tensor:
         self._require_dimensions(x)
@@ -63,7 +63,7 @@ class OwnBatchNorm(AffineBatchNorm):
         # Rows of channels, as they lie in memory (channels last): torch.var_mean of the axes takes
         # four times as long on a CPU, and its derivative twice.
         rows = exact.movedim(1, -1).reshape(-1, x.shape[1])
-        if len(rows) * self.processes == 1:  # torch's own refuses it too
+        if len(rows) * self.shard.size == 1:  # torch's own refuses it too
             raise FuncrobustError(
                 "batch norm by the batch's statistics needs more than one value a channel: a batch "
                 "of two, or evaluation mode"
@@ -77,7 +77,7 @@ class SharedBatchNorm(OwnBatchNorm):
 
     def __init__(self, norm: nn.Module, shard: Shard) -> None:
         super().__init__(norm)
-        self.shard, self.processes = shard, shard.size
+        self.shard = shard
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of the whole, from those of its equal parts (Chan et al. 1979).
