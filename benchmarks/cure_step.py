@@ -95,6 +95,8 @@ def ours(
 
     if not graphs:
         return step
+    # No graph is recorded of an update that counts on the CPU.
+    state[0] = state[0]._replace(step=state[0].step.to(x.device))
     recorded = torch.compile(update, fullgraph=True, mode="reduce-overhead")
 
     def replayed() -> None:  # a graph writes to the same memory every time: what is kept is copied

@@ -181,9 +181,9 @@ def utilisation(training: Training, seconds: float, device: str) -> dict[str, fl
     """Floating-point operations of the steps run, against a measured bf16 matrix product."""
     update = training.update(lambda update, **_: update)
     totals = []
-    for step in range(k := training.batches.options.cure_every):
+    for step in range(k := training.batches.options.cycle):
         with FlopCounter() as counter:
-            update(training.state._replace(step=torch.tensor(step)), training.batches(step))
+            update(training.state, training.batches(step))
         totals.append(counter.total)
     flops = sum(totals) / k
     n = 8192 if device.startswith("cuda") else 1024

@@ -60,9 +60,8 @@ def ours(given: dict[str, Any], dataset: data.Dataset, args: Any) -> dict[str, A
     """Train by the library for so many minutes; return what was measured on the way."""
     one = CureTrain.filled({**given, "epochs": 1})
     trial = assemble(one, dataset)
-    cycle = one.cure_every if one.regularised else 1
     update = update_seconds(
-        trial.update(eager), trial.batches, trial.state, Budget(args.minutes), cycle
+        trial.update(eager), trial.batches, trial.state, Budget(args.minutes), one.cycle
     )
     per_epoch = trial.batches.steps_per_epoch
     epochs = max(1, round(60 * args.minutes / (update * per_epoch)))

@@ -37,12 +37,18 @@ def key(seed: int, purpose: str, count: int = 0, device: torch.device | str = "c
     mapped over by ``vmap``, for masks of each member's own. The generator is Philox 4x32-10 (Salmon
     et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), as torch has it.
     """
-    return stateless.key(derive_seed(seed, purpose, count), device=torch.device(device))
+    # Torch's own `key` copies from the host, for which a GPU is waited for.
+    return _key_of(torch.full((), derive_seed(seed, purpose, count), device=torch.device(device)))
 
 
 def key_from(generator: torch.Generator) -> Tensor:
     """Draw a `key` from a generator."""
     seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
+    return _key_of(seed)
+
+
+def _key_of(seed: Tensor) -> Tensor:
+    """Return ``torch.func._random.key(seed)`` of an int64 seed on its device."""
     return torch.stack([seed, torch.zeros_like(seed)]).view(torch.uint64)
 
 

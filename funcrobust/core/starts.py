@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Protocol
 
 import torch
@@ -68,14 +69,16 @@ class GaussianStarts:
         """Draw (M, C, H, W), clamped to the bounds, for the labels ``wanted`` (M,)."""
         shape = self._images.shape[1:]
         samples = as_float(self._images[:0]).new_empty((len(wanted), *shape))
-        for y in wanted.unique().tolist():
+        order = wanted.argsort(stable=True)
+        drawn = []
+        for y, count in sorted(Counter(wanted.tolist()).items()):  # the one wait for a GPU
             mean, centred = self._statistics(y)
-            chosen = wanted == y
             w = torch.randn(
-                int(chosen.sum()), len(centred), generator=generator, device=mean.device,
-                dtype=mean.dtype,
-            )  # fmt: skip
-            samples[chosen] = mean + (w @ centred).reshape(-1, *shape)
+                count, len(centred), generator=generator, device=mean.device, dtype=mean.dtype
+            )
+            drawn.append(mean + (w @ centred).reshape(-1, *shape))
+        if drawn:
+            samples[order] = torch.cat(drawn)
         return samples if self._bounds is None else samples.clamp(*self._bounds)
 
     def _statistics(self, y: int) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from funcrobust.checkpoints.locate import STATE
+from funcrobust.core.balls.ball import known_inside
 from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.core.training.updates import State, Update
 from funcrobust.files import WriteError, also_named
@@ -289,7 +290,8 @@ def _update(driven: _Driven, writer: Writer, stops: Stops) -> None:
             if stops.asked and (here.size == 1 or step % every == 0):
                 return
             before = driven.position
-            after, metrics = plan.update(before.state, here.shard.rows(plan.batch(step)))
+            with known_inside():  # as the batch was that the update was prepared with
+                after, metrics = plan.update(before.state, here.shard.rows(plan.batch(step)))
             shown = dict[str, Any]()
             if (step + 1) % every == 0 or step + 1 == end:
                 shown = {name: float(m) for name, m in metrics.items()}

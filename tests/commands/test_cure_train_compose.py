@@ -27,7 +27,7 @@ from funcrobust.running.options import options_of
 
 BALL = fr.linf(EPS)
 FAST = {"attack": "rs-fgsm", "epsilon": EPS, "alpha": ALPHA, "cure_fraction": 1.0, "lam": 0.7,
-        "h": 1.5}  # fmt: skip
+        "h": 1.5, "cure_every": 1}  # fmt: skip
 SEEN = {"running": "running", "batch": "training"}
 """What the options call a mode, and what `fr.Modes` does."""
 
@@ -96,7 +96,7 @@ def test_trades_is_the_published_code(problem, batch, smoothing, seen):
 def test_units_weight_and_growth_scale_h_and_lambda(problem, batch):
     """Inputs divided by σ: h·σ and λ·σ; every k-th update is k times as heavy."""
     grown = batch._replace(growth=torch.tensor(0.5).double())
-    found = evaluated(problem, composition({"scale": 0.25, "weight": 3.0}), grown)
+    found = evaluated(problem, composition({"scale": 0.25}, cure_every=3), grown)
     expected = by_hand.cure(
         problem, batch.start, lam=0.7 * 0.25 * 3, h=1.5 * 0.25 * 0.5, n=4, statistics="batch",
         seen="training",
@@ -104,10 +104,11 @@ def test_units_weight_and_growth_scale_h_and_lambda(problem, batch):
     same(found, expected)
 
 
-def test_without_weight_only_the_fit_is_left(problem, batch):
-    none = composition({"weight": 0.0}, kappa=1.0, regularisers={"elle": 1.0})
-    plain = composition(delta="none")
-    found, expected = (evaluated(problem, c, batch) for c in (none, plain))
+def test_where_no_regulariser_is_due_only_the_fit_is_left(problem, batch):
+    every = composition(kappa=1.0, regularisers={"elle": 1.0})
+    between = batch._replace(regularised=False)
+    found = evaluated(problem, every, between)
+    expected = evaluated(problem, composition(delta="none"), batch)
     assert set(found[2]) == {"loss", "accuracy"}
     assert largest_difference(found[3], expected[3]) <= 1e-12
 
@@ -292,9 +293,11 @@ def test_every_kind_of_degradation_is_restored(digits):
     outside = ((degraded < 0) | (degraded > 1)).flatten(1).any(1)
     assert not outside[:4].any()
     assert outside[4:].all()
-    batches = training.batches
-    assert not torch.equal(batches(0).restored[1], batches(1).restored[1])
-    assert torch.equal(batches(1).restored[1], batches(1).restored[1]), "counted"
+    batches, cycle = training.batches, training.batches.options.cycle
+    assert not torch.equal(batches(0).restored[1], batches(cycle).restored[1])
+    assert torch.equal(batches(cycle).restored[1], batches(cycle).restored[1]), "counted"
+    assert cycle > 1
+    assert batches(1).restored is None, "it is drawn where it is due"
 
 
 def test_hat_learns_the_standard_networks_labels(digits, standard):
@@ -356,6 +359,9 @@ def test_regularised_every_kth_update_k_times_as_heavy(digits):
         state, metrics = update(state, training.batches(step))
         names.append("curvature" in metrics)
     assert names == [True, False, False, True]
+    one = options(**ADDED["gradient-alignment"], cure_every=3)
+    drawn = [assemble(one, digits).batches(step).points is not None for step in range(4)]
+    assert drawn == names, "and what they look at is drawn for those alone"
 
 
 def test_growth_of_h():

@@ -12,6 +12,7 @@ from compositions import dense, drift_and_anchor, fast_cure
 from problems import largest_difference, make_problem
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._pytree import tree_map
 
 import funcrobust as fr
 from funcrobust.core.training.updates import warmed_up
@@ -230,6 +231,27 @@ def test_clipping_bounds_the_step():
     assert metrics["gradient_norm"] > 0.01
     moved = {k: after.params[k] - p for k, p in state.params.items()}
     assert abs(math.sqrt(sum(float(d.square().sum()) for d in moved.values())) - 0.01) < 1e-5
+
+
+@pytest.mark.parametrize("limit", [0.01, 100.0])
+def test_clipping_is_torchopts(limit):
+    """To the last bits; but it compiles, and maps over an ensemble whose members differ."""
+    problem = make_problem()
+    plain = {"momentum": 0.0, "nesterov": False}
+    theirs = torchopt.chain(torchopt.clip.clip_grad_norm(limit), torchopt.sgd(1.0))
+    ours = fr.optimizer("SGD", 1.0, clip_norm=limit, **plain)
+    updates = [fr.make_update(objective_of(problem), optim) for optim in (ours, theirs)]
+    states = [fr.initial_state(problem.model, optim) for optim in (ours, theirs)]
+    here, there = (u(s, problem.x, problem.y)[0] for u, s in zip(updates, states, strict=True))
+    assert largest_difference(here.params, there.params) <= 1e-15
+    compiled = torch.compile(updates[0], fullgraph=True, backend="aot_eager")
+    found, _ = compiled(states[0], problem.x, problem.y)
+    assert largest_difference(found.params, here.params) <= 1e-12
+    two = tree_map(lambda t: torch.stack([t, t.clone()]), states[0])
+    x = torch.stack([problem.x, 0.5 * problem.x])
+    both, _ = torch.func.vmap(updates[0], in_dims=(0, 0, None))(two, x, problem.y)
+    alone, _ = updates[0](states[0], 0.5 * problem.x, problem.y)
+    assert largest_difference({k: p[1] for k, p in both.params.items()}, alone.params) <= 1e-12
 
 
 @pytest.fixture

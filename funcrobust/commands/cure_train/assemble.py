@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,18 +94,12 @@ def assemble(options: CureTrain, dataset: data.Dataset, progress: Progress = sil
     )
 
     require_equal_shares(options.cure_fraction, options.batch_size, shard.size)
-    whole = model.across(shard)
-
-    def update_with(weight: float, prepare: Prepare) -> Update:
-        composed = replace(composition, weight=weight)
-        objective = training_objective(whole, composed, dtype=dtype)
-        made = updates.make_update(objective, optim, decay=options.ema or None, across=shard)
-        return prepare(made, state=state, batch=shard.rows(batches(0)))
+    objective = training_objective(model.across(shard), composition, dtype=dtype)
 
     def update(prepare: Prepare) -> Update:
-        k = options.cure_every if options.regularised else 1
-        regularised = update_with(k, prepare)
-        return regularised if k == 1 else every(k, regularised, update_with(0, prepare))
+        made = updates.make_update(objective, optim, decay=options.ema or None, across=shard)
+        kinds = [shard.rows(batches(step)) for step in range(min(2, options.cycle))]
+        return by_batch(*(prepare(made, state=state, batch=batch) for batch in kinds))
 
     return Training(model, ball, batches, state, steps, rate, dtype, update)
 
@@ -153,11 +146,16 @@ def _steps_per_epoch(options: CureTrain, dataset: data.Dataset) -> int:
     return steps
 
 
-def every(k: int, update: Update, otherwise: Update) -> Update:
-    """Take ``update`` at every k-th step, and ``otherwise`` between."""
+def by_batch(update: Update, otherwise: Update | None = None) -> Update:
+    """Take ``update`` where regularisers are due, and ``otherwise`` where not.
 
-    def alternating(state: State, *batch: Any) -> tuple[State, Metrics]:
-        return (update if int(state.step) % k == 0 else otherwise)(state, *batch)
+    The batch tells: for an update without them it holds nothing that they would look at.
+    """
+    if otherwise is None:
+        return update
+
+    def alternating(state: State, batch: Batch) -> tuple[State, Metrics]:
+        return (update if batch.regularised else otherwise)(state, batch)
 
     return alternating
 
@@ -200,10 +198,16 @@ class Batches:
         seed = self.options.seed
         x = data.as_float(x).contiguous(memory_format=torch.channels_last)
         masks = key(seed, "dropout", step, device)
-        batch = Batch(x, y, growth=self._growth(step).to(device), key=masks)
+        batch = Batch(x, y, key=masks, regularised=step % self.options.cycle == 0)
         if self.attack is not None:
             start = self.attack.start(x, generator(seed, "start", step, device))
             batch = batch._replace(start=start)
+        return self._regularised(batch, step) if batch.regularised else batch
+
+    def _regularised(self, batch: Batch, step: int) -> Batch:
+        """Add what the regularisers need."""
+        x, y, device, seed = batch.x, batch.y, batch.x.device, self.options.seed
+        batch = batch._replace(growth=self._growth(step, device))
         if self.options.delta == "random":
             draw = generator(seed, "noise", step, device)
             batch = batch._replace(noise=2 * torch.rand(x.shape, generator=draw, device=device) - 1)

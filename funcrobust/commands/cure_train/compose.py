@@ -37,8 +37,8 @@ class Composition:
         x̂ = attack(θ, start, y; centre x)                                held constant
         L(θ) = mean ℓ(θ, x̂, y) + λ · mean ‖∇ₓℓ(θ, x + z, y) − ∇ₓℓ(θ, x, y)‖₂ + …
 
-    ``scale`` turns the options' units of h and λ into pixels. ``weight`` multiplies every term but
-    the first (regularisers at every k-th update are k times as heavy; 0 leaves them out).
+    ``scale`` turns the options' units of h and λ into pixels. Regularisers at every k-th update are
+    k times as heavy; a batch that is not ``regularised`` has none.
     """
 
     options: CureTrain
@@ -46,7 +46,6 @@ class Composition:
     attack: fr.Attack | None
     scale: float = 1.0
     helper_labels: Callable[[Tensor], Tensor] | None = None
-    weight: float = 1.0
     parameters: Mapping[str, frozenset[str]] = field(init=False)
     """What each regulariser takes: looked up once, since no compiler traces a look at a signature.
     """
@@ -62,11 +61,12 @@ class Composition:
         """Compose the terms of one update."""
         perturb = self.perturbation(modes, batch)
         x_hat = batch.x
-        if perturb is not None and self.needs_x_hat:  # once, for all that look at it
+        if perturb is not None and batch.regularised and self.needs_x_hat:
+            # Once, for all that look at it.
             x_hat = perturb(modes.params, _start(batch), batch.y, center=batch.x).detach()
             perturb = fixed(x_hat)
         terms: dict[str, tuple[float, fr.Loss]] = {"loss": (1.0, self.fit(modes, batch, perturb))}
-        if self.weight == 0:
+        if not batch.regularised:
             return terms
         n = carried(self.options.cure_fraction, len(batch.x))
         part, options = batch.first(n), self.options
@@ -80,14 +80,15 @@ class Composition:
         for name, weight in options.regularisers.items():
             terms[name] = (weight, self.regulariser(name, modes, part))
         first = terms.pop("loss")
-        rest = {k: (self.weight * w, fr.at(loss, part.x, part.y)) for k, (w, loss) in terms.items()}
+        cycle = options.cycle
+        rest = {k: (cycle * w, fr.at(loss, part.x, part.y)) for k, (w, loss) in terms.items()}
         return {"loss": first, **rest}
 
     @property
     def needs_x_hat(self) -> bool:
         """Whether a regulariser looks at x̂."""
         toward = self.options.delta in ("fgsm", "linf") and self.options.lam > 0
-        return self.weight > 0 and (toward or self.options.hat > 0)
+        return toward or self.options.hat > 0
 
     def perturbation(self, modes: fr.Modes, batch: fr.Batch) -> fr.Perturbation | None:
         """Let the attack ascend the cross-entropy, or TRADES' divergence."""
@@ -204,10 +205,10 @@ class Growth:
     kind: str
     total_steps: int
 
-    def __call__(self, step: int) -> Tensor:
+    def __call__(self, step: int, device: torch.device | str = "cpu") -> Tensor:
         t = step / self.total_steps
         share = {
             "constant": 1.0, "linear": min(1.0, 2 * t),
             "paper": PAPER_H[min(4, int(5 * t))] / PAPER_H[-1],
         }[self.kind]  # fmt: skip
-        return torch.tensor(share)
+        return torch.full((), share, device=device)

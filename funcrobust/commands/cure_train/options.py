@@ -129,6 +129,11 @@ class Regularised(Restored):
         others = (*self.regularisers.values(), self.kappa, self.hat, self.restore)
         return self.curvature or any(weight > 0 for weight in others)
 
+    @property
+    def cycle(self) -> int:
+        """Updates from one with regularisers to the next; 1 without any."""
+        return self.cure_every if self.regularised else 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class CureTrain(Attacked, Regularised, Run):

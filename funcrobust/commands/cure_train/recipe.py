@@ -105,9 +105,8 @@ def _within(
     budget: Budget, options: CureTrain, training: Training, dataset: data.Dataset
 ) -> CureTrain:
     """Return the options of a training that is done when the budget is spent."""
-    cycle = options.cure_every if options.regularised else 1
     eager = training.update(lambda update, **_: update)
-    update = update_seconds(eager, training.batches, training.state, budget, cycle)
+    update = update_seconds(eager, training.batches, training.state, budget, options.cycle)
     model = training.model
     images = chosen_test_images(dataset, SAMPLE, options.seed)
     image = measure_seconds(

@@ -41,7 +41,7 @@ TrainingObjective = Callable[..., tuple[Tensor, tuple[Buffers, Metrics]]]
 class Batch(NamedTuple):
     """What a training draws for an update; a pytree. Write your own if you need other parts.
 
-    Every part but ``growth`` and ``key`` has one row an example, so that a batch can be cut.
+    Every tensor but ``growth`` and ``key`` has one row an example, so that a batch can be cut.
     """
 
     x: Tensor
@@ -62,6 +62,8 @@ class Batch(NamedTuple):
     """Images, of the classes y, and what ψ is to restore them from; some first ones will do."""
     key: Tensor | None = None
     """What the masks of dropout and drop-path are drawn from: ``fr.key(seed, "dropout", step)``."""
+    regularised: bool = True
+    """Whether regularisers are due at this update: rationed, they come at some alone."""
 
     def first(self, n: int) -> Self:
         """Return the first ``n`` examples."""

@@ -96,8 +96,19 @@ def optimizer(
 def _clipped(optim: Optimizer, clip_norm: float | None) -> Optimizer:
     if clip_norm is None:
         return optim
-    clip = torchopt.clip.clip_grad_norm(require_finite("clip_norm", clip_norm))
-    return torchopt.combine.chain(clip, optim)
+    limit = require_finite("clip_norm", clip_norm)
+
+    # torchopt's own reads the norm as a number: no vmap, no one graph, and a wait for the GPU.
+    def clip(
+        updates: Any, state: Any, *, params: Any = None, inplace: bool = True
+    ) -> tuple[Any, Any]:
+        del params, inplace
+        share = (limit / (whole(global_norm(updates)) + 1e-6)).clamp_max(1.0)
+        return {name: g * share for name, g in updates.items()}, state
+
+    nothing = torchopt.base.EmptyState()
+    clipping = torchopt.base.GradientTransformation(lambda _: nothing, clip)
+    return torchopt.combine.chain(clipping, optim)
 
 
 def _spend_first_call(optim: Optimizer, params: Params) -> None:
