@@ -60,9 +60,16 @@ def dlr_of(logits: Tensor, y: Tensor) -> Tensor:
 def targeted_dlr_of(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Return equation 7 of logits (B, C): (B,)."""
     _require_classes(logits, 4, "targeted_dlr")
-    own, aim = (logits.gather(-1, c.unsqueeze(-1)).squeeze(-1) for c in (y, target))
     leading = logits.topk(4, dim=-1).values
-    return (aim - own) / (leading[..., 0] - (leading[..., 2] + leading[..., 3]) / 2 + TINY)
+    return difference_of(logits, y, target) / (
+        leading[..., 0] - (leading[..., 2] + leading[..., 3]) / 2 + TINY
+    )
+
+
+def difference_of(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Return z_target − z_y of logits (B, C): (B,)."""
+    own, aim = (logits.gather(-1, c.unsqueeze(-1)).squeeze(-1) for c in (y, target))
+    return aim - own
 
 
 def _require_classes(logits: Tensor, least: int, what: str) -> None:

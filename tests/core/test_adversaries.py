@@ -197,10 +197,33 @@ def test_autoattack_is_the_four_in_turn(case):
     assert left[1] > left[2], "a class of its own to go after finds what the cross-entropy did not"
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_of_few_classes_the_ensemble_finds_what_a_linear_network_loses(classes):
+    """z = Wx: x withstands radius r where z_y − z_t > r·‖w_y − w_t‖₁ for every other t."""
+    draw = torch.Generator().manual_seed(0)
+    weights = {"w": torch.randn(classes, 12, generator=draw, dtype=torch.float64)}
+    x = 0.3 + 0.4 * torch.rand(60, 1, 3, 4, generator=draw, dtype=torch.float64)
+    predict = lambda params, x: x.flatten(1) @ params["w"].T  # noqa: E731
+    y, radius = predict(weights, x).argmax(-1), 0.1
+    apart = weights["w"][y].unsqueeze(1) - weights["w"]  # (B, C, 12)
+    slack = (apart * x.flatten(1).unsqueeze(1)).sum(-1) - radius * apart.abs().sum(-1)
+    slack[torch.arange(60), y] = torch.inf
+    holds = slack.amin(-1) > 0
+    assert slack.amin(-1).abs().min() > 1e-4
+    assert 5 < int(holds.sum()) < 56
+    ball = fr.linf(radius)
+    found = evaluation.autoattack(ball, classes=classes, last=square(ball, queries=20))
+    outcome = evaluation.attack_all(predict, weights, x, y, found)
+    assert torch.equal(outcome.robust, holds)
+    name = "APGD-T (difference)"
+    alone = evaluation.attack_all(predict, weights, x, y, {name: found[name]})
+    assert torch.equal(alone.robust, holds)
+
+
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (lambda: evaluation.autoattack(fr.linf(0.1), classes=3), "needs 4 classes"),
+        (lambda: evaluation.autoattack(fr.linf(0.1), classes=1), "classes must be"),
         (lambda: evaluation.autoattack(fr.unconstrained()), "fr.linf"),
         (lambda: evaluation.autoattack(fr.l2(0.5)), "give last="),
     ],

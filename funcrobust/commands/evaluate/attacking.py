@@ -20,7 +20,6 @@ from funcrobust.core.evaluation import (
     targeted_apgd,
 )
 from funcrobust.core.evaluation.adversaries import SHARPNESS
-from funcrobust.core.evaluation.autoattack import LEAST_CLASSES
 from funcrobust.core.evaluation.drafting import Drafted
 from funcrobust.core.losses import log_odds
 from funcrobust.core.network.functional import autocast
@@ -105,10 +104,5 @@ def step_size(options: Evaluate, ball: Ball) -> float:
 
 def autoattack(ball: Ball, classes: int) -> dict[str, Adversary]:
     """Build the standard ensemble; of an L2 ball with the authors' own Square."""
-    if classes < LEAST_CLASSES:
-        raise FuncrobustError(
-            f"AutoAttack's targeted ratio needs {LEAST_CLASSES} classes, and there are {classes}: "
-            "use --attack"
-        )
     last = l2_square(ball) if type(ball) is L2 else None
     return evaluation.autoattack(ball, classes=classes, last=last)

@@ -15,7 +15,6 @@ from funcrobust.commands.evaluate import attacking, page, saving
 from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.commands.evaluate.subject import Subject, settings_of, subject_of
 from funcrobust.core.evaluation import Adversary, Outcome, Run, correct
-from funcrobust.core.evaluation.autoattack import LEAST_CLASSES
 from funcrobust.core.evaluation.checks import CHECKS, TWICE, Case, Check
 from funcrobust.core.evaluation.ensemble import attack_the_standing, look
 from funcrobust.core.evaluation.verdict import Verdict, interval, verdict
@@ -44,8 +43,8 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     """Measure, check, judge and show; return the figures."""
     subject = subject_of(options, reporter)
     classifier, device, targeted = subject.classifier, subject.y.device, options.target is not None
-    classes, there = classifier.card.num_classes, len(subject.dataset.y_test)
-    adversaries = attacking.adversaries(options, subject.ball, classes, device)
+    there = len(subject.dataset.y_test)
+    adversaries = attacking.adversaries(options, subject.ball, classifier.card.num_classes, device)
     settings = settings_of(options, subject, list(adversaries))
     began = time.perf_counter()
     outcome = _attack(options, settings, subject, adversaries, reporter)
@@ -80,22 +79,20 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     if options.json_file is not None:
         write_json(options.json_file, figures)
     random = any(check.passed is False and check.name == TWICE for check in checks)
-    _say_what_is_next(options, classes, there, random, reporter)
+    _say_what_is_next(options, there, random, reporter)
     if options.paged and curves:
         page.leave(options, classifier, case, figures, curves, reporter)
     return figures
 
 
-def _say_what_is_next(
-    options: Evaluate, classes: int, there: int, random: bool, reporter: Reporter
-) -> None:
+def _say_what_is_next(options: Evaluate, there: int, random: bool, reporter: Reporter) -> None:
     """Name the evaluations that say more than this one did."""
     plain = replace(options, json_file=None, save=None, page=AUTO)
     more = []
     if random:  # nothing else says anything of it
         plain = replace(plain, draws=ENOUGH_DRAWS)
         more.append(plain)
-    if not options.autoattack and options.target is None and classes >= LEAST_CLASSES:
+    if not options.autoattack and options.target is None:
         whole = replace(plain, attack=Evaluate.attack, steps=None, restarts=None, step_size=None)
         more.append(replace(whole, autoattack=True))
     if options.examples < there:

@@ -15,7 +15,7 @@ from funcrobust.core.evaluation.adversary import Adversary, Run
 from funcrobust.core.evaluation.climbing import Aims, Climber, Score
 from funcrobust.core.evaluation.targets import likeliest_others
 from funcrobust.core.losses import cross_entropy_of, odds_of
-from funcrobust.core.margins import dlr_of, targeted_dlr_of
+from funcrobust.core.margins import difference_of, dlr_of, targeted_dlr_of
 from funcrobust.core.network.functional import Params, Predict
 from funcrobust.core.perturbations.ascent import steepest_ascent
 from funcrobust.core.perturbations.auto_pgd import auto_ascent
@@ -101,17 +101,22 @@ def apgd_adversary(
     return Climber(ball, auto_ascent(ball, steps=steps), steps, score, aims, targeted)
 
 
-def targeted_apgd(ball: Ball, *, steps: int = 100, targets: int = 9) -> Adversary:
+def targeted_apgd(
+    ball: Ball, *, steps: int = 100, targets: int = 9, ratio: bool = True
+) -> Adversary:
     """Build Auto-PGD of the targeted ratio, toward the ``targets`` likeliest other classes in turn.
 
-    AutoAttack's APGD-T; of a network with fewer other classes, toward all of them.
+    AutoAttack's APGD-T; of a network with fewer other classes, toward all of them. Without
+    ``ratio`` it climbs the difference of two logits, z_t − z_y, which fewer than four classes have
+    too.
     """
     require_count("targets", targets, minimum=1)
 
     def aims(logits: Tensor, y: Tensor) -> Tensor:
         return likeliest_others(logits, y, targets).T
 
-    return Climber(ball, auto_ascent(ball, steps=steps), steps, targeted_dlr_of, aims)
+    score: Score = targeted_dlr_of if ratio else difference_of
+    return Climber(ball, auto_ascent(ball, steps=steps), steps, score, aims)
 
 
 def _no_aim(restarts: int) -> Aims:

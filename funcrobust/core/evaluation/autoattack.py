@@ -5,7 +5,7 @@ from __future__ import annotations
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.balls.l2 import L2
 from funcrobust.core.balls.linf import Linf
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.evaluation.adversaries import apgd_adversary, targeted_apgd
 from funcrobust.core.evaluation.adversary import Adversary
 from funcrobust.core.evaluation.fab import targeted_fab
@@ -16,6 +16,8 @@ STANDARD = ("APGD-CE", "APGD-T", "FAB-T", "Square")
 
 LEAST_CLASSES = 4
 """Of which the targeted ratio needs so many."""
+OF_FEW = "APGD-T (difference)"
+"""What stands for APGD-T where there are fewer."""
 
 
 def autoattack(
@@ -32,14 +34,16 @@ def autoattack(
     >>> list(autoattack(fr.linf(8 / 255)))
     ['APGD-CE', 'APGD-T', 'FAB-T', 'Square']
 
-    Raises `FuncrobustError` for fewer than four ``classes``, which the targeted ratio needs, or a
-    ball that is neither `linf` nor `l2`.
+    The ensemble is defined for four ``classes`` or more, which the targeted ratio needs. Of two or
+    three APGD climbs the difference z_t − z_y itself, and is named after it:
+
+    >>> list(autoattack(fr.linf(8 / 255), classes=2))
+    ['APGD-CE', 'APGD-T (difference)', 'FAB-T', 'Square']
+
+    Raises `FuncrobustError` for fewer than two ``classes``, or a ball that is neither `linf` nor
+    `l2`.
     """
-    if classes < LEAST_CLASSES:
-        raise FuncrobustError(
-            f"AutoAttack's targeted ratio needs {LEAST_CLASSES} classes, and there are {classes}: "
-            "give attack_all evaluation.apgd_adversary(ball), targeted_fab(ball) and square(ball)"
-        )
+    require_count("classes", classes, minimum=2)
     if not isinstance(ball, Linf | L2):
         raise FuncrobustError(f"AutoAttack is for fr.linf(...) or fr.l2(...), not {ball}")
     if last is None:
@@ -49,5 +53,8 @@ def autoattack(
                 "funcrobust.running.l2_square.l2_square(ball) builds of its authors' code"
             )
         last = square(ball)
-    found = (apgd_adversary(ball), targeted_apgd(ball, targets=9), targeted_fab(ball, targets=9))
-    return dict(zip(STANDARD, (*found, last), strict=True))
+    few = classes < LEAST_CLASSES
+    names = [OF_FEW if few and name == "APGD-T" else name for name in STANDARD]
+    toward_others = targeted_apgd(ball, targets=9, ratio=not few)
+    found = (apgd_adversary(ball), toward_others, targeted_fab(ball, targets=9), last)
+    return dict(zip(names, found, strict=True))
