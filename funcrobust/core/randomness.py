@@ -14,7 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import _random as stateless
+
+from funcrobust.core import philox
+
+try:
+    from torch.func import _random as stateless
+except ImportError:  # before torch 2.12
+    stateless = None  # type: ignore[assignment]
 
 
 def derive_seed(seed: int, purpose: str, count: int = 0) -> int:
@@ -35,9 +41,10 @@ def key(seed: int, purpose: str, count: int = 0, device: torch.device | str = "c
 
     A tensor, so it may travel in a batch, be an argument of what is compiled, and be stacked and
     mapped over by ``vmap``, for masks of each member's own. The generator is Philox 4x32-10 (Salmon
-    et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), as torch has it.
+    et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), as torch has it; where it has not,
+    `funcrobust.core.philox`, of the same bits.
     """
-    # Torch's own `key` copies from the host, for which a GPU is waited for.
+    # Not torch's own, which copies from the host: a GPU would be waited for.
     return _key_of(torch.full((), derive_seed(seed, purpose, count), device=torch.device(device)))
 
 
@@ -55,7 +62,11 @@ def _key_of(seed: Tensor) -> Tensor:
 @torch.library.custom_op("funcrobust::fold_in", mutates_args=())
 def folded(key: Tensor, number: int) -> Tensor:
     """Return another key, a function of ``key`` and ``number``."""
-    return stateless.fold_in(key, number).clone()
+    return _fold_in(key, number).clone()
+
+
+def _fold_in(key: Tensor, number: int) -> Tensor:
+    return philox.fold_in(key, number) if stateless is None else stateless.fold_in(key, number)
 
 
 @folded.register_fake
@@ -70,7 +81,9 @@ def uniform(key: Tensor, count: int, shape: list[int]) -> Tensor:
 
     Nests under ``grad`` and ``vmap`` (over keys: each its own numbers) and compiles.
     """
-    folded = stateless.fold_in(key, count)
+    folded = _fold_in(key, count)
+    if stateless is None:
+        return philox.uniform(folded, shape)
     if key.ndim > 1:  # mapped over: torch wants a dimension of the key for each of the shape's
         *batch, size = key.shape
         folded = folded.reshape(*batch, *(1,) * (len(shape) - len(batch)), size)
