@@ -17,6 +17,7 @@ from torch.func import grad, vmap
 import funcrobust as fr
 from funcrobust.core.network.draws import CountedDraws
 from funcrobust.core.randomness import uniform
+from funcrobust.core.shards import Shard
 
 KEY = fr.key(0, "test")
 
@@ -114,7 +115,7 @@ def test_the_derivative_holds_the_masks():
     problem, value, penalty = network()
     layers = problem.module.net
     hidden = torch.ones(4, 6, 4, 4, dtype=torch.float64)
-    with CountedDraws(KEY):
+    with CountedDraws(KEY, Shard()):
         mask = F.dropout(hidden, 0.5)
 
     def by_hand(params, x):
@@ -191,7 +192,7 @@ def test_dropout_inside_attention(shared, causal):
     }[causal] | {"enable_gqa": shared}  # fmt: skip
 
     def attend(p, values=v):
-        with CountedDraws(KEY):
+        with CountedDraws(KEY, Shard()):
             return F.scaled_dot_product_attention(q, k, values, dropout_p=p, **options)
 
     plain = F.scaled_dot_product_attention(q, k, v, **options)
@@ -199,7 +200,7 @@ def test_dropout_inside_attention(shared, causal):
     # Linear in the values: with the identity for them the output is the weights themselves.
     identity = torch.eye(5, 5).double().expand(2, k.shape[1], 5, 5)
     weights = F.scaled_dot_product_attention(q, k, identity, **options)
-    with CountedDraws(KEY):
+    with CountedDraws(KEY, Shard()):
         mask = F.dropout(torch.ones(2, 4, 5, 5).double(), 0.5)
     assert (attend(0.5, identity) - weights * mask).abs().max() <= 1e-12
 
@@ -254,7 +255,7 @@ def test_a_generator_of_the_networks_own_is_its_own_business():
 def test_normal_numbers_as_torch_has_them():
     """Shapes, types, and a Kolmogorov–Smirnov test of each form of call."""
     x = torch.zeros(4000, dtype=torch.float64)
-    with CountedDraws(KEY):
+    with CountedDraws(KEY, Shard()):
         assert torch.randn((3, 2)).shape == torch.randn(size=(3, 2)).shape == (3, 2)
         drawn = {
             "new": torch.randn(4000), "like": torch.randn_like(x),
@@ -270,7 +271,7 @@ def test_normal_numbers_as_torch_has_them():
 def test_rand_and_bernoulli_as_torch_has_them():
     """Shapes, types and probabilities, in every form of call."""
     x = torch.full((2000,), 0.25, dtype=torch.float64)
-    with CountedDraws(KEY):
+    with CountedDraws(KEY, Shard()):
         forms = torch.rand(3, 2), torch.rand((3, 2)), torch.rand(size=(3, 2)), torch.rand([3, 2])
         for u in forms:
             assert u.shape == (3, 2)
@@ -291,7 +292,7 @@ def test_masks_are_the_same_in_every_precision():
     """A compiled update is held against one in float64, which must drop what it drops."""
     masks = []
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        with CountedDraws(KEY):
+        with CountedDraws(KEY, Shard()):
             masks.append(F.dropout(torch.ones(1000, dtype=dtype), 0.3) > 0)
     assert torch.equal(masks[0], masks[1])
     assert torch.equal(masks[0], masks[2])
@@ -336,5 +337,5 @@ def test_the_numbers_never_change():
 
 
 def test_complex_numbers_are_not_half_drawn():
-    with CountedDraws(KEY), pytest.raises(fr.FuncrobustError, match="two real ones"):
+    with CountedDraws(KEY, Shard()), pytest.raises(fr.FuncrobustError, match="two real ones"):
         torch.randn(3, dtype=torch.complex64)

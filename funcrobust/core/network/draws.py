@@ -32,7 +32,7 @@ class CountedDraws(TorchFunctionMode):
     those that one process would draw for all rows.
     """
 
-    def __init__(self, key: Tensor | None, shard: Shard = Shard()) -> None:
+    def __init__(self, key: Tensor | None, shard: Shard) -> None:
         super().__init__()
         self.key = key
         self.count = 0

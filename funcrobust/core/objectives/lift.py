@@ -204,11 +204,15 @@ class _Record:
         # As many transforms deep as the objective, so that it is no derivative's evaluation; and no
         # attack's, whose parameters are constant: these very ones, or some made of them that are
         # differentiated too (a weight perturbation, say).
-        if _depth() != self._depth or not (params is self._params or _any_tracked(params)):
+        if _depth() != self._depth or not (self._are_trained(params) or _any_tracked(params)):
             return self._train(params, x)[0]
         self._before = self.buffers
         self._logits, self.buffers = self._train(params, x)
         return self._logits
+
+    def _are_trained(self, params: Params) -> bool:
+        # Not the dicts: which are the same no compiler of torch 2.11 can tell.
+        return any(p is self._params.get(name) for name, p in params.items())
 
     def _train(self, params: Params, x: Tensor) -> tuple[Tensor, Buffers]:
         return self._model.predict_train(params, self.buffers, x, key=self._key)

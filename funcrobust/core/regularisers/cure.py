@@ -126,7 +126,7 @@ def _batched(loss: Loss, params: Params, x: Tensor, z: Tensor, y: Tensor) -> Ten
 def _forward(loss: Loss, params: Params, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
     value, unit = _difference(loss, params, x, z, y)
     points, units = torch.cat([x, x + z]), torch.cat([unit, unit])
-    inside = dict(params)  # another dict: what a derivative evaluates moves no buffers (`Modes`)
+    inside = _aliases(params)
     slopes: Tensor = jvp(lambda p: loss(inside, p, torch.cat([y, y])), (points,), (units,))[1]
     at_x, at_z = slopes.chunk(2)
     return _with_derivative(value, at_z - at_x)
@@ -150,9 +150,14 @@ def _slopes(
 ) -> Tensor:
     """(ℓ(p + ηu) − ℓ(p − ηu))/2η at each point p, for the step ηu, in one batch."""
     both = torch.cat([points + step, points - step])
-    inside = dict(params)  # as in `_forward`: no evaluation for a derivative moves buffers
+    inside = _aliases(params)
     ahead, behind = loss(inside, both, torch.cat([y, y])).chunk(2)
     return (ahead - behind) / (2 * eta.flatten())
+
+
+def _aliases(params: Params) -> Params:
+    """Other tensors of the same values: what a derivative evaluates moves no buffers (`Modes`)."""
+    return {name: p.view_as(p) for name, p in params.items()}
 
 
 def _length(z: Tensor) -> Tensor:

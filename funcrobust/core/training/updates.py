@@ -198,7 +198,7 @@ def make_update(
         _spend_first_call(optim, {"": torch.zeros(1)})
 
     def update(state: State, *batch: Any) -> tuple[State, Metrics]:
-        if (decay is not None) != bool(state.average):
+        if (decay is not None) != (len(state.average) > 0):
             raise FuncrobustError(
                 "a weight average takes both: make_update(..., decay=) and "
                 "initial_state(..., averaged=True)"
