@@ -27,7 +27,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 PARTS = (
-    "tests/core/test_updates.py", "tests/core/test_cure.py", "tests/models/test_families.py",
+    "tests/core/test_updates.py", "tests/core/test_cure.py", "tests/core/test_draws.py",
+    "tests/core/test_lift.py", "tests/models/test_families.py",
     "tests/checkpoints/test_format.py", "tests/checkpoints/test_loading.py",
     "tests/checkpoints/test_export.py", "tests/data/test_own_files.py",
     "tests/running/test_options.py", "tests/report", "tests/test_cli.py",

@@ -85,8 +85,14 @@ def shared(name: str, examples: int, seed: int, processes: int, threads: int) ->
 
 
 def reference(name: str, x: Tensor, y: Tensor, device: str) -> dict[str, Any]:
-    """The same of pyautoattack, whose attacks are run one by one to have the time of each."""
-    from pyautoattack import AutoAttack
+    """The same of pyautoattack, whose attacks are run one by one to have the time of each.
+
+    Nothing where it is not installed.
+    """
+    try:
+        from pyautoattack import AutoAttack
+    except ImportError:
+        return {}
 
     module, card = checkpoints.load(name)
     module = module.to(device).eval()
@@ -129,16 +135,19 @@ def main() -> None:
         count = (args.examples, args.seed, args.processes, args.threads)
         found[f"{args.processes} processes"] = shared(args.checkpoint, *count)
     theirs = reference(*given, args.device)
-    seconds, apart, ratios = {}, {}, {}
-    total = sum(row["seconds"] for row in theirs.values())
-    for who, rows in found.items():
-        seconds[who] = sum(row["seconds"] for row in rows.values())
-        ratios[who] = total / seconds[who]
-        apart[who] = {
-            attack: int((rows[attack]["robust"] ^ row["robust"]).sum())
-            for attack, row in theirs.items()
+    seconds = {who: sum(row["seconds"] for row in rows.values()) for who, rows in found.items()}
+    apart, ratios = dict[str, Any](), dict[str, float]()
+    if theirs:
+        total = sum(row["seconds"] for row in theirs.values())
+        ratios = {who: total / s for who, s in seconds.items()}
+        apart = {
+            who: {
+                attack: int((rows[attack]["robust"] ^ row["robust"]).sum())
+                for attack, row in theirs.items()
+            }
+            for who, rows in found.items()
         }
-    found, seconds = found | {"pyautoattack": theirs}, seconds | {"pyautoattack": total}
+        found, seconds = found | {"pyautoattack": theirs}, seconds | {"pyautoattack": total}
     table = [
         (attack, *(f"{rows[attack]['robust'].double().mean():.1%}" for rows in found.values()),
          ", ".join(str(a[attack]) for a in apart.values()),
@@ -147,13 +156,15 @@ def main() -> None:
     ]  # fmt: skip
     table.append(("all", *[""] * (len(found) + 1), *(f"{s:.1f}" for s in seconds.values())))
     said = ", ".join(f"{ratio:.2f} x ({who})" for who, ratio in ratios.items())
+    said = f"{said} the throughput" if said else "nothing to compare with: no pyautoattack here"
     common.show(
-        f"AutoAttack, {args.checkpoint}, {len(y)} random images: {said} the throughput",
+        f"AutoAttack, {args.checkpoint}, {len(y)} random images: {said}",
         ("standing after", *found, "apart", *(f"{who}, seconds" for who in found)), table,
     )  # fmt: skip
     record = {
         "checkpoint": args.checkpoint, "examples": len(y), "seed": args.seed,
         "seconds": seconds, "throughput_ratio": ratios, "disagreements": apart,
+        "missing": [] if theirs else ["pyautoattack"],
         "rows": {
             who: {
                 attack: {"seconds": row["seconds"], "standing": int(row["robust"].sum())}

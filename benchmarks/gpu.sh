@@ -15,6 +15,11 @@
 #   autoattack  the ensemble against pyautoattack                                     8 min
 #   psi       psi's gradient: time and memory against the steps, and JAX              6 min
 #
+# Nothing is installed for it: beside torch 2.11 or newer, torchvision and what most images have, it takes
+# folders of unpacked wheels, PYTHONPATH=.:folder, of torchopt, optree, graphviz, cyclopts, rich-rst,
+# cattrs, attrs, annotated-types and docstring-parser; and of torchattacks, foolbox, eagerpy, gitpython
+# and pyautoattack, for what is compared with. Rehearsed on Python 3.12 and torch 2.11 so.
+#
 # A part that fails or runs out of time is named at the end, and the others are done all the same.
 set -uo pipefail
 cd "$(dirname "$0")/.."
