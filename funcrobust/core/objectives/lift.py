@@ -87,7 +87,7 @@ class Modes:
     """The batch's own statistics. What a loss evaluates with the parameters that are trained, or
     with some made of them, moves the running statistics, evaluation by evaluation; what an attack
     evaluates, at constant ones, or a derivative, does not. (Compiled, and where no derivative is
-    taken, the very dict that the loss is given moves them, and no other.)"""
+    taken, the very tensors that the loss is given move them, and no others.)"""
     batch: Predict
     """The same values, and nothing moves: with derivatives of every order, for regularisers. In
     ``training`` torch's own batch norm is the faster one for a first derivative."""
@@ -211,7 +211,7 @@ class _Record:
         return self._logits
 
     def _are_trained(self, params: Params) -> bool:
-        # Not the dicts: which are the same no compiler of torch 2.11 can tell.
+        # Not by the dict: whether two are one, torch 2.11's compiler cannot tell.
         return any(p is self._params.get(name) for name, p in params.items())
 
     def _train(self, params: Params, x: Tensor) -> tuple[Tensor, Buffers]:
