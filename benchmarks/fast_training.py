@@ -32,6 +32,7 @@ from funcrobust.commands.cure_train import CureTrain
 from funcrobust.commands.cure_train.assemble import Training, assemble
 from funcrobust.commands.evaluate.attacking import autoattack
 from funcrobust.core import evaluation
+from funcrobust.core.balls.ball import known_inside
 from funcrobust.core.training import updates
 from funcrobust.running.config import to_config
 from funcrobust.running.dataset import chosen_test_images
@@ -53,7 +54,8 @@ def preset_training(training: Training, stretch: int, prepare: Any) -> Callable[
     def run() -> Progress:
         state = training.state
         for step in range(training.steps):
-            state, _ = update(state, training.batches(step))
+            with known_inside():  # as in `funcrobust.running.loop`
+                state, _ = update(state, training.batches(step))
             if (step + 1) % stretch == 0 or step + 1 == training.steps:
                 yield step + 1, updates.averaged(state)
 
