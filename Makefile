@@ -3,7 +3,7 @@
 # make docs: the site, in build/site: its tutorials run, its links are checked
 
 # make release-check: the wheel, installed elsewhere with a Python of your choice, and used there;
-#            then with the oldest versions allowed (5 GB of disk while it lasts)
+#            then with the oldest versions allowed (6 GB of disk while it lasts)
 # make test-settings: the suite again and again, under processors and orders that others may have
 
 PYTHON ?= python3

@@ -6,7 +6,7 @@ The wheel and the sdist are built and looked through. The wheel goes into an env
 outside the repository, with the constraints of constraints.txt (``--lowest``: with the oldest
 versions that pyproject.toml allows). There the demo runs on the digits, an evaluation, every
 example, and each thing that needs an extra says which. Afterwards the environment is deleted. It
-takes some 5 GB of disk while it lasts, most of it torch's own libraries for GPUs.
+takes some 6 GB of disk while it lasts, most of it torch's own libraries for GPUs.
 """
 
 from __future__ import annotations
