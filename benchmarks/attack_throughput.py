@@ -288,7 +288,10 @@ def main() -> None:
     module, card = checkpoints.load(CHECKPOINT)
     _, x, y = chosen_test_images(data.load("cifar10"), examples, 0)
     case = Case(module.to(args.device), card, data.as_float(x).to(args.device), y.to(args.device))
-    results = {}
+    results = dict[str, Any]()
+    record = {
+        "checkpoint": CHECKPOINT, "examples": examples, "repeats": args.repeats, "attacks": results,
+    }  # fmt: skip
     for name in (name for name in ATTACKS if name in args.attacks):
         attack = ATTACKS[name]
         # Ten restarts warm up by themselves after the shorter attacks, and are long.
@@ -297,10 +300,7 @@ def main() -> None:
         found = summary(rows)
         show(name, attack, rows, found)
         results[name] = {"attack": asdict(attack), "rows": rows, **found}
-    record = {
-        "checkpoint": CHECKPOINT, "examples": examples, "repeats": args.repeats, "attacks": results,
-    }  # fmt: skip
-    common.write("attack_throughput", record, args.device, args.out)
+        common.write("attack_throughput", record, args.device, args.out)
 
 
 if __name__ == "__main__":

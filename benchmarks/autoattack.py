@@ -62,7 +62,9 @@ def ours(
     return rows
 
 
-def shared(name: str, examples: int, seed: int, processes: int, threads: int) -> dict[str, Any]:
+def shared(
+    name: str, examples: int, seed: int, processes: int, threads: int, device: str
+) -> dict[str, Any]:  # fmt: skip
     """Standing after each attack, and the seconds of all: `evaluate` under torchrun."""
     with tempfile.TemporaryDirectory() as folder:
         saved, figures = Path(folder, "found.safetensors"), Path(folder, "figures.json")
@@ -75,7 +77,7 @@ def shared(name: str, examples: int, seed: int, processes: int, threads: int) ->
         given = {**os.environ, "OMP_NUM_THREADS": str(max(1, threads // processes))}
         subprocess.run(words, env=given, check=True, capture_output=True)
         seconds = json.loads(figures.read_text())["seconds"]
-        fell_to = load_file(saved)["fell_to"]
+        fell_to = load_file(saved, device=device)["fell_to"]
     standing = {k: (fell_to < 0) | (fell_to > k) for k in range(1, len(NAMES) + 1)}
     last = list(NAMES)[-1]  # which has the seconds of all four
     return {
@@ -132,7 +134,7 @@ def main() -> None:
     if args.search:
         found["in bf16"] = ours(*given, numbers.to(args.device), args.device, half=True)
     if args.processes:
-        count = (args.examples, args.seed, args.processes, args.threads)
+        count = (args.examples, args.seed, args.processes, args.threads, args.device)
         found[f"{args.processes} processes"] = shared(args.checkpoint, *count)
     theirs = reference(*given, args.device)
     seconds = {who: sum(row["seconds"] for row in rows.values()) for who, rows in found.items()}

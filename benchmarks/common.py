@@ -21,6 +21,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+# JAX else takes three quarters of a GPU for itself, beside what it is compared with; and GitPython,
+# which foolbox imports, wants the program git.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
 RESULTS = Path(__file__).resolve().parent / "results"
 COMPETITORS = ("torchattacks", "foolbox", "robustness", "pyautoattack", "jax")
 
@@ -75,12 +80,20 @@ def side_by_side(
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def in_fresh_process(script: str, *args: str, env: dict[str, str] | None = None) -> Any:
-    """Run ``python script args`` and return what its last line of output holds, as JSON."""
-    done = subprocess.run(
-        [sys.executable, script, *args], capture_output=True, text=True, check=False,
-        env={**os.environ, **(env or {})},
-    )  # fmt: skip
+def in_fresh_process(
+    script: str, *args: str, env: dict[str, str] | None = None, seconds: float | None = None
+) -> Any:
+    """Run ``python script args`` and return what its last line of output holds, as JSON.
+
+    Raises `RuntimeError` where it fails or takes more than so many ``seconds``.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, script, *args], capture_output=True, text=True, check=False,
+            env={**os.environ, **(env or {})}, timeout=seconds,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"not done after {seconds:.0f} s") from error
     if done.returncode:
         raise RuntimeError(f"{script} {' '.join(args)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -129,9 +142,12 @@ def provenance() -> dict[str, Any]:
     """What a figure came from: the commit, what differs from it, and the script's own bytes."""
 
     def git(*words: str) -> str | None:
-        done = subprocess.run(
-            ["git", *words], capture_output=True, text=True, check=False, cwd=RESULTS.parent
-        )
+        try:
+            done = subprocess.run(
+                ["git", *words], capture_output=True, text=True, check=False, cwd=RESULTS.parent
+            )
+        except OSError:  # a machine without git
+            return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     script = Path(sys.argv[0])

@@ -200,8 +200,10 @@ def reached(records: list[dict[str, float]], target: float) -> dict[str, float] 
     return next((r for r in records if r["robust"] >= target), None)
 
 
-def one_seed(args: Any, dataset: data.Dataset, seed: int) -> dict[str, Any]:
-    """Train the preset, then plain RS-FGSM for as long, and compare."""
+def one_seed(
+    args: Any, dataset: data.Dataset, seed: int, keep: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Train the preset, then plain RS-FGSM for as long; ``keep`` is given each part as it comes."""
     given = {"preset": args.preset, "seed": seed, "device": args.device}
     given |= {k: v for k, v in (("epochs", args.epochs), ("model", args.model)) if v}
     options = CureTrain.filled(given)
@@ -224,17 +226,20 @@ def one_seed(args: Any, dataset: data.Dataset, seed: int) -> dict[str, Any]:
         preset_training(training, max(1, per_epoch // args.parts), prepare), measure, args.device
     )
     seconds = records[-1]["seconds"]
+    for record in records:
+        record["epoch"] = record["step"] / per_epoch
     result: dict[str, Any] = {
         "seed": seed, "options": to_config(options), "seconds": seconds,
         "compile_seconds": compiling[0], "records": records,
-        "final": final_figures(training.model, weights, dataset, args),
-        "utilisation": utilisation(training, seconds, args.device),
+        "reached": {f"{t:.1%}": reached(records, t) for t in TARGETS},
     }  # fmt: skip
-    for record in records:
-        record["epoch"] = record["step"] / per_epoch
-    result["reached"] = {f"{t:.1%}": reached(records, t) for t in TARGETS}
+    keep(result)
+    result["utilisation"] = utilisation(training, seconds, args.device)
+    result["final"] = final_figures(training.model, weights, dataset, args)
+    keep(result)
     if not args.no_plain:
         result["plain"] = plain(args, dataset, options.model, seconds, seed)
+        keep(result)
     return result
 
 
@@ -335,12 +340,18 @@ def main() -> None:
     dataset = data.load("cifar10").subset(args.train_examples, None, 0).to(args.device)
     name = "fast_training" if args.preset in ("cpu", "fast") else f"fast_training-{args.preset}"
     runs: list[dict[str, Any]] = []
+
+    def keep(run: dict[str, Any]) -> Path:
+        record = {"preset": args.preset, "seeds_asked": args.seeds, "runs": [*runs, run]}
+        return common.write(name, record, args.device, args.out)
+
     for seed in range(args.seeds):
-        runs.append(one_seed(args, dataset, seed))
-        record = {"preset": args.preset, "seeds_asked": args.seeds, "runs": runs}
-        path = common.write(name, record, args.device, args.out)
+        torch.compiler.reset()  # else a compiler counts all seeds' updates as one's
+        runs.append(one_seed(args, dataset, seed, keep))
     show(runs, args)
-    draw(runs, args, path.with_suffix(".png"))
+    *runs, last = runs
+    path = keep(last)
+    draw([*runs, last], args, path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

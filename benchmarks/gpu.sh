@@ -5,6 +5,7 @@
 #     bash benchmarks/gpu.sh                      # every part, in this order
 #     bash benchmarks/gpu.sh step attacks         # some of them
 #     OUT=folder bash benchmarks/gpu.sh           # where the JSON goes (benchmarks/results)
+#     SHORT=1 bash benchmarks/gpu.sh to45 attacks autoattack step psi    # a quarter of an hour in all
 #     REHEARSE=1 bash benchmarks/gpu.sh           # the same scripts on a CPU with tiny work
 #
 #   compile   does torch.compile get the presets' updates right here?                 4 min
@@ -18,13 +19,14 @@
 # Nothing is installed for it: beside torch 2.11 or newer, torchvision and what most images have, it takes
 # folders of unpacked wheels, PYTHONPATH=.:folder, of torchopt, optree, graphviz, cyclopts, rich-rst,
 # cattrs, attrs, annotated-types and docstring-parser; and of torchattacks, foolbox, eagerpy, gitpython
-# and pyautoattack, for what is compared with. Rehearsed on Python 3.12 and torch 2.11 so.
+# and pyautoattack, for what is compared with. Rehearsed on Python 3.12 and torch 2.11 so. CIFAR-10 is
+# looked for in $FUNCROBUST_CACHE, or in ~/.cache/funcrobust (cifar10.safetensors, 184 MB).
 #
 # A part that fails or runs out of time is named at the end, and the others are done all the same.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-PYTHON=${PYTHON:-python}
+PYTHON=${PYTHON:-python3}
 OUT=${OUT:-benchmarks/results}
 ALL="compile step to45 to48 attacks autoattack psi"
 
@@ -37,6 +39,15 @@ if [ -n "${REHEARSE:-}" ]; then
   ATTACKS="--examples 4 --repeats 1 --warmup 0 --attacks PGD-10"
   AUTOATTACK="--examples 2"
   PSI="--batch 2 --steps 2 --repeats 1"
+elif [ -n "${SHORT:-}" ]; then
+  ON="--device cuda --out $OUT"
+  COMPILE="--presets fast"
+  STEP="--model preact-resnet18 --batch 256 --no-jax --no-variants"
+  TO45="--preset fast --no-plain --final-examples 1000 --autoattack 500 --parts 1"
+  TO48="--preset strong --no-plain --final-examples 1000 --parts 1"
+  ATTACKS="--examples 500"
+  AUTOATTACK="--checkpoint cifar10-linf-small --examples 300 --search"
+  PSI="--batch 256 --steps 5 20"
 else
   ON="--device cuda --out $OUT"
   COMPILE=""

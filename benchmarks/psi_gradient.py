@@ -248,21 +248,29 @@ def flat(gradient: dict[str, Tensor]) -> Tensor:
 # --- the table ----------------------------------------------------------------------------------
 
 
+LONGEST = 90.0
+"""Seconds that a GPU's row may take, with its compilation: a lent one is lent by the minute."""
+
+
 def skip_reason(mode: str, steps: int, device: str) -> str:
     most, why = SKIPPED.get(mode, (math.inf, ""))
     return why if device == "cpu" and steps > most else ""
 
 
-def in_turn(args: Namespace) -> list[dict[str, Any]]:
+def in_turn(args: Namespace, keep: Callable[[list[dict[str, Any]]], Any]) -> list[dict[str, Any]]:
     """One row a mode and number of steps, a process each, never two at a time."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for steps in args.steps:
         for mode in MODES:
             if reason := skip_reason(mode, steps, args.device):
                 found = {"missing": reason}
             else:
-                found = in_child(mode, steps, args)
+                try:
+                    found = in_child(mode, steps, args)
+                except RuntimeError as error:  # its own row is lost, and no other
+                    found = {"missing": str(error).strip().splitlines()[-1]}
             rows.append({"steps": steps, "mode": mode, **found})
+            keep(rows)
             said = found.get("missing") or f"{found['seconds']:.2f} s"
             print(f"{mode} at {steps} steps: {said}", flush=True)
     return rows
@@ -271,7 +279,8 @@ def in_turn(args: Namespace) -> list[dict[str, Any]]:
 def in_child(mode: str, steps: int, args: Namespace) -> dict[str, Any]:
     flags = ("device", "batch", "repeats", "threads")
     passed = [word for flag in flags for word in (f"--{flag}", str(getattr(args, flag)))]
-    return common.in_fresh_process(__file__, *passed, "--measure", mode, str(steps))
+    limit = LONGEST if args.device.startswith("cuda") else None
+    return common.in_fresh_process(__file__, *passed, "--measure", mode, str(steps), seconds=limit)
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -284,10 +293,10 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return {n: ran[mode, n]["seconds"] / ran[over, n]["seconds"] for n in both}
 
     def memory(mode: str, kind: str) -> float:
-        few, many = (ran[mode, n][kind] for n in (numbers[0], numbers[-1]))
-        return many / max(few, 1.0)
+        own = [n for n in numbers if (mode, n) in ran]
+        return ran[mode, own[-1]][kind] / max(ran[mode, own[0]][kind], 1.0) if own else math.nan
 
-    ends = f"at {numbers[-1]} / at {numbers[0]} steps"
+    ends = f"at {numbers[-1]} / at {numbers[0]} steps" if numbers else ""
     return {
         "adjoint time / unroll time": times("adjoint", "unrolled"),
         "three kept time / unroll time": times("three kept", "unrolled"),
@@ -356,11 +365,15 @@ def main() -> None:
         print(json.dumps(check(args) if mode == CHECK else measure(mode, int(steps), args)))
         return
     agreed = agreement(args)
-    rows = in_turn(args)
-    found = ratios(rows)
-    show(rows, found, args)
-    record = {"batch": args.batch, "check": agreed, "rows": rows, "ratios": found}
-    common.write("psi_gradient", record, args.device, args.out)
+
+    def keep(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        found = ratios(rows)
+        record = {"batch": args.batch, "check": agreed, "rows": rows, "ratios": found}
+        common.write("psi_gradient", record, args.device, args.out)
+        return found
+
+    rows = in_turn(args, keep)
+    show(rows, keep(rows), args)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.training.compiling import compile_checked
 from funcrobust.core.training.updates import State, Update
@@ -18,13 +18,21 @@ from funcrobust.running.groups import Precision
 def pick_device(name: str) -> torch.device:
     """Turn "auto", "cpu", "cuda" or "cuda:1" (`groups.Machine`) into a device that is there."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise FuncrobustError("CUDA was asked for, but no CUDA device is here: use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise FuncrobustError(f"{name} is not here: there are {torch.cuda.device_count()} devices")
+    if device.type == "cuda":
+        _promised()
     return device
+
+
+def _promised() -> None:
+    """Have cuDNN do what is said of a run: float32 is float32, and the same bits come again."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
 
 
 def pick_precision(precision: Precision, device: torch.device) -> Precision:
@@ -51,13 +59,26 @@ def to_device(model: Functional, device: torch.device) -> Functional:
 
 
 def maybe_compile(
-    update: Update, *, state: State, batch: Any, wanted: bool, reporter: Reporter
-) -> Update:
-    """Compile the update if that is wanted, checked against the eager one."""
-    if not wanted:
+    update: Update, *, state: State, batch: Any, asked: bool | None, default: bool,
+    reporter: Reporter,
+) -> Update:  # fmt: skip
+    """Compile the update, checked against the eager one, if it is ``asked`` for.
+
+    Where nothing is asked the machine's ``default`` is taken, and what does not compile, or
+    compiles to something else, is trained eagerly, with a warning. Raises `FuncrobustError` where
+    compiling was asked for.
+    """
+    if not (default if asked is None else asked):
         return update
     reporter.say("compiling the update, and checking it against the eager one ...")
     began = time.perf_counter()
-    compiled = compile_checked(update, state, batch)
+    try:
+        compiled = compile_checked(update, state, batch)
+    except Exception as error:  # a compiler's own: no C++ compiler here, no memory, a bug
+        said = one_line(error)
+        if asked:
+            raise FuncrobustError(f"the update does not compile: {said}; --no-compile") from error
+        reporter.warn(f"trained without torch.compile, slower: {said}")
+        return update
     reporter.say(f"compiled equals eager ({time.perf_counter() - began:.0f} s)")
     return compiled

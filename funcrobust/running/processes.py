@@ -120,7 +120,13 @@ def started(options: Options) -> Iterator[Processes]:
     device: str = getattr(options, "device", "cpu")
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_gpu:
-        torch.cuda.set_device(_number("LOCAL_RANK", 0))
+        rank, there_are = _number("LOCAL_RANK", 0), torch.cuda.device_count()
+        if rank >= there_are:
+            raise FuncrobustError(
+                f"a process has a GPU of its own, and here are {there_are}: --nproc-per-node "
+                f"{there_are}, or --device cpu"
+            )
+        torch.cuda.set_device(rank)
     there = dist.is_initialized()  # a script's own, which runs several commands
     if not there:
         dist.init_process_group("nccl" if on_gpu else "gloo")

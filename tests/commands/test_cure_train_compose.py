@@ -470,6 +470,23 @@ def test_a_presets_update_is_one_graph(digits):
     assert largest_difference(state.params, expected.params) < 1e-3
 
 
+def test_no_part_of_a_training_is_compiled_twice(digits):
+    """For one with regularisers and one without: not again for what an update leaves."""
+    torch.compiler.reset()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    training = assemble(options(preset="cpu", precision="fp32", cure_every=2), digits)
+    compiled = lambda made, **_: torch.compile(made, fullgraph=True, backend=backend)  # noqa: E731
+    update, state = training.update(compiled), training.state
+    for step in range(5):
+        state, _ = update(state, training.batches(step))
+    assert len(graphs) == 2
+
+
 @pytest.mark.parametrize(("model", "said"), [("my:make", True), ("robustbench:X", False)])
 def test_whose_normalisation_is_said(model, said):
     """A factory's network gets the data's, one of the zoo has its own."""

@@ -45,3 +45,12 @@ def test_what_cannot_be_shared_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(fr.FuncrobustError, match="WORLD_SIZE is 'two'"):
         started(Evaluate()).__enter__()
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(fr.FuncrobustError, match="here are 1: --nproc-per-node 1, or --device cpu"):
+        started(Evaluate()).__enter__()

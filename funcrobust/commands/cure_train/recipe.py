@@ -76,11 +76,13 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     run, position = held.open(options, training.state, reporter)
     reporter.attach(run.file("console.log"))
     work = Work(options, training, dataset, run, reporter)
-    wanted = device.type == "cuda" if options.compile is None else options.compile
+    compiling = partial(
+        maybe_compile, asked=options.compile, default=device.type == "cuda", reporter=reporter
+    )
     report = RunReport(run, options, training.steps, reporter)
     kept = Kept(work.card(""))
     plan = Plan(
-        update=training.update(partial(maybe_compile, wanted=wanted, reporter=reporter)),
+        update=training.update(compiling),
         batch=training.batches,
         steps=training.steps,
         steps_per_epoch=training.batches.steps_per_epoch,

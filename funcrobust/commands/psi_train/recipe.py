@@ -97,7 +97,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     # grows with the steps.
     batch = processes().shard.rows(batches(0))
     update = maybe_compile(
-        update, state=state, batch=batch, wanted=bool(options.compile), reporter=reporter
+        update, state=state, batch=batch, asked=options.compile, default=False, reporter=reporter
     )
     report = RunReport(run, options, options.updates, reporter)
     kept = Kept(_card(work, ""), left_out=(STARTS,))

@@ -179,7 +179,7 @@ class Functional:
 
         def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {
-                name: t.to(device, memory_format=memory_format) if t.ndim == 4 else t.to(device)
+                name: t.to(device, memory_format=memory_format) if _has_layouts(t) else t.to(device)
                 for name, t in tensors.items()
             }
 
@@ -274,6 +274,15 @@ def autocast(predict: Predict, dtype: torch.dtype | None) -> Predict:
             return predict(params, x).to(x.dtype)
 
     return half
+
+
+def _has_layouts(t: Tensor) -> bool:
+    """Whether a layout of images makes a difference to (O, I, H, W).
+
+    Kernels of one pixel or one channel lie as they lay, whatever is written in their strides; what
+    is computed of them has others, for which a compiler would compile all again.
+    """
+    return t.ndim == 4 and t.shape[1] > 1 and t.shape[2] * t.shape[3] > 1
 
 
 def _of_types(error: RuntimeError, params: Params, x: Tensor) -> RuntimeError | FuncrobustError:

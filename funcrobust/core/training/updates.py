@@ -130,7 +130,8 @@ def initial_state(model: Functional | Params, optim: Optimizer, *, averaged: boo
     params, buffers = (model, {}) if isinstance(model, dict) else (model.params, model.buffers)
     _spend_first_call(optim, params)
     step = torch.zeros((), dtype=torch.int64)
-    average = _averageable(params, buffers) if averaged else {}
+    # Copies: what a compiler makes for two names of one tensor, it makes again for two tensors.
+    average = {n: t.clone() for n, t in _averageable(params, buffers).items()} if averaged else {}
     return State(params, buffers, optim.init(params), step, average)
 
 

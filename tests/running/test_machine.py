@@ -1,0 +1,54 @@
+"""A compiler that fails, and what a run asks of a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.report.console import Reporter
+from funcrobust.running import machine
+
+
+def eager(state):
+    return state
+
+
+def compiled(monkeypatch, log, asked, default, error=RuntimeError("no C++ compiler\nhere")):
+    def failing(update, state, batch):
+        raise error
+
+    monkeypatch.setattr(machine, "compile_checked", failing)
+    with Reporter.silent(log) as reporter:
+        return machine.maybe_compile(
+            eager, state=None, batch=None, asked=asked, default=default, reporter=reporter
+        )
+
+
+def test_what_does_not_compile_is_trained_all_the_same(monkeypatch, tmp_path):
+    log = tmp_path / "log"
+    assert compiled(monkeypatch, log, None, True) is eager
+    assert "warning: trained without torch.compile, slower: no C++ compiler here" in log.read_text()
+
+
+def test_but_not_where_it_was_asked_for(monkeypatch, tmp_path):
+    with pytest.raises(FuncrobustError, match="no C\\+\\+ compiler here; --no-compile"):
+        compiled(monkeypatch, tmp_path / "log", True, False)
+
+
+@pytest.mark.parametrize(("asked", "default"), [(None, False), (False, True)])
+def test_nothing_is_compiled_unasked(monkeypatch, tmp_path, asked, default):
+    assert compiled(monkeypatch, tmp_path / "log", asked, default) is eager
+    assert "compil" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:1"])
+def test_a_gpu_computes_in_float32_and_the_same_twice(monkeypatch, name):
+    """Which cuDNN does not by itself."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    assert machine.pick_device(name).type == "cuda"
+    assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.deterministic
