@@ -376,7 +376,7 @@ def test_growth_of_h():
 def test_growth_reaches_cure(digits):
     """At growth 0, z is 0 and so is the curvature."""
     _, _, metrics = trained(options(h_schedule="linear", cure_every=1), digits, updates=1)
-    assert float(metrics["curvature"]) == 0.0
+    assert float(metrics["curvature"]) < 1e-5  # a rounding of one image's two gradients
 
 
 def test_the_average_is_what_is_kept(digits):

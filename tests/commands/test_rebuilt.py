@@ -118,7 +118,7 @@ def test_cure_train(objectives, digits):
     given = {"preset": "cpu", "dataset": "digits", "batch_size": 32, "precision": "fp32"}
     training = assemble(CureTrain.filled(given), digits)
     training.update(lambda made, **_: made)
-    regularised, _ = objectives
+    (regularised,) = objectives
     rebuilt = cure_train(training.model, sum(digits.std) / len(digits.std))
     same_to_the_bit(regularised, rebuilt, training.state, training.batches(0))
 
