@@ -42,7 +42,7 @@ def key(seed: int, purpose: str, count: int = 0, device: torch.device | str = "c
     A tensor, so it may travel in a batch, be an argument of what is compiled, and be stacked and
     mapped over by ``vmap``, for masks of each member's own. The generator is Philox 4x32-10 (Salmon
     et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), as torch has it; where it has not,
-    `funcrobust.core.philox`, of the same bits.
+    ``funcrobust.core.philox``, of the same bits.
     """
     # Not torch's own, which copies from the host: a GPU would be waited for.
     return _key_of(torch.full((), derive_seed(seed, purpose, count), device=torch.device(device)))
