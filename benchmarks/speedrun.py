@@ -41,12 +41,14 @@ from funcrobust.core.training.updates import Update
 from funcrobust.running.budget import Budget, update_seconds
 from funcrobust.running.dataset import chosen_test_images
 
+# Steps that cross the ball: the default length, a quarter of the radius, is for ten of them.
+PGD_2 = {"attack": "pgd", "attack_steps": 2, "alpha": 5 / 255}
 METHODS: dict[str, dict[str, Any]] = {
     "preset cpu": {},
     PLAIN: {},  # as published, no code of ours
     "N-FGSM, average": {"delta": "none"},
-    "PGD-2, average": {"delta": "none", "attack": "pgd", "attack_steps": 2},
-    "TRADES, average": {"delta": "none", "attack": "pgd", "attack_steps": 2, "trades": 6.0},
+    "PGD-2, average": {"delta": "none", **PGD_2},
+    "TRADES, average": {"delta": "none", **PGD_2, "trades": 6.0},
 }
 TARGETS = (0.30, 0.35, 0.40, 0.45)
 
