@@ -341,17 +341,15 @@ def main() -> None:
     name = "fast_training" if args.preset in ("cpu", "fast") else f"fast_training-{args.preset}"
     runs: list[dict[str, Any]] = []
 
-    def keep(run: dict[str, Any]) -> Path:
+    def keep(run: dict[str, Any]) -> None:
         record = {"preset": args.preset, "seeds_asked": args.seeds, "runs": [*runs, run]}
-        return common.write(name, record, args.device, args.out)
+        common.write(name, record, args.device, args.out)
 
     for seed in range(args.seeds):
         torch.compiler.reset()  # else a compiler counts all seeds' updates as one's
         runs.append(one_seed(args, dataset, seed, keep))
     show(runs, args)
-    *runs, last = runs
-    path = keep(last)
-    draw([*runs, last], args, path.with_suffix(".png"))
+    draw(runs, args, common.result_path(name, args.device, args.out).with_suffix(".png"))
 
 
 if __name__ == "__main__":

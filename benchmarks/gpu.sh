@@ -5,7 +5,7 @@
 #     bash benchmarks/gpu.sh                      # every part, in this order
 #     bash benchmarks/gpu.sh step attacks         # some of them
 #     OUT=folder bash benchmarks/gpu.sh           # where the JSON goes (benchmarks/results)
-#     SHORT=1 bash benchmarks/gpu.sh to45 attacks autoattack step psi    # a quarter of an hour in all
+#     SHORT=1 bash benchmarks/gpu.sh to45 attacks autoattack step psi    # meant for a quarter of an hour
 #     REHEARSE=1 bash benchmarks/gpu.sh           # the same scripts on a CPU with tiny work
 #
 #   compile   does torch.compile get the presets' updates right here?                 4 min

@@ -257,7 +257,7 @@ def skip_reason(mode: str, steps: int, device: str) -> str:
     return why if device == "cpu" and steps > most else ""
 
 
-def in_turn(args: Namespace, keep: Callable[[list[dict[str, Any]]], Any]) -> list[dict[str, Any]]:
+def in_turn(args: Namespace, keep: Callable[[list[dict[str, Any]]], None]) -> list[dict[str, Any]]:
     """One row a mode and number of steps, a process each, never two at a time."""
     rows: list[dict[str, Any]] = []
     for steps in args.steps:
@@ -366,14 +366,12 @@ def main() -> None:
         return
     agreed = agreement(args)
 
-    def keep(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        found = ratios(rows)
-        record = {"batch": args.batch, "check": agreed, "rows": rows, "ratios": found}
+    def keep(rows: list[dict[str, Any]]) -> None:
+        record = {"batch": args.batch, "check": agreed, "rows": rows, "ratios": ratios(rows)}
         common.write("psi_gradient", record, args.device, args.out)
-        return found
 
     rows = in_turn(args, keep)
-    show(rows, keep(rows), args)
+    show(rows, ratios(rows), args)
 
 
 if __name__ == "__main__":

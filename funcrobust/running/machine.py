@@ -75,10 +75,12 @@ def maybe_compile(
     try:
         compiled = compile_checked(update, state, batch)
     except Exception as error:  # a compiler's own: no C++ compiler here, no memory, a bug
-        said = one_line(error)
-        if asked:
-            raise FuncrobustError(f"the update does not compile: {said}; --no-compile") from error
-        reporter.warn(f"trained without torch.compile, slower: {said}")
-        return update
+        if not asked:
+            reporter.warn(f"trained without torch.compile, slower: {one_line(error)}")
+            return update
+        if isinstance(error, FuncrobustError):  # a wrong compilation, which says what to do
+            raise
+        said = f"the update does not compile: {one_line(error)}; --no-compile"
+        raise FuncrobustError(said) from error
     reporter.say(f"compiled equals eager ({time.perf_counter() - began:.0f} s)")
     return compiled

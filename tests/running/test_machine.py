@@ -36,6 +36,13 @@ def test_but_not_where_it_was_asked_for(monkeypatch, tmp_path):
         compiled(monkeypatch, tmp_path / "log", True, False)
 
 
+def test_a_wrong_compilation_says_itself_what_to_do(monkeypatch, tmp_path):
+    wrong = FuncrobustError("the compiled update is off; train with --no-compile")
+    with pytest.raises(FuncrobustError) as found:
+        compiled(monkeypatch, tmp_path / "log", True, True, wrong)
+    assert found.value is wrong
+
+
 @pytest.mark.parametrize(("asked", "default"), [(None, False), (False, True)])
 def test_nothing_is_compiled_unasked(monkeypatch, tmp_path, asked, default):
     assert compiled(monkeypatch, tmp_path / "log", asked, default) is eager

@@ -28,6 +28,7 @@ from funcrobust.core.evaluation.climbing import gradient_of
 from funcrobust.core.evaluation.minimum_norm import norm_in
 from funcrobust.core.evaluation.targets import likeliest_others
 from funcrobust.core.examples import flat, per_example
+from funcrobust.core.margins import difference_of
 from funcrobust.core.network.functional import Params, Predict
 
 ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9
@@ -93,12 +94,11 @@ class _Fab:
     ) -> Tensor:
         with torch.enable_grad():
             at = x.detach().requires_grad_()
-            z = predict(params, at)
-            f = z.gather(-1, target.unsqueeze(-1)) - z.gather(-1, y.unsqueeze(-1))
+            f = difference_of(predict(params, at), y, target)
             w = gradient_of(f.sum(), at)
         both, normals = torch.cat([x, center]), torch.cat([w, w])
         # ⟨w, z⟩ = ⟨w, x⟩ − f(x) on the plane; how far each of the two is from it:
-        gap = torch.cat([f.squeeze(-1), f.squeeze(-1) + flat(w * (center - x)).sum(1)])
+        gap = torch.cat([f, f + flat(w * (center - x)).sum(1)])
         low, high = self._bounds
         d1, d2 = to_plane(both, normals, gap, low, high, straight=type(self.ball) is L2).chunk(2)
         a1, a2 = (self._size(d).clamp_min(1e-8) for d in (d1, d2))
