@@ -21,6 +21,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from funcrobust.running.machine import pick_precision
+
 # JAX else takes three quarters of a GPU for itself, beside what it is compared with; and GitPython,
 # which foolbox imports, wants the program git.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -49,7 +51,13 @@ def device_name(device: torch.device | str) -> str:
     except OSError:
         found = None
     name = found.group(1).strip() if found else platform.processor() or "CPU"
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{name} {instructions()}, {torch.get_num_threads()} threads"
+
+
+def instructions() -> str:
+    """Return what the CPU's vector units know, by which machines of one name differ."""
+    half = pick_precision("auto", torch.device("cpu")) == "bf16"
+    return torch.backends.cpu.get_cpu_capability() + ("-BF16" if half else "")
 
 
 def seconds(call: Callable[[], Any], device: torch.device | str) -> float:

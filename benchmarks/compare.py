@@ -1,7 +1,7 @@
 """What changed between two results of a benchmark: the ratio of every figure, NEW / OLD.
 
     python benchmarks/compare.py OLD.json NEW.json
-    python benchmarks/compare.py HEAD~3 results/psi_gradient-amd-epyc.json   # the same file, then
+    python benchmarks/compare.py HEAD~3 results/psi_gradient-amd-epyc-avx512-bf16.json  # as it was
 
 OLD may be a git revision: results are committed, so that git is their history. Rows are found by
 their names (``mode``, ``steps``, ...), not by their places. What only one of the two has is said,

@@ -41,7 +41,6 @@ from funcrobust.core.training.updates import Update
 from funcrobust.running.budget import Budget, update_seconds
 from funcrobust.running.dataset import chosen_test_images
 
-# Steps that cross the ball: the default length, a quarter of the radius, is for ten of them.
 PGD_2 = {"attack": "pgd", "attack_steps": 2, "alpha": 5 / 255}
 METHODS: dict[str, dict[str, Any]] = {
     "preset cpu": {},

@@ -52,4 +52,4 @@ def test_a_table_is_markdown():
 
 
 def test_results_are_read():
-    assert measured.results("autoattack-amd-epyc")["examples"] == 100
+    assert measured.results("autoattack-amd-epyc-avx512-bf16")["examples"] == 100
