@@ -52,13 +52,19 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
     from funcrobust.report.records import write_json
     from funcrobust.running.classifier import load_classifier
     from funcrobust.running.dataset import chosen_test_images, load_known
-    from funcrobust.running.machine import pick_device, pick_dtype, pick_precision
+    from funcrobust.running.machine import (
+        pick_device,
+        pick_dtype,
+        pick_precision,
+        warn_if_emulated,
+    )
     from funcrobust.running.measuring import evaluating
 
     sigma, n, n0, alpha = options.sigma, options.samples, options.choosing, options.alpha
     most = certification.largest_radius(sigma, n, alpha)
     say_replaced(options.png, reporter)
     device = pick_device(options.device)
+    warn_if_emulated(options.precision, device, reporter)
     name, card, _, model = load_classifier(
         options.checkpoint, device, reporter, model=options.model
     )

@@ -85,11 +85,12 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     from funcrobust.data.cifar_c import published_folder
     from funcrobust.running.classifier import load_classifier
     from funcrobust.running.dataset import chosen_test_images, load_known
-    from funcrobust.running.machine import pick_device, pick_dtype
+    from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
     from funcrobust.running.measuring import evaluating
 
     say_replaced(options.png, reporter)
     device = pick_device(options.device)
+    warn_if_emulated(options.precision, device, reporter)
     name, card, _, model = load_classifier(
         options.checkpoint, device, reporter, model=options.model
     )

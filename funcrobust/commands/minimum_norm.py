@@ -64,12 +64,18 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
     from funcrobust.report.records import write_json
     from funcrobust.running.classifier import load_classifier
     from funcrobust.running.dataset import chosen_test_images, load_known
-    from funcrobust.running.machine import pick_device, pick_dtype, pick_precision
+    from funcrobust.running.machine import (
+        pick_device,
+        pick_dtype,
+        pick_precision,
+        warn_if_emulated,
+    )
     from funcrobust.running.measuring import evaluating
     from funcrobust.running.minimum_norm_attacks import minimum_norm_adversary
 
     say_replaced(options.png, reporter)
     device = pick_device(options.device)
+    warn_if_emulated(options.precision, device, reporter)
     classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
     card, model = classifier.card, classifier.model
     names = options.attacks or (_usual(card.constraint),)

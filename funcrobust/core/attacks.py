@@ -28,7 +28,7 @@ from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.auto_pgd import apgd
 from funcrobust.core.perturbations.projected_gradient import Perturbation, fgsm, pgd
-from funcrobust.core.perturbations.steps import step_length
+from funcrobust.core.perturbations.steps import share_of, step_length
 
 
 class Attack(NamedTuple):
@@ -97,9 +97,10 @@ def zerograd(ball: Ball, *, step_size: float | None = None, quantile: float = 0.
 def pgd_k(ball: Ball, *, step_size: float | None = None, steps: int = 10) -> Attack:
     """Build PGD from a random start in the ball (Madry et al. 2018, arXiv:1706.06083).
 
-    ``step_size`` defaults to radius/4, their 2/255 for ε = 8/255.
+    ``step_size`` defaults to radius/4, their 2/255 for ε = 8/255; of fewer than ten steps to
+    2.5·radius/steps, at most 1.25·radius, so that they can cross the ball.
     """
-    alpha = step_length(step_size, ball, 0.25)
+    alpha = step_length(step_size, ball, share_of(steps))
     return Attack(ball.sample, lambda loss: pgd(loss, ball, step_size=alpha, steps=steps))
 
 

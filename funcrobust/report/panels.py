@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +105,8 @@ def _room(low: float, high: float) -> tuple[float, float]:
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Return ``most`` round numbers within at most: 1, 2 or 5 times a power of ten apart."""
     rough = (high - low) / most
+    if rough < sys.float_info.min:  # too near for a power of ten between them
+        return [low]
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(s * power for s in (1, 2, 5, 10, 20) if s * power >= rough)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

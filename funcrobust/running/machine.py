@@ -48,6 +48,15 @@ def pick_precision(precision: Precision, device: torch.device) -> Precision:
     return "bf16" if native else "fp32"
 
 
+def warn_if_emulated(precision: Precision, device: torch.device, reporter: Reporter) -> None:
+    """Say so where a bf16 that was asked for is one that the device can only emulate."""
+    if precision == "bf16" and pick_precision("auto", device) == "fp32":
+        reporter.warn(
+            "this machine emulates bfloat16, and may take ten times as long as in float32 or more: "
+            "fp32 is faster here, and auto takes the faster one"
+        )
+
+
 def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
     """Turn "fp32", "bf16" or "auto" into autocast's dtype."""
     return torch.bfloat16 if pick_precision(precision, device) == "bf16" else None

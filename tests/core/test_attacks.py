@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 import funcrobust as fr
 from funcrobust.core.attacks import LargestOnly, fixed, from_images, perturbation_on
+from funcrobust.core.perturbations.steps import share_of
 
 EPS, ALPHA, Q = 8 / 255, 10 / 255, 0.35
 BALL = fr.linf(EPS)
@@ -52,6 +53,21 @@ def published(name, problem, x, start):
 def run(attack, problem, x, seed=0):
     start = attack.start(x, fr.generator(seed, "start"))
     return start, attack.perturb(problem.loss)(problem.params, start, problem.y, center=x)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5, 9, 10, 50])
+def test_steps_of_the_default_length_cross_the_ball(steps):
+    w = torch.tensor([[1.0, -2.0, 0.5, -0.1]], dtype=torch.float64)
+    x = torch.full((16, 4), 0.5, dtype=torch.float64)
+    attack = fr.pgd_k(BALL, steps=steps)
+    ascend = attack.perturb(lambda params, x, y: (x * w).sum(1))
+    found = ascend({}, attack.start(x, fr.generator(0, "start")), torch.zeros(16), center=x)
+    assert (found - x - EPS * w.sign()).abs().max() <= 1e-15  # the loss is linear: its corner
+
+
+def test_ten_steps_and_more_are_a_quarter_of_the_radius_long_and_one_is_rs_fgsms():
+    shares = [share_of(steps) for steps in (1, 2, 4, 5, 10, 20, 50)]
+    assert shares == [1.25, 1.25, 0.625, 0.5, 0.25, 0.25, 0.25]
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -6,7 +6,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from funcrobust.report.panels import MOST_POINTS, Line, Panel, laid_out, series, ticks
@@ -49,6 +49,8 @@ def test_ticks_are_round_and_within(low, length):
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e5), st.floats(-1e29, 1e29)), min_size=1, max_size=9))
+@example([(0.0, 0.0), (5e-324, 5e-324)])
+@example([(0.0, 0.0), (3e-308, 3e-308)])
 def test_every_picture_is_within_its_frame(points):
     picture = laid_out(Panel("", "", [Line("a", sorted(points))]))
     for x, y in places(picture.lines[0][1]):

@@ -49,6 +49,21 @@ def test_nothing_is_compiled_unasked(monkeypatch, tmp_path, asked, default):
     assert "compil" not in (tmp_path / "log").read_text()
 
 
+@pytest.mark.parametrize(
+    ("precision", "multiplies", "warned"),
+    [("bf16", False, True), ("bf16", True, False), ("fp32", False, False), ("auto", False, False)],
+)
+def test_a_half_precision_that_is_slower_is_said_to_be(
+    monkeypatch, tmp_path, precision, multiplies, warned
+):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: multiplies)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    log = tmp_path / "log"
+    with Reporter.silent(log) as reporter:
+        machine.warn_if_emulated(precision, torch.device("cpu"), reporter)
+    assert ("warning: this machine emulates bfloat16" in log.read_text()) is warned
+
+
 @pytest.mark.parametrize("name", ["auto", "cuda", "cuda:1"])
 def test_a_gpu_computes_in_float32_and_the_same_twice(monkeypatch, name):
     """Which cuDNN does not by itself."""

@@ -59,8 +59,8 @@ class Attacked(Options):
     epsilon: Radius = 8 / 255
     """Its radius."""
     alpha: Annotated[float, Gt(0), _attacks("step_size")] | None = None
-    """The attack's step; left out: 1.25 ε (the usual 10/255 at ε = 8/255), ε for N-FGSM, ε/4 for
-    PGD."""
+    """The attack's step; left out: 1.25 ε (the usual 10/255 at ε = 8/255), ε for N-FGSM, of
+    PGD ε/4, and of fewer than ten steps more."""
     delta_init: Annotated[Literal["random", "zero"], only_with(attack=...)] = "random"
     """The attack's start; zero is the image itself."""
     attack_statistics: Annotated[Literal["batch", "running"], only_with(attack=...)] = "batch"

@@ -33,7 +33,12 @@ from funcrobust.running.dataset import (
 )
 from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is_next
 from funcrobust.running.loop import Outcome, Plan, drive
-from funcrobust.running.machine import maybe_compile, pick_device, pick_precision
+from funcrobust.running.machine import (
+    maybe_compile,
+    pick_device,
+    pick_precision,
+    warn_if_emulated,
+)
 from funcrobust.running.measuring import evaluating, measure, withstood
 from funcrobust.running.options import options_of, written_number
 from funcrobust.running.processes import processes
@@ -57,6 +62,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     options = held.options
     budget = Budget(options.minutes) if options.minutes else None
     device = pick_device(options.device)
+    warn_if_emulated(options.precision, device, reporter)
     options = replace(options, precision=pick_precision(options.precision, device))
     pick_ball(options.constraint, options.epsilon)  # refused now, not after the data are loaded
     if budget is None:

@@ -23,6 +23,7 @@ from funcrobust.core.evaluation.adversaries import SHARPNESS
 from funcrobust.core.evaluation.drafting import Drafted
 from funcrobust.core.losses import log_odds
 from funcrobust.core.network.functional import autocast
+from funcrobust.core.perturbations.steps import share_of
 from funcrobust.running.catalogue import functions
 from funcrobust.running.l2_square import l2_square
 from funcrobust.running.machine import pick_dtype
@@ -90,16 +91,17 @@ def stronger(options: Evaluate, ball: Ball) -> Adversary:
     """Return what more effort of the plain kind is: three times the steps, other sharpnesses."""
     steps = 3 * (options.asked_steps or 20) if options.attack in ("pgd", "sharp-pgd") else 60
     return sharp_pgd(
-        ball, step_size=step_size(options, ball), steps=steps, sharpness=(20.0, 5.0),
+        ball, step_size=step_size(options, ball, steps), steps=steps, sharpness=(20.0, 5.0),
         targeted=options.target is not None,
     )  # fmt: skip
 
 
-def step_size(options: Evaluate, ball: Ball) -> float:
-    """Return the length of a plain step: a quarter of the radius unless given."""
-    return (
-        float(getattr(ball, "radius", 1.0)) / 4 if options.step_size is None else options.step_size
-    )
+def step_size(options: Evaluate, ball: Ball, steps: int | None = None) -> float:
+    """Return the length of one of ``steps`` plain steps, the attack's own number unless given."""
+    if options.step_size is not None:
+        return options.step_size
+    share = share_of(steps or options.asked_steps or 20)
+    return share * float(getattr(ball, "radius", 1.0))
 
 
 def autoattack(ball: Ball, classes: int) -> dict[str, Adversary]:

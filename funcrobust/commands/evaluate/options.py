@@ -91,7 +91,7 @@ class Evaluate(Figures, Images, Machine):
     step_size: (
         Annotated[float, Gt(0), only_with(attack=WITH_STEP_SIZE), unless(autoattack=True)] | None
     ) = None
-    """Left out: radius / 4, or the attack's own."""
+    """Left out: radius / 4, of fewer than ten --steps more, or the attack's own."""
     precision: Precision = "fp32"
     """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
     search: Precision | None = None

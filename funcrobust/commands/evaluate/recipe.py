@@ -164,7 +164,7 @@ def _case(options: Evaluate, subject: Subject, outcome: Outcome, reporter: Repor
     ball, device = subject.ball, subject.y.device
     return Case(
         subject.predict, subject.params, as_float(subject.x), subject.y, ball, outcome,
-        subject.numbers, seed=options.seed, step_size=attacking.step_size(options, ball),
+        subject.numbers, seed=options.seed, step_size=attacking.step_size(options, ball, 20),
         stronger=attacking.stronger(options, ball),
         surrogate=_surrogate(subject.classifier, device, reporter) if options.checks else None,
         targeted=options.target is not None,

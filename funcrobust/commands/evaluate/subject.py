@@ -19,7 +19,7 @@ from funcrobust.report.console import Reporter
 from funcrobust.running.classifier import Classifier, load_classifier
 from funcrobust.running.dataset import chosen_test_images, load_known
 from funcrobust.running.groups import of_another_norm
-from funcrobust.running.machine import pick_device, pick_dtype
+from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
 from funcrobust.running.measuring import evaluating
 from funcrobust.running.threat import pick_ball, written_threat
 
@@ -51,6 +51,9 @@ class Subject:
 def subject_of(options: Evaluate, reporter: Reporter) -> Subject:
     """Load the network and the images that are asked about."""
     device = pick_device(options.device)
+    warn_if_emulated(options.precision, device, reporter)
+    if options.search is not None:
+        warn_if_emulated(options.search, device, reporter)
     classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
     constraint, epsilon = _threat(options, classifier, reporter)
     ball = pick_ball(constraint, epsilon)

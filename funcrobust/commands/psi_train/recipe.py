@@ -43,6 +43,7 @@ from funcrobust.running.machine import (
     pick_device,
     pick_dtype,
     pick_precision,
+    warn_if_emulated,
 )
 from funcrobust.running.measuring import evaluating
 from funcrobust.running.processes import processes
@@ -65,6 +66,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     options = held.options
     budget = Budget(options.minutes) if options.minutes else None
     device = pick_device(options.device)
+    warn_if_emulated(options.precision, device, reporter)
     options = replace(options, precision=pick_precision(options.precision, device))
     dtype = pick_dtype(options.precision, device)
     ball = psi_ball(options)

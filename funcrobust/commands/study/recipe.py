@@ -31,7 +31,12 @@ from funcrobust.report.runs import CONFIG, RunFolder
 from funcrobust.running.classifier import load_classifier, pick_judges
 from funcrobust.running.config import from_config
 from funcrobust.running.dataset import load_known
-from funcrobust.running.machine import pick_device, pick_dtype, pick_precision
+from funcrobust.running.machine import (
+    pick_device,
+    pick_dtype,
+    pick_precision,
+    warn_if_emulated,
+)
 from funcrobust.running.options import options_of
 from funcrobust.running.processes import processes
 
@@ -54,6 +59,7 @@ default is, but without ψ."""
 def study(options: Study, reporter: Reporter) -> Rows:
     """Transfer, score and compare; leave study.json and plots in ``options.out``."""
     device = pick_device(options.device)
+    warn_if_emulated(options.precision, device, reporter)
     options = replace(options, precision=pick_precision(options.precision, device))
     with extra("study", "precision and recall need torch-fidelity"):  # missed now, not at the end
         import torch_fidelity  # noqa: F401

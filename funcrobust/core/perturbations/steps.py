@@ -31,6 +31,16 @@ def center_of(ball: Ball, start: Tensor, center: Tensor | None) -> Tensor:
     return center
 
 
+def share_of(steps: int) -> float:
+    """Return the share of the radius that each of ``steps`` PGD steps is long by default.
+
+    2.5 radii in all, so that from any start they can cross the ball (the rule of Madry's
+    ``robustness``): radius/4 for ten steps, and for more of them too, as is published (2/255 of
+    8/255, PGD-50). At most 1.25, what one step from a random start takes (Wong et al. 2020).
+    """
+    return min(max(2.5 / max(steps, 1), 0.25), 1.25)
+
+
 def step_length(given: float | None, ball: Ball, share: float) -> float:
     """Return the step size that was given, or else ``share`` of the radius; raise for none."""
     require_ball(ball)
