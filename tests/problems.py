@@ -6,6 +6,7 @@ import contextlib
 import io
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -85,8 +86,14 @@ def inner(a: fr.Params, b: fr.Params) -> float:
     return float(sum((a[k] * b[k]).sum() for k in a))
 
 
+def largest(tensors: Iterable[torch.Tensor]) -> float:
+    """The largest absolute value; NaN where there is one, which Python's ``max`` may pass over."""
+    return float(torch.stack([t.detach().abs().max().double() for t in tensors]).max())
+
+
 def largest_difference(a: fr.Params, b: fr.Params) -> float:
-    return max(float((a[k] - b[k]).detach().abs().max()) for k in a)
+    assert a.keys() == b.keys()
+    return largest(a[k] - b[k] for k in a)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 import torch
@@ -21,10 +22,7 @@ from funcrobust.commands.psi_train import PsiTrain
 from funcrobust.running.config import to_config
 from funcrobust.running.options import options_of, written_number
 
-COMMANDS = (
-    "apply", "certify", "corruptions", "cure-train", "data", "demo", "evaluate", "export",
-    "generate", "minimum-norm", "psi-train", "study",
-)  # fmt: skip
+COMMANDS = tuple(name.replace("_", "-") for _, name, _ in iter_modules(commands.__path__))
 
 
 def class_of(command):

@@ -21,6 +21,7 @@ from funcrobust.commands.evaluate import attacking, recipe
 from funcrobust.commands.evaluate.options import OWN
 from funcrobust.core import evaluation
 from funcrobust.core.evaluation.autoattack import STANDARD
+from funcrobust.core.network.functional import autocast
 from funcrobust.report.console import Reporter
 from funcrobust.running.catalogue import functions
 from funcrobust.running.l2_square import l2_square
@@ -62,11 +63,21 @@ def test_autoattack_runs_the_four_in_turn(digits_run):
     assert found["not_tried"] == []
 
 
-def test_a_search_in_half_precision_is_counted_in_single(digits_run):
+def test_a_search_in_half_precision_is_counted_in_single(digits_run, monkeypatch):
+    searched = []
+
+    def noted(predict, dtype):
+        searched.append(dtype)
+        return autocast(predict, dtype)
+
+    monkeypatch.setattr(attacking, "autocast", noted)
     found = figures(digits_run, search="bf16", steps=10, epsilon=0.1, checks=True)
+    assert set(searched) == {torch.bfloat16}
+    searched.clear()
     assert (found["search"], found["dtype"]) == ("bf16", "float32")
     plain = figures(digits_run, steps=10, epsilon=0.1)
     assert plain["search"] is None
+    assert not searched
     assert abs(found["robust"] - plain["robust"]) <= 0.1
     assert not [c for c in found["checks"] if c["passed"] is False and c["severity"] == "invalid"]
     same = figures(digits_run, search="auto", steps=10, epsilon=0.1, device="cpu")

@@ -121,7 +121,7 @@ def of_the_digits(net):
     psi = "--updates 6 --batch-size 16 --evaluate-examples 21 --evaluate-steps 2 --strips 0"
     study = "--images 20 --choosing 11 --examples 20 --attack-steps 2 --precision fp32 --out study"
     evaluate = "--examples 25 --steps 5 --epsilon 0.2 --no-checks --no-page --save kept.safetensors"
-    draw = "--examples 150 --steps 3 --png drawn.png --json drawn.json"
+    draw = f"--judge {net} --examples 150 --steps 3 --png drawn.png --json drawn.json"
     return [
         f"psi-train --checkpoint {net} {psi} --heldout-examples 20 --precision fp32 --name psi",
         f"apply generation {net} {draw}",
@@ -161,30 +161,56 @@ def test_two_train_psi_as_one(both):
     assert_same(two / "psi", one / "psi", 1e-3)
 
 
+def near(found, expected, shares, rel):
+    """Alike in all figures; those of ``shares``, of so many images, up to the number given."""
+    assert expected
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        tolerance = {"abs": shares[name]} if name in shares else {"rel": rel}
+        assert found[name] == pytest.approx(value, **tolerance), name
+
+
 def test_two_draw_as_one(both):
     """The same figures of the pictures, of which each has made its part."""
     one, two = figures(both, "drawn.json")
+    assert one["start"] != one["ψ"]
     for name, scores in one.items():
-        assert two[name] == pytest.approx(scores, rel=1e-3)
+        near(two[name], scores, {"judge agrees": 1.5 / 150}, 1e-2)
+
+
+def test_two_study_as_one(both):
+    """Of a few images, some of which a rounding has sent elsewhere: what is best may differ."""
     alone, shared = (study["variants"]["before"][0] for study in figures(both, "study/study.json"))
     assert shared["clean"] == alone["clean"]
+    shares = dict.fromkeys(("agreement", "precision", "recall"), 3.5 / 20)
     for kind in ("gaussian", "noise"):
-        first, second = (
-            next(iter(row[kind]["best"]["judges"].values())) for row in (alone, shared)
+        ours, theirs = (
+            {(point["way"], point["steps"]): point["judges"] for point in row[kind]["choices"]}
+            for row in (shared, alone)
         )
-        # Of a few images, some of which a rounding has sent elsewhere; their spread most of all.
-        assert second.pop("spread") == pytest.approx(first.pop("spread"), rel=0.5)
-        assert second == pytest.approx(first, rel=0.2)
+        assert ours.keys() == theirs.keys()
+        for way, judges in theirs.items():
+            ((name, scores),) = judges.items()
+            near(ours[way][name], scores, shares, 0.2)
 
 
 def test_two_evaluate_as_one(both):
-    """An odd number of images: the same figures, the same images, the same fallen."""
-    one, two = (found | {"seconds": 0} for found in figures(both, "evaluated.json"))
-    assert two == one
+    """An odd number of images: the same figures, the same fallen, but for one on the edge.
+
+    Batches of 25, and of 13 and 12, round apart, and a slope of 0 or nearly may take another sign.
+    """
+    one, two = figures(both, "evaluated.json")
+    assert one.keys() == two.keys()
+    assert two["clean"] == one["clean"]
     assert two["robust"] < two["clean"]
-    kept = [load_file(folder / "kept.safetensors") for folder in both[:2]]
-    for name, tensor in kept[0].items():
-        torch.testing.assert_close(kept[1][name], tensor)
+    assert two["robust"] == pytest.approx(one["robust"], abs=1.5 / 25)
+    first, second = (load_file(folder / "kept.safetensors") for folder in both[:2])
+    assert first.keys() == second.keys()
+    alike = [(first[name] == second[name]).sum() for name in ("fell_to", "predicted")]
+    assert min(alike) >= 24
+    pixels = (first["images"] - second["images"]).abs()
+    assert (pixels > 1e-4).float().mean() < 0.02
+    assert pixels.max() <= 2 * 0.2 + 1e-4
 
 
 def test_batches_that_two_cannot_share(tmp_path, monkeypatch):

@@ -179,7 +179,7 @@ def test_evaluate_writes_json_and_generate_a_picture(robust_digits, tmp_path):
 
 
 def test_both_commands_on_a_slice_of_cifar10(cifar, runs):
-    """Real images: two short passes teach the network something, and the drift falls."""
+    """Real images: two short passes teach the network something, and ψ restores better."""
     size = ("--train-examples", "1280", "--test-examples", "256", "--evaluate-examples", "256")
     result = run_cli(
         "cure-train", "--h", "3", *size, "--epochs", "2", "--batch-size", "64",

@@ -81,6 +81,8 @@ def test_targets(case, sound):
         for each in (drafted, adversary)
     )
     assert (mine.predicted[~mine.robust] == target[~mine.robust]).all()
+    reached, by_itself = ((~found.robust).sum() for found in (mine, plain))
+    assert reached >= 0.8 * by_itself > 0, "what misleads is searched again, toward the target"
     if sound:
         assert same(mine, plain)
 

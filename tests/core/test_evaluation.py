@@ -44,12 +44,9 @@ def robust(case, pgd=PGD, **options):
     return evaluation.robust(*case, pgd, **options)
 
 
-def starts(x, numbers, ball, seed=0):
+def starts(x, numbers, ball, seed=0, purpose="evaluate/robust"):
     """A start is a function of the seed, the adversary's name and the example's number alone."""
-    drawn = [
-        ball.sample(x[n : n + 1], fr.generator(seed, "evaluate/robust", n))
-        for n in numbers.tolist()
-    ]
+    drawn = [ball.sample(x[n : n + 1], fr.generator(seed, purpose, n)) for n in numbers.tolist()]
     return torch.cat(drawn)
 
 
@@ -79,6 +76,21 @@ def test_more_restarts_and_more_steps_never_help_the_defender(case):
     one, three = robust(case), robust(case, PGD._replace(restarts=3))
     assert not (three & ~one).any()
     assert one.sum() <= evaluation.correct(*case).sum()
+
+
+def test_restarts_are_other_starts(case):
+    """With steps of length 0 who is lost is lost at one of the starts, each with its own number."""
+    predict, params, x, y = case
+    ball = fr.linf(0.5)
+    clean = predict(params, x).argmax(1) == y
+    expected, first = clean.clone(), None
+    for restart in ("", "/1", "/2"):
+        start = starts(x, clean.nonzero().squeeze(1), ball, purpose=f"evaluate/robust{restart}")
+        expected[clean] &= predict(params, start).argmax(1) == y[clean]
+        first = expected.clone() if first is None else first
+    pgd = evaluation.Pgd(ball, step_size=0.0, steps=1, restarts=3)
+    assert torch.equal(robust(case, pgd), expected)
+    assert expected.sum() < first.sum(), "else one start would do"
 
 
 def test_robust_falls_with_the_radius(case):

@@ -259,7 +259,9 @@ def test_workers_go_when_nobody_holds_the_stream(folder):
 def test_workers_leave_ctrl_c_to_the_run(folder):
     dataset = load(folder, workers=2)
     feed = data.training_feed(dataset, order, 1)
-    for child in started_by(lambda: feed(0)):
+    children = started_by(lambda: feed(0))
+    assert len(children) == 2
+    for child in children:
         os.kill(child.pid, signal.SIGINT)
     wanted = data.training_feed(load(folder), order, 1)
     for step in range(1, 8):

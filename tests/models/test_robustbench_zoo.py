@@ -30,7 +30,7 @@ pytest.importorskip("timm")  # robustbench brings it
     ],
 )
 def test_a_functional_network_is_the_zoos_own_module(name, kind):
-    """Its logits to 1e-6, and its gradient in the images, by PyTorch's ordinary backward."""
+    """Its logits in float64, and its gradient in the images, by PyTorch's ordinary backward."""
     built = models.build(f"robustbench:{name}", seed=1)
     network = robustbench_zoo.zoo_entry(f"robustbench:{name}").make().eval()
     network.load_state_dict(built.state_dict())
@@ -42,16 +42,17 @@ def test_a_functional_network_is_the_zoos_own_module(name, kind):
     x = torch.rand(2, 3, 32, 32, generator=draws).requires_grad_()
     y = torch.tensor([1, 7])
     built.load_state_dict(network.state_dict())
+    network, built, x = network.double(), built.double(), x.detach().double().requires_grad_()
     model = fr.functionalize(built)
     logits = network(x)
     assert logits.shape == (2, 10)
     assert logits.std() > 1e-3, "logits that say nothing"
-    torch.testing.assert_close(model.predict(model.params, x), logits, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.predict(model.params, x), logits, rtol=1e-10, atol=1e-10)
     (expected,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), x)
     loss = fr.cross_entropy(model.predict)
     found = torch.func.grad(lambda x: loss(model.params, x, y).sum())(x.detach())
     scale = expected.abs().max()
-    torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-9)
 
 
 def test_a_seed_says_which_weights():

@@ -43,6 +43,8 @@ def test_a_loss_costs_as_much_as_itself_and_an_attack_is_added():
         for k in (1, 10)
     )
     assert measured.arithmetic(lambda loss, _: loss) == 1
+    twice = measured.arithmetic(lambda loss, _: fr.weighted_sum((1, loss), (1, loss)))
+    assert twice == pytest.approx(2, rel=0.05)
     # Nine steps more, each a forward pass and a backward one to the images: two thirds of three.
     assert ten - one == pytest.approx(9 * 2 / 3, rel=0.05)
 

@@ -55,7 +55,9 @@ def test_what_the_reference_lists_is_there_and_says_what_it_is(name):
     holder = importlib.import_module(f"funcrobust.{module}".rstrip("."))
     value = getattr(holder, last)
     if callable(value) and getattr(value, "__module__", "").startswith("funcrobust"):
-        assert (value.__doc__ or "").strip()
+        said = (value.__doc__ or "").strip()
+        assert said
+        assert not said.startswith(f"{value.__name__}("), "what Python says of a class without one"
 
 
 def test_every_page_is_in_the_navigation():
