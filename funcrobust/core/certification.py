@@ -200,7 +200,8 @@ class _Sampler:
                     f"the network gives {tuple(logits.shape)} for {len(copies)} examples: to "
                     "certify takes logits (B, C) of at least two classes"
                 )
-            batches.append(torch.bincount(logits.argmax(1), minlength=logits.shape[1]))
+            seen = logits.argmax(1)[~logits.isnan().any(1)]  # NaN is a vote for no class
+            batches.append(torch.bincount(seen, minlength=logits.shape[1]))
             self.advance(len(copies))
         return torch.stack(batches).sum(0)
 

@@ -25,8 +25,12 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 def squared_norm(x: Tensor) -> Tensor:
-    """‖x‖₂² per example, (B,)."""
-    return flat(x.square()).sum(1)
+    """‖x‖₂² per example, (B,), at least in float32: an image's leaves float16 at both ends."""
+    return flat(_single(x).square()).sum(1)
+
+
+def _single(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def safe_norm(x: Tensor) -> Tensor:
@@ -43,9 +47,10 @@ def largest_to_one(x: Tensor) -> Tensor:
     Where that is below 1e-30 (in float32) the derivative is taken as 0: it would be the inverse,
     and soon infinite.
     """
-    tiny = torch.finfo(x.dtype).tiny
-    largest = per_example(flat(x.detach()).abs().amax(1), x)
-    scaled = x / largest.clamp_min(tiny)
+    single = _single(x)
+    tiny = torch.finfo(single.dtype).tiny
+    largest = per_example(flat(single.detach()).abs().amax(1), x)
+    scaled = (single / largest.clamp_min(tiny)).to(x.dtype)
     return torch.where(largest > tiny**0.8, scaled, scaled.detach())
 
 
@@ -57,4 +62,4 @@ def unit(x: Tensor) -> Tensor:
     for robustness. So the largest entry is made 1 first.
     """
     scaled = largest_to_one(x)
-    return scaled / per_example(squared_norm(scaled), x).clamp_min(0.5).sqrt()
+    return (scaled / per_example(squared_norm(scaled), x).clamp_min(0.5).sqrt()).to(x.dtype)

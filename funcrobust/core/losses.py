@@ -96,6 +96,11 @@ def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
             return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
         if isinstance(y, Tensor) and y.is_floating_point() and y.shape == logits.shape:
             return soft_cross_entropy_of(logits, _smoothed(y, label_smoothing))
+        if logits.ndim < 2 and isinstance(y, Tensor) and y.shape == x.shape[:1]:
+            raise FuncrobustError(
+                f"the network gives {tuple(logits.shape)} for {len(x)} examples: this loss is of "
+                "logits (B, classes)"
+            )
         require_labels(y, logits.shape[:-1])
         if not label_smoothing:
             return cross_entropy_of(logits, y)

@@ -10,15 +10,16 @@ The divisors are above 0 but where the leading classes tie.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from funcrobust.core.arguments import require_predict
+from funcrobust.core.arguments import require_labels, require_predict
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.losses import Loss, own_and_others
 from funcrobust.core.network.functional import Params, Predict
 
 TINY = 1e-12
-"""Added to a divisor, as in the authors' code."""
+"""Added to a divisor, as in the authors' code, or the least number that the precision has."""
 
 
 def dlr(predict: Predict) -> Loss:
@@ -54,7 +55,7 @@ def dlr_of(logits: Tensor, y: Tensor) -> Tensor:
     _require_classes(logits, 3, "dlr")
     own, others = own_and_others(logits, y)
     leading = logits.topk(3, dim=-1).values
-    return (others.amax(-1) - own) / (leading[..., 0] - leading[..., 2] + TINY)
+    return (others.amax(-1) - own) / (leading[..., 0] - leading[..., 2] + _tiny(logits))
 
 
 def targeted_dlr_of(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -62,12 +63,14 @@ def targeted_dlr_of(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     _require_classes(logits, 4, "targeted_dlr")
     leading = logits.topk(4, dim=-1).values
     return difference_of(logits, y, target) / (
-        leading[..., 0] - (leading[..., 2] + leading[..., 3]) / 2 + TINY
+        leading[..., 0] - (leading[..., 2] + leading[..., 3]) / 2 + _tiny(logits)
     )
 
 
 def difference_of(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Return z_target − z_y of logits (B, C): (B,)."""
+    """Return z_target − z_y of logits (B, C): (B,). Raises for classes of another shape."""
+    for classes in (y, target):
+        require_labels(classes, logits.shape[:-1])
     own, aim = (logits.gather(-1, c.unsqueeze(-1)).squeeze(-1) for c in (y, target))
     return aim - own
 
@@ -78,3 +81,7 @@ def _require_classes(logits: Tensor, least: int, what: str) -> None:
             f"{what} needs at least {least} classes, got {logits.shape[-1]}: use fr.log_odds or "
             "fr.margin"
         )
+
+
+def _tiny(logits: Tensor) -> float:
+    return max(TINY, torch.finfo(logits.dtype).tiny)

@@ -50,7 +50,7 @@ def kinds():
     each, channels, rows = (64, 16, 6, 6), (64, 16, 1, 1), (64, 1, 1, 1)
     return {
         "Dropout": (nn.Dropout(0.25), each),
-        "in place": (nn.Sequential(nn.Identity(), nn.Dropout(0.25, inplace=True)), each),
+        "in place": (nn.Sequential(nn.ReLU(), nn.Dropout(0.25, inplace=True)), each),
         "F.dropout": (Call(lambda x, training: F.dropout(x, 0.25, training=training)), each),
         "torch.dropout": (Call(lambda x, training: torch.dropout(x, 0.25, training)), each),
         "Dropout2d": (nn.Dropout2d(0.25), channels),

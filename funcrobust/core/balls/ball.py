@@ -151,7 +151,13 @@ def checked_bounds(bounds: Bounds, *, finite: bool = False) -> Bounds:
     """Return ``bounds`` as floats, or raise where they are none of a low and a higher number."""
     if bounds is None and not finite:
         return None
-    low, high = (math.nan, math.nan) if bounds is None else map(float, bounds)
+    try:
+        low, high = (math.nan, math.nan) if bounds is None else map(float, bounds)
+    except (TypeError, ValueError):  # of each channel, or not two
+        raise FuncrobustError(
+            f"bounds are two numbers, (low, high), of all channels alike; got {bounds}: where each "
+            "channel has its own put the normalisation into the network, and x stays in [0, 1]"
+        ) from None
     if not low < high or (finite and not math.isfinite(high - low)):
         raise FuncrobustError(
             f"bounds must be {'finite, ' if finite else ''}(low, high) with low < high"

@@ -187,8 +187,6 @@ def _require_fitting(low: Tensor, x: Tensor, scale: int) -> None:
         )
 
 
-def require_straight(ball: Ball) -> None:
+def require_straight(ball: Ball, what: str = "and cannot be composed") -> None:
     if hasattr(ball, "advance"):
-        raise FuncrobustError(
-            f"{type(ball).__name__} does not step in a straight line, and cannot be composed"
-        )
+        raise FuncrobustError(f"{type(ball).__name__} does not step in a straight line, {what}")

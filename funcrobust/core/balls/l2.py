@@ -41,7 +41,7 @@ class L2:
         # The inner where keeps sqrt'(0) = inf out of the derivative at the ball's centre.
         norm = torch.where(outside, squared, 1.0).sqrt()
         # By rows: torch.where over whole images costs a CPU ten of their products.
-        shrunk = delta * torch.where(outside, self.radius / norm, 1.0)
+        shrunk = delta * torch.where(outside, self.radius / norm, 1.0).to(x.dtype)
         return inside(center + shrunk, self.bounds)
 
     def steepest(self, gradient: Tensor) -> Tensor:

@@ -60,8 +60,10 @@ class SmoothLinf(Linf):
     def steepest(self, gradient: Tensor) -> Tensor:
         scaled = largest_to_one(gradient)
         mean_square = squared_norm(scaled) / gradient.shape[1:].numel()
-        rms = mean_square.clamp_min(torch.finfo(gradient.dtype).eps).sqrt()
-        return torch.tanh(scaled / (self.temperature * per_example(rms, gradient)))
+        # At least 1/d, the largest entry being 1; where the gradient is 0 it is kept off 0.
+        rms = mean_square.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+        steep = torch.tanh(scaled / (self.temperature * per_example(rms, gradient)))
+        return steep.to(gradient.dtype)
 
 
 def linf(radius: float, *, bounds: Bounds = IMAGES) -> Ball:

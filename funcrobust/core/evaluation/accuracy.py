@@ -28,6 +28,11 @@ def classes(
         if not len(part):
             continue
         logits = predict(params, as_float(part))
+        if logits.ndim != 2 or len(logits) != len(part):
+            raise FuncrobustError(
+                f"the network gives {tuple(logits.shape)} for {len(part)} examples: what is "
+                "evaluated gives logits (B, classes)"
+            )
         if most >= logits.shape[-1]:
             raise FuncrobustError(
                 f"labels are classes from 0 to {logits.shape[-1] - 1}, and the greatest is {most}"

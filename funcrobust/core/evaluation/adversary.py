@@ -136,7 +136,10 @@ class _OfAttack:
 def inside(ball: Ball, x_hat: Tensor, center: Tensor, *, slack: float = 1e-6) -> Tensor:
     """Tell which of x̂ (n, …) lie in the ball around their centres, and in its bounds: (n,) bool.
 
-    A point is inside if projecting it moves no number by more than ``slack``, in units of the data.
+    A point is inside if projecting it moves no number by more than ``slack``, in units of the data;
+    or, in half precision, by more than a rounding of numbers near 1.
     """
+    if x_hat.dtype in (torch.float16, torch.bfloat16):
+        slack, x_hat, center = torch.finfo(x_hat.dtype).eps, x_hat.float(), center.float()
     moved = flat(ball.project(x_hat, center) - x_hat).abs().amax(1)
     return (moved <= slack) & flat(x_hat).isfinite().all(1)

@@ -132,7 +132,8 @@ def to_plane(
     """
     weight = flat(w.abs())
     way = flat(w.sign()) * -gap.sign().unsqueeze(1)
-    room = torch.maximum(way * (high - flat(x)), way * (low - flat(x))).clamp_min(0)
+    room = torch.maximum(way * (high - flat(x)), way * (low - flat(x)))
+    room = room.nan_to_num(nan=0.0, posinf=torch.inf).clamp_min(0)  # 0·inf: it never moves
     steep = weight.square() if straight else weight
     until = (room / weight).nan_to_num(nan=0.0) if straight else room  # 0/0: it never moves
     goal, lam = gap.abs(), torch.zeros_like(gap)

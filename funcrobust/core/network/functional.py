@@ -9,7 +9,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from funcrobust.core.errors import FuncrobustError
@@ -23,7 +22,7 @@ from funcrobust.core.network.batch_norm import (
 )
 from funcrobust.core.network.draws import CountedDraws
 from funcrobust.core.network.names import Names
-from funcrobust.core.network.skeletons import fill, skeleton
+from funcrobust.core.network.skeletons import called, fill, skeleton
 from funcrobust.core.randomness import key_from
 from funcrobust.core.shards import Shard
 
@@ -136,13 +135,32 @@ class Functional:
         self._param_names.check(params)
         if x.dtype == torch.uint8:
             raise FuncrobustError("a network takes floats in [0, 1], got bytes: divide by 255")
+        before = _version(x)
         try:
             if not self._fused_attention:
-                return functional_call(network, (params, buffers), (x,))  # type: ignore[no-any-return]
-            with differentiable_attention(x, *params.values()):
-                return functional_call(network, (params, buffers), (x,))  # type: ignore[no-any-return]
+                logits = called(network, params, buffers, x)
+            else:
+                with differentiable_attention(x, *params.values()):
+                    logits = called(network, params, buffers, x)
         except RuntimeError as error:
             raise _of_types(error, params, x) from error
+        if not isinstance(logits, Tensor):
+            raise FuncrobustError(
+                f"the network returns a {type(logits).__name__}: wrap it in a module that returns "
+                "the logits alone"
+            )
+        if _version(x) != before:
+            raise FuncrobustError(
+                "the network has changed the images that it was given, in place (a first "
+                "nn.ReLU(inplace=True), x.sub_(mean)): let it begin with a copy, x.clone()"
+            )
+        return logits
+
+    def frozen(self) -> list[str]:
+        """Return the parameters that the module held fixed, none where it did so with all."""
+        named = dict(self._skeleton.named_parameters())
+        held = [name for name, p in named.items() if not p.requires_grad]
+        return held if len(held) < len(named) else []
 
     def batch_statistics(self, before: Buffers, after: Buffers) -> Buffers:
         """Return ``after`` with the batch's own statistics for the running ones, constant.
@@ -254,6 +272,11 @@ def functionalize(module: nn.Module) -> Functional:
         _buffer_names=buffers,
         _fused_attention=uses_fused_attention(module),
     )
+
+
+def _version(x: Tensor) -> int:
+    """Count the writes to x so far; 0 where nobody counts."""
+    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
 
 
 def autocast(predict: Predict, dtype: torch.dtype | None) -> Predict:

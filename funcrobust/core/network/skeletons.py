@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import copy
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 def skeleton(module: nn.Module) -> nn.Module:
@@ -17,19 +23,63 @@ def skeleton(module: nn.Module) -> nn.Module:
         memo[id(p)] = nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad)
     for b in module.buffers():
         memo[id(b)] = b.detach().to("meta")
+    for part in module.modules():  # what a forward pass has left: deepcopy takes no graph along
+        for held in vars(part).values():
+            if isinstance(held, Tensor) and not held.is_leaf:
+                memo[id(held)] = held.detach().clone()
     return copy.deepcopy(module, memo)
 
 
+def called(
+    network: nn.Module, params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor
+) -> Any:
+    """Call a skeleton with tensors in their places; one thread at a time, as all share the places.
+
+    While it is compiled nobody waits: what is left is a graph, without places.
+    """
+    if torch.compiler.is_compiling():
+        return functional_call(network, (params, buffers), (x,))
+    with _lock_of(network):
+        return functional_call(network, (params, buffers), (x,))
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_MAKING = threading.Lock()
+
+
+def _lock_of(network: nn.Module) -> threading.RLock:
+    """Return the skeleton's lock, which lies beside it: a lock can be neither copied nor sent."""
+    found = _LOCKS.get(network)
+    if found is None:
+        with _MAKING:
+            found = _LOCKS.setdefault(network, threading.RLock())
+    return found
+
+
 def fill(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put tensors in place of meta ones, once for each tied name."""
-    tied: dict[int, nn.Parameter] = {}
-    for name, old in list(module.named_parameters(remove_duplicate=False)):
-        new = tied.setdefault(id(old), nn.Parameter(tensors.get(name, old), old.requires_grad))
+    """Put tensors in place of meta ones; one that is tied may be given by any of its names."""
+    for old, names in _by_tensor(module.named_parameters(remove_duplicate=False)):
+        new = nn.Parameter(_given(tensors, names, old), old.requires_grad)
+        for owner, leaf in _places(module, names):
+            setattr(owner, leaf, new)
+    for buffer, names in _by_tensor(module.named_buffers(remove_duplicate=False)):
+        given = _given(tensors, names, buffer)
+        for owner, leaf in _places(module, names):
+            owner._buffers[leaf] = given
+
+
+def _by_tensor(named: Iterable[tuple[str, Tensor]]) -> list[tuple[Tensor, list[str]]]:
+    found: dict[int, tuple[Tensor, list[str]]] = {}
+    for name, tensor in named:
+        found.setdefault(id(tensor), (tensor, []))[1].append(name)
+    return list(found.values())
+
+
+def _given(tensors: dict[str, Tensor], names: list[str], default: Tensor) -> Tensor:
+    return next((tensors[name] for name in names if name in tensors), default)
+
+
+def _places(module: nn.Module, names: list[str]) -> Iterator[tuple[nn.Module, str]]:
+    for name in names:
         owner, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(owner), leaf, new)
-    shared: dict[int, Tensor] = {}
-    for name, buffer in list(module.named_buffers(remove_duplicate=False)):
-        owner, _, leaf = name.rpartition(".")
-        module.get_submodule(owner)._buffers[leaf] = shared.setdefault(
-            id(buffer), tensors.get(name, buffer)
-        )
+        yield module.get_submodule(owner), leaf

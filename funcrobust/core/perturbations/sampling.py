@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from funcrobust.core.arguments import require_ball
 from funcrobust.core.balls.ball import Ball
+from funcrobust.core.balls.composed import require_straight
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.examples import flat, per_example
 from funcrobust.core.losses import Loss
@@ -62,6 +64,8 @@ def sampler(
     if not 0 < beta <= 1:
         raise FuncrobustError(f"beta must be in (0, 1], got {beta}")
     require_finite("step_size", step_size)
+    require_ball(ball)
+    require_straight(ball, "as the sampler does: it needs no such steps, take the ball behind it")
     h = min(1.0, part_of_the_way(steps, remain) / beta)
     gamma = max(0.0, (1 - beta * h) ** 2 - (1 - h) ** 2) ** 0.5
     gradient = input_gradient(loss)

@@ -198,12 +198,21 @@ def top_curvature(loss: Loss, *, iterations: int = 20) -> Loss:
             product: Tensor = jvp(lambda point: gradient(held, point, y), (x,), (v,))[1]
             return product
 
-        v = unit(gradient(held, x, y))
+        v = gradient(held, x, y)
+        # Where there is none, as at a minimum, any fixed direction will do.
+        still = per_example(flat(v).abs().amax(1) == 0, v)
+        v = unit(torch.where(still, _anywhere(x), v))
         for _ in range(iterations):
             v = unit(hessian(v))
         return inner(v, hessian(v)).detach()
 
     return curvature
+
+
+def _anywhere(x: Tensor) -> Tensor:
+    """Return a direction that no image has a reason to be orthogonal to: cos(n²) for number n."""
+    count = torch.arange(x[:1].numel(), device=x.device, dtype=torch.float64)
+    return torch.cos(count * count).to(x.dtype).reshape(x[:1].shape).expand_as(x)
 
 
 def sign_direction(gradient: Tensor, h: float | Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -126,7 +127,16 @@ def initial_state(model: Functional | Params, optim: Optimizer, *, averaged: boo
     """Build the state before the first update, from the model's own tensors, or from parameters.
 
     ``averaged`` starts a running average there, which ``make_update(..., decay=...)`` goes on with.
+    All parameters are trained, those too that the module had frozen (``requires_grad=False``), with
+    a warning: to train a part, give that part, and let the loss merge it into all of them.
     """
+    if not isinstance(model, dict) and (frozen := model.frozen()):
+        warnings.warn(
+            f"{len(frozen)} parameters of this network were frozen ({frozen[0]}, ...), and are "
+            "trained all the same: to train the others alone give initial_state their dict, and "
+            "merge it in the loss, {**model.params, **params}",
+            stacklevel=2,
+        )
     params, buffers = (model, {}) if isinstance(model, dict) else (model.params, model.buffers)
     _spend_first_call(optim, params)
     step = torch.zeros((), dtype=torch.int64)
@@ -137,7 +147,9 @@ def initial_state(model: Functional | Params, optim: Optimizer, *, averaged: boo
 
 def ema(average: dict[str, Tensor], new: dict[str, Tensor], decay: Tensor) -> dict[str, Tensor]:
     """Exponential moving average, ā ← d·ā + (1 − d)·a for every tensor of ``average``."""
-    return {name: old + (1.0 - decay) * (new[name] - old) for name, old in average.items()}
+    return {
+        name: old + (1.0 - decay).to(old.dtype) * (new[name] - old) for name, old in average.items()
+    }
 
 
 def warmed_up(decay: float, step: Tensor) -> Tensor:
@@ -213,6 +225,9 @@ def make_update(
         updates, optimizer_state = optim.update(
             grads, state.optimizer_state, params=state.params, inplace=False
         )
+        # In the parameters' own precision: a schedule's rate, a number in float64, would promote
+        # those without dimensions (a temperature that is learnt).
+        updates = {name: u.to(state.params[name].dtype) for name, u in updates.items()}
         params = torchopt.apply_updates(state.params, updates, inplace=False)
         average = state.average
         if decay is not None:
@@ -262,5 +277,7 @@ def _keyed(part: Any, number: int) -> Any:
 
 def global_norm(tensors: dict[str, Tensor]) -> Tensor:
     """‖·‖₂ over all tensors together."""
+    if not tensors:
+        return torch.zeros(())
     norm: Tensor = torch.stack([t.norm() for t in tensors.values()]).norm()
     return norm
