@@ -68,8 +68,8 @@ def perform(words: list[str]) -> int:
 
     run = import_module(f"funcrobust.commands.{words[0].replace('-', '_')}").run
     with started(options) as here:
-        silent = options.prints_figures or not here.first
-        with Reporter.silent() if silent else Reporter(quiet=options.quiet) as reporter:
+        quiet = options.quiet or options.prints_figures
+        with Reporter(quiet=quiet) if here.first else Reporter.silent() as reporter:
             outcome: Any = run(options, reporter)
     return {"diverged": 2, "interrupted": 130}.get(getattr(outcome, "status", ""), 0)
 

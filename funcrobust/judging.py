@@ -134,7 +134,10 @@ def frechet_distance(real: Seen, made: Seen) -> float:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     _require(real, made, 2)
-    metric: Any = FrechetInceptionDistance(feature=_AsIs(real.features.shape[1]))
+    # What is given is of all processes already, and one alone may ask.
+    metric: Any = FrechetInceptionDistance(
+        feature=_AsIs(real.features.shape[1]), sync_on_compute=False
+    )
     metric.set_dtype(torch.float64)
     metric.update(real.features.double().cpu(), real=True)
     metric.update(made.features.double().cpu(), real=False)

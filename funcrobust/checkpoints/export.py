@@ -18,7 +18,7 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.files import atomic_write
 from funcrobust.reading import user_path
 
-__all__ = ["FORMS", "Exported", "export"]
+__all__ = ["FORMS", "Exported", "export", "place_of_export"]
 
 FORMS = ("robustness", "robustbench")
 
@@ -49,12 +49,29 @@ def export(module: nn.Module, card: Card, path: str | Path, *, to: str = "robust
     Raises `FuncrobustError` for an unknown form, a network that robustbench has no class for, and
     files that cannot be written.
     """
+    path = place_of_export(card, path, to=to)
+    if to == "robustness":
+        return _export_robustness(module, card, path)
+    return _export_robustbench(module, card, path)
+
+
+def place_of_export(card: Card, path: str | Path, *, to: str = "robustness") -> Path:
+    """Return the file that `export` writes: ``path``, or robustbench's place in that folder.
+
+    Raises `FuncrobustError` for an unknown form, a name that is no ``.pt`` file's, and a network
+    that robustbench has no class for.
+    """
     path = user_path(path)
     if to not in FORMS:
         raise FuncrobustError(f"unknown form {to!r}: export to {' or '.join(FORMS)}")
     if to == "robustness":
-        return _export_robustness(module, card, path)
-    return _export_robustbench(module, card, path)
+        return _require_pt(path, "a name")
+    place = _entry(card).place
+    return _require_pt(path / place if _is_folder(path) else path, "a folder, or a name")
+
+
+def _is_folder(path: Path) -> bool:
+    return not path.suffix or path.is_dir()
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
@@ -63,9 +80,10 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     atomic_write(path, buffer.getvalue())
 
 
-def _require_pt(path: Path, what: str) -> None:
+def _require_pt(path: Path, what: str) -> Path:
     if path.suffix != ".pt":
         raise FuncrobustError(f"export writes a .pt file, got {path}: give {what} that ends in .pt")
+    return path
 
 
 def _parts(module: nn.Module, card: Card) -> tuple[nn.Module, Tensor, Tensor]:
@@ -101,7 +119,6 @@ def _export_robustness(module: nn.Module, card: Card, path: Path) -> Exported:
     The normaliser's buffers are in the file, so that those of the data set given on loading are
     overridden.
     """
-    _require_pt(path, "a name")
     network, mean, std = _parts(module, card)
     plain = _takes_latent(network)
     weights = _weights(network, "model." if plain else "model.model.")
@@ -192,9 +209,6 @@ def _export_robustbench(module: nn.Module, card: Card, path: Path) -> Exported:
         state |= {"mu": mean.view(1, -1, 1, 1), "sigma": std.view(1, -1, 1, 1)}
     else:
         _require_normalisation(entry, mean, std)
-    if not path.suffix or path.is_dir():
-        path = path / entry.place
-    _require_pt(path, "a folder, or a name")
     _write(path, {"state_dict": state})
     return Exported(path, _robustbench_line(entry, path))
 

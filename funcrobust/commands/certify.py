@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Gt, Lt
 
 from funcrobust.running.groups import Figures, Images, Machine, Precision
-from funcrobust.running.options import Count, Weight
+from funcrobust.running.options import Count, Weight, require_once
 from funcrobust.running.places import CheckpointName, Picture, say_replaced
 
 if TYPE_CHECKING:
@@ -45,13 +45,23 @@ class Certify(Figures, Images, Machine):
     png: Picture | None = None
     """Draw certified accuracy over the radius there."""
 
+    def check(self) -> None:
+        """Refuse a radius that is named twice."""
+        super().check()
+        require_once("--radii", self.radii)
+
 
 def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
     """Certify a random part of the test images; show a table, write what is asked for."""
     from funcrobust.core import certification, evaluation
     from funcrobust.report.records import write_json
     from funcrobust.running.classifier import load_classifier
-    from funcrobust.running.dataset import chosen_test_images, load_known
+    from funcrobust.running.dataset import (
+        chosen_test_images,
+        load_known,
+        require_taken,
+        which_test_images,
+    )
     from funcrobust.running.machine import (
         pick_device,
         pick_dtype,
@@ -63,6 +73,7 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
     sigma, n, n0, alpha = options.sigma, options.samples, options.choosing, options.alpha
     most = certification.largest_radius(sigma, n, alpha)
     say_replaced(options.png, reporter)
+    say_replaced(options.json_file, reporter)
     device = pick_device(options.device)
     warn_if_emulated(options.precision, device, reporter)
     name, card, _, model = load_classifier(
@@ -70,7 +81,9 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
     )
     dataset = load_known(options, card, reporter).to(device)
     predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
-    places, x, y = chosen_test_images(dataset, options.examples, options.seed)
+    require_taken(predict, model.params, dataset)
+    chosen = chosen_test_images(dataset, options.examples, options.seed)
+    places, x, y = chosen
     with reporter.track("certify", total=len(y) * (n0 + n), unit="copy") as bar:
         found = certification.certify(
             predict, model.params, x, sigma=sigma, n=n, n0=n0, alpha=alpha, seed=options.seed,
@@ -91,7 +104,7 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
             "radius": found.radius.tolist(), "smoothed": smoothed.tolist(),
         },
     }  # fmt: skip
-    _show(figures, reporter)
+    _show(figures, which_test_images(chosen, dataset), reporter)
     if options.png is not None:
         fine = [most * i / 200 for i in range(211)]
         _draw(figures, _accuracies(found, y, fine, most), options.png)
@@ -104,7 +117,7 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
 def _radii(options: Certify, most: float) -> list[float]:
     """Return the radii asked for, or 0, σ/2, σ, ... as far as the samples go."""
     half = options.sigma / 2
-    return sorted(set(options.radii)) or [half * i for i in range(int(most / half) + 1)]
+    return sorted(options.radii) or [half * i for i in range(int(most / half) + 1)]
 
 
 def _share(which: Tensor) -> dict[str, float]:
@@ -127,11 +140,11 @@ def _accuracies(
     ]
 
 
-def _show(figures: dict[str, Any], reporter: Reporter) -> None:
-    """Say what was found, each accuracy with its interval."""
+def _show(figures: dict[str, Any], which: str, reporter: Reporter) -> None:
+    """Say what was found of ``which`` images, each accuracy with its interval."""
     about = (
         f"{figures['checkpoint']}: {figures['model']} on {figures['dataset']}, "
-        f"{figures['examples']} test images at random, σ = {figures['sigma']:g}, "
+        f"{which}, σ = {figures['sigma']:g}, "
         f"{figures['choosing']} + {figures['samples']} copies, α = {figures['alpha']:g}"
     )
     rows = [

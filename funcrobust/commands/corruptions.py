@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.groups import Figures, Images, Machine, Precision
-from funcrobust.running.options import Choices, Flag, Lies, Where
+from funcrobust.running.options import Choices, Flag, Lies, Where, require_once
 from funcrobust.running.places import CheckpointName, Picture, require_there, say_replaced
 
 if TYPE_CHECKING:
@@ -56,10 +56,8 @@ class Corruptions(Figures, Images, Machine):
     def check(self) -> None:
         """Refuse what is named twice."""
         super().check()
-        for flag, values in (("--corruption", self.corruptions), ("--severity", self.severities)):
-            for value in values:
-                if values.count(value) > 1:
-                    raise FuncrobustError(f"{flag} {value} is there twice: say it once")
+        require_once("--corruption", self.corruptions)
+        require_once("--severity", self.severities)
 
 
 class Measured(NamedTuple):
@@ -82,13 +80,14 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     corruptions share; that of the clean accuracy is Clopper and Pearson's.
     """
     from funcrobust.core import evaluation
-    from funcrobust.data.cifar_c import published_folder
+    from funcrobust.data.cifar_c import published_folder, require_published
     from funcrobust.running.classifier import load_classifier
-    from funcrobust.running.dataset import chosen_test_images, load_known
+    from funcrobust.running.dataset import chosen_test_images, load_known, require_taken
     from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
     from funcrobust.running.measuring import evaluating
 
     say_replaced(options.png, reporter)
+    say_replaced(options.json_file, reporter)
     device = pick_device(options.device)
     warn_if_emulated(options.precision, device, reporter)
     name, card, _, model = load_classifier(
@@ -97,11 +96,16 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     folder = published_folder(options.data_dir)
     # The set itself is not looked for in a folder of CIFAR-10-C.
     dataset = load_known(replace(options, data_dir=None) if folder else options, card, reporter)
+    if folder is None:
+        _require_read(options.data_dir, dataset)
+    else:
+        require_published(folder, options.corruptions or NAMES, dataset.y_test)
     index, x, y = chosen_test_images(dataset, options.examples, options.seed)
     source = str(folder) if folder else "computed, with the constants of CIFAR-10-C's severities"
     reporter.say(f"corrupted images: {source}")
 
     predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
+    require_taken(predict, model.params, dataset)
     y = y.to(device)
 
     def correct(x: Tensor) -> Tensor:
@@ -122,6 +126,28 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
         _draw(found, options.png)
         reporter.say(f"picture  {options.png}")
     return figures
+
+
+def _require_read(folder: Path | None, dataset: Dataset) -> None:
+    """Raise for a folder that holds neither CIFAR-10-C nor the set: nothing would be read there.
+
+    The set may have come from the cache, so that nobody has looked.
+    """
+    from funcrobust.data.sets import find
+    from funcrobust.data.sources import Published
+    from funcrobust.reading import user_path
+
+    if folder is None or dataset.source == f"folder {user_path(folder)}":
+        return
+    known = find(dataset.name)
+    assert isinstance(known, Published), "other sets refuse a folder"
+    try:
+        known.read_folder(user_path(folder))
+    except FuncrobustError as error:
+        raise FuncrobustError(
+            f"--data-dir {folder} holds no .npy file of CIFAR-10-C, nor {dataset.name} ({error}): "
+            "name the folder that does, or leave it out for images computed here"
+        ) from error
 
 
 def _corrupted(

@@ -63,7 +63,12 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
     from funcrobust.core.images import as_float
     from funcrobust.report.records import write_json
     from funcrobust.running.classifier import load_classifier
-    from funcrobust.running.dataset import chosen_test_images, load_known
+    from funcrobust.running.dataset import (
+        chosen_test_images,
+        load_known,
+        require_taken,
+        which_test_images,
+    )
     from funcrobust.running.machine import (
         pick_device,
         pick_dtype,
@@ -74,6 +79,7 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
     from funcrobust.running.minimum_norm_attacks import minimum_norm_adversary
 
     say_replaced(options.png, reporter)
+    say_replaced(options.json_file, reporter)
     device = pick_device(options.device)
     warn_if_emulated(options.precision, device, reporter)
     classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
@@ -82,7 +88,9 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
     adversaries = {name: minimum_norm_adversary(name, steps=options.steps) for name in names}
     dataset = load_known(options, card, reporter).to(device)
     predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
-    places, x, y = chosen_test_images(dataset, options.examples, options.seed)
+    require_taken(predict, model.params, dataset)
+    chosen = chosen_test_images(dataset, options.examples, options.seed)
+    places, x, y = chosen
     steps = {name: options.steps or ATTACKS[name].steps for name in names}
     most = sum(passes(name, steps[name], card.num_classes) for name in names)
     reporter.say(f"at most {most} passes forward and back for each of {len(y)} images")
@@ -114,7 +122,7 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
             **{name: _plain(values) for name, values in norms.items()},
         },
     }  # fmt: skip
-    _show(figures, reporter)
+    _show(figures, which_test_images(chosen, dataset), reporter)
     if options.png is not None:
         _draw(figures, norms, options.png)
         reporter.say(f"picture  {options.png}")
@@ -165,12 +173,9 @@ def _plain(values: Tensor) -> list[float | None]:
     return [v if v < float("inf") else None for v in values.tolist()]
 
 
-def _show(figures: dict[str, Any], reporter: Reporter) -> None:
-    """Say what was found, in each norm a table."""
-    about = (
-        f"{figures['checkpoint']}: {figures['model']} on {figures['dataset']}, "
-        f"{figures['examples']} test images at random"
-    )
+def _show(figures: dict[str, Any], which: str, reporter: Reporter) -> None:
+    """Say what was found of ``which`` images, in each norm a table."""
+    about = f"{figures['checkpoint']}: {figures['model']} on {figures['dataset']}, {which}"
     rows = [(f"{it['attack']}, {it['steps']} steps", it) for it in figures["attacks"]]
     rows += [("the smaller of them", it) for it in figures["smallest"]]
     for norm, radius in figures["epsilon"].items():

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ def published_folder(folder: Path | None) -> Path | None:
     return next((place for place in places if any(place.glob("*.npy"))), None)
 
 
+def require_published(folder: Path, names: Iterable[str], labels: Tensor) -> None:
+    """Raise unless `published` can give the corruptions ``names``: before hours are spent on some.
+
+    No pixel is read.
+    """
+    for name in names:
+        _images(folder, name, labels)
+
+
 def published(folder: Path, name: str, severity: int, labels: Tensor, index: Tensor) -> Tensor:
     """Return the images ``index`` of the test set under a corruption: (N, 3, 32, 32), uint8.
 
@@ -41,6 +51,13 @@ def published(folder: Path, name: str, severity: int, labels: Tensor, index: Ten
     another set. Raises `FuncrobustError` for that, and for a file that is missing or has another
     form.
     """
+    images = _images(folder, name, labels)
+    rows = (severity - 1) * len(labels) + index.cpu().numpy()
+    return torch.from_numpy(images[rows]).permute(0, 3, 1, 2).contiguous()
+
+
+def _images(folder: Path, name: str, labels: Tensor) -> NDArray[Any]:
+    """Map a corruption's file, all severities; raise if it is of another form or another set."""
     images = _mapped(folder / f"{name}.npy")
     known = _mapped(folder / "labels.npy")
     count = len(labels)
@@ -54,8 +71,7 @@ def published(folder: Path, name: str, severity: int, labels: Tensor, index: Ten
             f"{folder / 'labels.npy'} does not hold the test images' labels, {LEVELS} times over: "
             "the arrays belong to another dataset"
         )
-    rows = (severity - 1) * count + index.cpu().numpy()
-    return torch.from_numpy(images[rows]).permute(0, 3, 1, 2).contiguous()
+    return images
 
 
 def _mapped(path: Path) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from funcrobust.core.errors import FuncrobustError, extra
@@ -18,13 +19,31 @@ def open_sink(name: str, run: RunFolder, command: str) -> Sink:
     TensorBoard's event files go into the run folder. Raises `FuncrobustError` for another name, or
     when the library is not installed.
     """
+    require_sink(name)
     if name == "none":
         return lambda record: None  # noqa: ARG005
+    with extra(name, _NEEDED.format(name)):  # found, and yet it may not import
+        return _OPENERS[name](run, command)
+
+
+def require_sink(name: str) -> None:
+    """Raise `FuncrobustError` for a sink that `open_sink` could not open; nothing is imported."""
+    if name == "none":
+        return
     if name not in _OPENERS:
         known = ", ".join(["none", *_OPENERS])
         raise FuncrobustError(f"unknown --log {name!r}: use {known}")
-    with extra(name, f"--log {name} needs its library"):
-        return _OPENERS[name](run, command)
+    library = _LIBRARIES[name]
+    with extra(name, _NEEDED.format(name)):
+        if not _is_there(library):
+            raise ImportError(f"No module named {library!r}")
+
+
+def _is_there(library: str) -> bool:
+    try:
+        return find_spec(library) is not None
+    except ValueError:  # imported already, by somebody who gave it no spec
+        return True
 
 
 def _tensorboard(run: RunFolder, _: str) -> Sink:
@@ -52,6 +71,8 @@ def _wandb(run: RunFolder, command: str) -> Sink:
     return lambda record: session.log(dict(record), step=record["step"])
 
 
+_NEEDED = "--log {} needs its library"
+_LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 _OPENERS: dict[str, Callable[[RunFolder, str], Sink]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,

@@ -61,11 +61,7 @@ def resumed(options: SomeRun) -> SomeRun:
     cls = type(options)
     require_own_files(options.resume)
     run = RunFolder.open(options.resume)
-    given = {
-        name: getattr(options, name)
-        for name, option in options_of(cls).items()
-        if getattr(options, name) != option.default
-    }
+    given = said(options)
     require_resumable(cls, given)
     command = run.record.get("command")
     if command != command_name(cls):
@@ -76,6 +72,22 @@ def resumed(options: SomeRun) -> SomeRun:
     _require_vouched(stored, given, options.resume)
     _require_records(run)
     return replace(stored, **given)
+
+
+def said(options: Options) -> dict[str, Any]:
+    """Return what was said, be it the default, and whatever differs from it.
+
+    None is what is left out, and `dataclasses.replace`, which says every field, says none.
+    """
+    fields, names = options_of(type(options)), options._said
+    if names.issuperset(fields):
+        names = frozenset()
+    values = {name: getattr(options, name) for name in fields}
+    return {
+        name: value
+        for name, value in values.items()
+        if (name in names and value is not None) or value != fields[name].default
+    }
 
 
 def _require_records(run: RunFolder) -> None:

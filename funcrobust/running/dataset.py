@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from funcrobust import data
 from funcrobust.checkpoints import Card
-from funcrobust.core.errors import FuncrobustError
-from funcrobust.core.network.functional import Functional
+from funcrobust.core.errors import FuncrobustError, one_line
+from funcrobust.core.network.functional import Functional, Params, Predict
 from funcrobust.core.randomness import generator, key
 from funcrobust.core.starts import Indexed
 from funcrobust.reading import user_path
@@ -123,18 +123,38 @@ def require_same_images(card: Card, dataset: data.Dataset) -> None:
 
 def rehearse(model: Functional, dataset: data.Dataset) -> None:
     """Run the network once in training mode: what it cannot do shows now, not an epoch later."""
-    x = data.as_float(dataset.x_train[:2])
+
+    def trained(x: Tensor) -> Tensor:
+        return model.predict_train(model.params, model.buffers, x, key=key(0, "rehearse"))[0]
+
+    _require_logits(trained, dataset.x_train[:2], dataset)
+
+
+@torch.no_grad()
+def require_taken(predict: Predict, params: Params, dataset: data.Dataset) -> None:
+    """Run the network on two test images: raise, in a line, where it cannot take them.
+
+    A card need not know what a network of one's own takes.
+    """
+    device = next(iter(params.values())).device if params else dataset.y_test.device
+    _require_logits(lambda x: predict(params, x.to(device)), dataset.x_test[:2], dataset)
+
+
+def _require_logits(network: Callable[[Tensor], Tensor], x: Tensor, dataset: data.Dataset) -> None:
+    """Raise unless the network gives logits of the dataset's classes for its images x."""
     try:
-        logits, _ = model.predict_train(model.params, model.buffers, x, key=key(0, "rehearse"))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        logits = network(data.as_float(x))
+    except FuncrobustError:  # says itself what is wrong
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:  # torch's, and timm's own checks
         raise FuncrobustError(
-            f"the network cannot take {dataset.name}'s images: {reason}"
+            f"the network cannot take {dataset.name}'s images: {one_line(error)}"
         ) from None
-    if logits.shape != (2, dataset.num_classes):
+    wanted = (len(x), dataset.num_classes)
+    if logits.shape != wanted:
         raise FuncrobustError(
-            f"the network gives {tuple(logits.shape)} for 2 images, and not (2, "
-            f"{dataset.num_classes}) logits for {dataset.name}'s classes"
+            f"the network gives {tuple(logits.shape)} for {len(x)} images, and not {wanted} logits "
+            f"for {dataset.name}'s classes"
         )
 
 

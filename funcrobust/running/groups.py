@@ -282,6 +282,14 @@ def require_resumable(cls: type[Options], given: Iterable[str]) -> None:
         )
 
 
+def require_norm_of(attack: str, constraint: str | None) -> None:
+    """Raise for an attack that is of one norm alone, in another; None is not known yet."""
+    if attack == "n-fgsm" and constraint not in ("linf", None):
+        raise FuncrobustError(
+            "n-fgsm is an L-infinity attack: use --constraint linf, or --attack rs-fgsm"
+        )
+
+
 def of_another_norm(whose: str, epsilon: float, norm: str, wanted: str) -> FuncrobustError:
     """Build the error for a radius that was chosen in one norm and would be taken in another."""
     return FuncrobustError(

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -20,7 +21,7 @@ from funcrobust.report.console import Reporter
 from funcrobust.report.records import Record, as_json, as_line
 from funcrobust.report.runs import CONFIG, METRICS, REPORT, RunFolder, require_free
 from funcrobust.running.classifier import CHECKPOINT_FILE
-from funcrobust.running.config import program, resumed, resumption, to_config
+from funcrobust.running.config import program, resumed, resumption, said, to_config
 from funcrobust.running.groups import Run
 from funcrobust.running.options import command_name, options_of
 from funcrobust.running.processes import processes
@@ -50,8 +51,10 @@ class Held(Generic[SomeRun]):
             command = command_name(type(options))
             run = RunFolder.create(options.out, command, to_config(options), options.name)
             self._until_the_end.enter_context(run.locked())
+            self._until_the_end.push(partial(_tell_how_to_go_on, run, reporter))
             return run, Position(state)
         run = RunFolder.open(options.resume)
+        self._until_the_end.push(partial(_tell_how_to_go_on, run, reporter))
         position = load_position(run, state, reporter)
         if position is None:
             reporter.say(f"{run.path} has saved no state yet: beginning at step 0")
@@ -59,6 +62,14 @@ class Held(Generic[SomeRun]):
         step = position.step
         run.truncate_metrics(lambda record: record["step"] <= step)
         return run, position
+
+
+def _tell_how_to_go_on(
+    run: RunFolder, reporter: Reporter, kind: type[BaseException] | None, *_: object
+) -> None:
+    """Say it where an open run is left by Ctrl-C: outside of `drive` and `conclude`, who do."""
+    if kind is not None and issubclass(kind, KeyboardInterrupt) and (run.path / CONFIG).exists():
+        reporter.warn(f"{run.path} is begun, and kept. Continue with", command=resumption(run))
 
 
 @contextmanager
@@ -110,7 +121,7 @@ def _spectating(options: SomeRun, folder: Path, files: dict[str, bytes] | None) 
         return replace(options, out=folder)
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    return replace(options, resume=folder)
+    return type(options)(**{**said(options), "resume": folder})
 
 
 def _require_text(options: Run) -> None:

@@ -20,7 +20,7 @@ import math
 import operator
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import cache
 from pathlib import Path
@@ -134,8 +134,9 @@ def unless(**instead: Any) -> Acts:
     beside = only_with(**instead)
 
     def needs(options: Any) -> str:
-        places = (_said(type(options), name, value) for name, value in instead.items())
-        return f"{' or '.join(places)} takes its place"
+        there = {k: v for k, v in instead.items() if _is(getattr(options, k), v)}
+        places = (_said(type(options), name, value) for name, value in there.items())
+        return f"{' and '.join(places)} takes its place"
 
     return Acts(lambda options: not beside.when(options), needs)
 
@@ -153,7 +154,17 @@ def _said(cls: type[Options], name: str, wanted: Any) -> str:
         return about[0].lower() + about[1:]
     values = wanted if isinstance(wanted, tuple) else (wanted,)
     flag = fields[name].flag
+    if isinstance(wanted, bool):
+        return flag if wanted else fields[name].off
     return flag if wanted is ... else f"{flag} {' or '.join(map(str, values))}"
+
+
+def require_once(flag: str, values: Sequence[Any]) -> None:
+    """Raise for a value that is there twice: of two, one would do nothing."""
+    for value in values:
+        if values.count(value) > 1:
+            text = written_number(value) if isinstance(value, float) else str(value)
+            raise FuncrobustError(f"{flag} {text} is there twice: say it once")
 
 
 # --- options ------------------------------------------------------------------------------------
@@ -366,6 +377,7 @@ class Option:
             pairs = [text.partition("=")[::2] for text in said]
             if not all(name and text for name, text in pairs):
                 raise self.refusal(" ".join(said))
+            require_once(self.flag, [name for name, _ in pairs])
             return {name: self._read_one(text) for name, text in pairs}
         if self.several is tuple:
             return tuple(self._read_one(text) for text in said)

@@ -82,7 +82,7 @@ def require_run(place: Path) -> None:
 
 def require_writable(path: Path) -> None:
     """Raise unless a file can be written there, with folders that are to be made: but for ``-``."""
-    if str(path) in ("-", "auto"):
+    if str(path) == "-":
         return
     if os.path.isdir(path):  # noqa: PTH112
         raise FuncrobustError(f"cannot write {path}: it is a folder, name a file in it")
@@ -92,22 +92,29 @@ def require_writable(path: Path) -> None:
 def picture_place(named: Path | None, usual: str, reporter: Reporter) -> Path:
     """Return where a picture goes; say it if one that is there will be replaced.
 
-    Raises `FuncrobustError` if none is named and the usual name is taken.
+    Raises `FuncrobustError` if none is named and the usual name is taken, and where nothing can be
+    written: of a name that nobody gave, nobody else has looked.
     """
     png = place_of(named, usual, flag="--png ")
+    require_writable(png)
     say_replaced(png, reporter)
     return png
 
 
-def say_replaced(png: Path | None, reporter: Reporter) -> None:
-    """Say, before any work, that a picture which is there will be replaced."""
-    if png is not None and os.path.lexists(png):
-        reporter.say(f"{png} is there already, and will be replaced")
+def say_replaced(file: Path | None, reporter: Reporter) -> None:
+    """Say, before any work, that a file which is there will be replaced; ``-`` is none."""
+    if file is not None and str(file) != "-" and os.path.lexists(file):
+        reporter.say(f"{file} is there already, and will be replaced")
 
 
 def require_folder(path: Path) -> None:
     """Raise unless there is such a folder to write in, or one can be made."""
     _require_room_for(path / "x", False)
+
+
+def require_room(place: Path) -> None:
+    """Raise unless a file can be written there, or in the folder that is there."""
+    (require_folder if os.path.isdir(place) else require_writable)(place)  # noqa: PTH112
 
 
 def _require_room_for(path: Path, there: bool) -> None:
@@ -145,6 +152,11 @@ def _require_html(text: str) -> None:
         raise FuncrobustError(f"--page must name a .html file, got {text}")
 
 
+def _require_page_place(path: Path) -> None:
+    if path != AUTO:
+        require_writable(path)
+
+
 AUTO = Path("auto")
 """A `Page` where the command thinks it belongs."""
 Factory = Vouched(_is_code)
@@ -156,5 +168,5 @@ DatasetName = Annotated[
 ]  # fmt: skip
 Picture = Annotated[Path, Spelled(_require_png), Lies(require_writable)]
 Output = Annotated[Path, Lies(require_writable)]
-Page = Annotated[Path, Spelled(_require_html), Lies(require_writable)]
+Page = Annotated[Path, Spelled(_require_html), Lies(_require_page_place)]
 Folder = Annotated[Path, Where(), Lies(require_folder)]

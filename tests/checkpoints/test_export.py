@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from cards import MEAN, STD, network, require_same_logits, require_same_tensors
+from problems import run_cli
 from torch import nn
 
 import funcrobust
@@ -229,3 +230,37 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         cli.main()
     assert done.value.code == 2
     assert capsys.readouterr().err.startswith("error: robustbench's zoo has no class for")
+
+
+def test_what_is_there_is_replaced_with_a_word_and_the_source_never(tmp_path):
+    module, card = network("preact-resnet18")
+    export(module, card, tmp_path / "net.pt")
+    source = (tmp_path / "net.pt").read_bytes()
+    (tmp_path / "link.pt").symlink_to("net.pt")
+    words = ("export", "net.pt", "--model", "preact-resnet18")
+    for own in ("net.pt", "link.pt"):
+        refused = run_cli(*words, own, cwd=tmp_path)
+        said = f"error: {own} is what is to be exported itself: give another name\n"
+        assert (refused.returncode, refused.stderr) == (2, said)
+        assert (tmp_path / "net.pt").read_bytes() == source
+    replaced = "is there already, and will be replaced"
+    for again in (False, True):
+        done = run_cli(*words, "other.pt", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (f"other.pt {replaced}" in done.stdout) == again
+    to_zoo = (*words, "zoo", "--to", "robustbench")
+    place = "zoo/cifar10/L2/Rice2020Overfitting.pt"
+    for again in (False, True):
+        done = run_cli(*to_zoo, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (f"{place} {replaced}" in done.stdout) == again
+    refused = run_cli("export", place, *to_zoo[2:], cwd=tmp_path)
+    assert f"error: {place} is what is to be exported itself" in refused.stderr
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(checkpoints, "load", lambda *_, **__: pytest.fail("it began"))
+    done = run_cli("export", "cifar10-linf-tiny", "file/net.pt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: FILE: cannot write file/net.pt: ")

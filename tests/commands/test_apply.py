@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from funcrobust.commands import apply
 from funcrobust.commands.apply import pictures
 from funcrobust.core import applications
 from funcrobust.core.tasks import centred_square
+from funcrobust.files import WriteError
 from funcrobust.report.console import Reporter
 
 
@@ -78,10 +80,12 @@ def test_every_task_on_the_digits(digits_run, tmp_path, task):
         assert ours[name] > baseline[name]
     if task == "super-resolution":
         assert found["bicubic, consistent"]["PSNR"] > baseline["PSNR"]
+        assert ours["PSNR"] > baseline["PSNR"]
     if task == "inpainting":
-        assert ours["PSNR in the hole"] > 5
+        assert ours["PSNR in the hole"] > baseline["PSNR in the hole"]
     if task == "denoising":
         assert found["non-local means"]["PSNR"] > baseline["PSNR"] + 1
+        assert ours["PSNR"] > baseline["PSNR"] + 0.5
 
 
 def test_how_a_network_that_restores_draws(restoring, tmp_path):
@@ -204,6 +208,32 @@ def test_a_picture_is_not_replaced_unless_it_is_named(digits_run, tmp_path, comm
     assert named.returncode == 0, named.stderr
     assert f"{usual} is there already, and will be replaced" in named.stdout
     assert mine.read_bytes().startswith(b"\x89PNG")
+
+
+def test_where_nobody_named_a_picture_and_none_can_be_written(digits_run, tmp_path, monkeypatch):
+    """Asked before any work, also of a name that is nobody's."""
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)
+    for words in (("generate",), ("apply", "sketch")):
+        refused = run_cli(*words, str(digits_run[0]), cwd=tmp_path)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("error: cannot write ")
+        assert str(tmp_path) in refused.stderr
+
+
+def test_figures_are_there_though_the_picture_cannot_be_written(digits_run, tmp_path, monkeypatch):
+    def full(path, *_, **__):
+        raise WriteError(f"cannot write {path}: no space left")
+
+    monkeypatch.setattr(pictures, "by_class", lambda _, png, *__: full(png))
+    (tmp_path / "found.json").write_text("old")
+    done = run_cli(
+        "apply", "sketch", str(digits_run[0]), "--examples", "10", "--steps", "1", "--judge",
+        str(digits_run[0]), "--json", "found.json", cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, "error: cannot write sketch.png: no space left\n")
+    share = json.loads((tmp_path / "found.json").read_text())["ψ"]["judge agrees"]
+    assert f"{share:.0%}" in done.stdout
+    assert "found.json is there already, and will be replaced" in done.stdout
 
 
 def test_from_the_command_line(digits_run, tmp_path):

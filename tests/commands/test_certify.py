@@ -63,10 +63,25 @@ def test_a_table_a_picture_and_a_file(digits_run, tmp_path):
         "--png", str(png), "--json", str(file),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for words in ("60 test images at random", "σ = 0.2", "radius 0.125", "95 % interval"):
+    for words in (
+        "60 of 397 test images, chosen at random",
+        "σ = 0.2",
+        "radius 0.125",
+        "95 % interval",
+    ):
         assert words in done.stdout
     assert "warning: some radii are above it" in done.stdout
     figures = json.loads(file.read_text())
     assert [row["radius"] for row in figures["certified"]] == [0.125, 0.3, 2.0]
     assert figures["certified"][-1] == {"radius": 2.0, "accuracy": 0.0, "low": 0.0, "high": 0.0}
     assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_of_figures_alone_a_warning_is_still_one(digits_run):
+    few = ("--samples", "40", "--choosing", "5", "--examples", "500", "--radii", "2")
+    done = run_cli("certify", str(digits_run[0]), *few, "--json", "-")
+    assert json.loads(done.stdout)["examples"] == 397
+    assert done.stderr.splitlines() == [
+        "warning: some radii are above it, whatever the network: take more --samples"
+    ]
+    assert "on digits, all 397 test images" in run_cli("certify", str(digits_run[0]), *few).stdout

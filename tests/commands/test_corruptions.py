@@ -9,6 +9,7 @@ import pytest
 import torch
 from cards import network
 from problems import run_cli
+from published_sets import use
 from scipy import stats
 
 import funcrobust as fr
@@ -16,6 +17,7 @@ from funcrobust import checkpoints, models
 from funcrobust.commands import corruptions as command
 from funcrobust.data import corruptions
 from funcrobust.data.corruptions import corrupt
+from funcrobust.data.dataset import Arrays
 
 TESTED = 40
 
@@ -119,9 +121,46 @@ def test_published_arrays_are_used_where_they_are(place, images):
     expected = right(place, turned, y).mean().item()
     assert figures["accuracy"]["fog"]["5"] == pytest.approx(expected)
     assert "corrupted images: CIFAR-10-C" in cli(place, *fog, "--severity", "1").stdout
-    missing = cli(place, "--data-dir", "CIFAR-10-C", "--corruption", "snow")
-    assert missing.returncode == 2
-    assert "snow.npy" in missing.stderr
+
+
+def test_a_missing_file_is_said_before_any_corruption_is_measured(place, images, monkeypatch):
+    folder = place / "lacking"
+    folder.mkdir()
+    for name in command.NAMES[:-1]:
+        np.save(folder / f"{name}.npy", np.zeros((5 * TESTED, 32, 32, 3), np.uint8))
+    monkeypatch.setattr(command, "_measure", lambda *_: pytest.fail("it began"))
+    for lacks in ("labels", command.NAMES[-1]):
+        done = cli(place, "--data-dir", "lacking")
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: cannot read lacking/{lacks}.npy: ")
+        np.save(folder / "labels.npy", np.tile(images[1].numpy(), 5).astype(np.uint8))
+
+
+def test_a_folder_that_nothing_is_read_from_is_refused(place, tmp_path, monkeypatch):
+    """The set comes from the cache, so that nobody else looks whether the folder holds it."""
+    monkeypatch.setenv("FUNCROBUST_CACHE", str(tmp_path / "cache"))
+    with np.load(place / "set.npz") as file:
+        names = ("x_train", "y_train", "x_test", "y_test")
+        held = Arrays(*(file[name] for name in names), tuple("abcdefghij"))
+
+    def read(folder):
+        if not (folder / "batches").exists():
+            raise fr.FuncrobustError("no batches")
+        return held
+
+    use(monkeypatch, "cifar10", read_folder=read, remotes=(), digests=None, system_folders=())
+    for folder in ("set", "typo"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "set" / "batches").touch()
+    words = ("corruptions", str(place / "net.safetensors"), "--dataset", "cifar10")
+    quick = ("--corruption", "fog", "--severity", "1", "--examples", "2")
+    for _ in ("from the folder", "from the cache"):
+        done = run_cli(*words, *quick, "--data-dir", "set", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "(cache)" in done.stdout
+    typo = run_cli(*words, *quick, "--data-dir", "typo", cwd=tmp_path)
+    assert (typo.returncode, typo.stderr.count("\n")) == (2, 1)
+    assert "--data-dir typo holds no .npy file of CIFAR-10-C, nor cifar10 (no ba" in typo.stderr
 
 
 def test_names_are_those_there_are():

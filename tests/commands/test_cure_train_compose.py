@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 
 import by_hand
@@ -21,6 +22,7 @@ from funcrobust.commands.cure_train.compose import Composition, Growth, points_o
 from funcrobust.commands.cure_train.options import CureTrain, attack_names, regularisers
 from funcrobust.commands.cure_train.presets import PRESETS
 from funcrobust.commands.cure_train.recipe import unsaid
+from funcrobust.report.console import Reporter
 from funcrobust.running.options import options_of
 
 # --- the objective, against plain autograd ------------------------------------------------------
@@ -496,3 +498,13 @@ def test_whose_normalisation_is_said(model, said):
     options = CureTrain.filled({"preset": "fast", "model": model})
     line = recipe._headline(options, torch.device("cpu"))
     assert ("normalised by the data's mean" in line) == said
+
+
+def test_a_log_without_its_library_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    monkeypatch.setattr(recipe, "load_data", lambda *_, **__: pytest.fail("it began"))
+    options = CureTrain.filled({"preset": "digits", "log": "tensorboard", "out": tmp_path})
+    said = r"--log tensorboard needs its library \(No module named 'tensorboardX'\): pip install"
+    with pytest.raises(fr.FuncrobustError, match=said):
+        recipe.cure_train(options, Reporter.silent())
+    assert not list(tmp_path.iterdir())

@@ -8,11 +8,13 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from problems import parsed, run_cli
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import funcrobust as fr
 from funcrobust import checkpoints, data
@@ -117,6 +119,60 @@ def test_a_random_part_of_the_test_images_by_the_seed(digits_run, tmp_path):
     assert torch.equal(held[0], held[1])
     assert not torch.equal(held[0], held[2])
     assert held[0].tolist() != list(range(40))
+
+
+def test_auto_is_kept_as_what_it_stood_for(digits_run, tmp_path, monkeypatch):
+    """A file that was begun in one precision is not taken up in another."""
+    path = tmp_path / "x.safetensors"
+    machine = "funcrobust.running.machine.torch.cpu._is_"
+    for has in ("avx512_bf16_supported", "amx_tile_supported"):
+        monkeypatch.setattr(machine + has, lambda: False)
+    auto = {"precision": "auto", "device": "cpu", "examples": 10, "save": path}
+    assert figures(digits_run, **auto)["precision"] == "fp32"
+    figures(digits_run, **auto | {"precision": "fp32"})
+    monkeypatch.setattr(machine + "amx_tile_supported", lambda: True)
+    with pytest.raises(fr.FuncrobustError, match=r"another evaluation \(other precision\)"):
+        figures(digits_run, **auto)
+    search = {"search": "auto", "device": "cpu", "examples": 10}
+    assert figures(digits_run, **search)["search"] == "bf16"
+
+
+def test_images_are_looked_at_in_parts_with_a_bar(digits_run, monkeypatch):
+    tracks = []
+    usual = Reporter.track
+
+    def seen(self, description, total, *more, **named):
+        tracks.append((description, total))
+        return usual(self, description, total, *more, **named)
+
+    monkeypatch.setattr(Reporter, "track", seen)
+    whole = figures(digits_run)
+    assert tracks[:2] == [("clean", 40), ("attack", 40)]
+    monkeypatch.setattr(recipe, "LOOKED", 7)
+    assert {**figures(digits_run), "seconds": 0} == {**whole, "seconds": 0}
+
+
+NET = """
+from torch import nn
+def make():
+    return nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2 * 32 * 32, 10))
+"""
+
+
+@pytest.mark.parametrize("command", ["evaluate", "minimum-norm", "certify", "corruptions"])
+def test_a_network_that_cannot_take_the_images_is_one_line(command, tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    x, y = np.zeros((20, 16, 16, 3), np.uint8), np.arange(20) % 10
+    np.savez(tmp_path / "small.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    made = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2 * 32 * 32, 10))
+    torch.save(made.state_dict(), tmp_path / "net.pt")
+    words = (command, "net.pt", "--model", "net:make", "--dataset", "small.npz")
+    more = ("--attack", "fmn-linf") if command == "minimum-norm" else ()
+    done = run_cli(*words, *more, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the network cannot take small.npz's images: ")
+    assert "mat1 and mat2 shapes cannot be multiplied" in line
 
 
 def test_what_is_saved_fools_the_network(digits_run, tmp_path):
@@ -247,18 +303,20 @@ def test_another_network_under_the_same_name_is_another_evaluation(digits_run, t
     module, card = checkpoints.load(str(digits_run[0]))
     own.mkdir()
     checkpoints.save(own, module.state_dict(), card)
-    first = figures(digits_run, checkpoint=str(own), save=path)
-    assert figures(digits_run, checkpoint=str(own), save=path)["robust"] == first["robust"]
+    first = figures(digits_run, checkpoint=str(own), save=path, page=None)
+    assert (
+        figures(digits_run, checkpoint=str(own), save=path, page=None)["robust"] == first["robust"]
+    )
     other = {name: torch.zeros_like(t) for name, t in module.state_dict().items()}
     checkpoints.save(own, other, card)
     with pytest.raises(fr.FuncrobustError, match=r"another evaluation \(other sha256\)"):
-        figures(digits_run, checkpoint=str(own), save=path)
+        figures(digits_run, checkpoint=str(own), save=path, page=None)
     with safe_open(path, "pt") as file:
         held = json.loads(file.metadata()["evaluation"])
     del held["sha256"]  # as of a version before
     save_file(load_file(path), path, {"evaluation": json.dumps(held)})
     with pytest.raises(fr.FuncrobustError, match=r"another evaluation \(other sha256\)"):
-        figures(digits_run, checkpoint=str(own), save=path)
+        figures(digits_run, checkpoint=str(own), save=path, page=None)
 
 
 NOISY = """
@@ -285,7 +343,9 @@ def test_a_random_network_is_attacked_as_the_mean_of_its_draws(digits_run, tmp_p
     (tmp_path / "noisy_net.py").write_text(NOISY.replace("MODEL", repr(card.model)))
     monkeypatch.chdir(tmp_path)
     tensors = {f"net.{name}": tensor for name, tensor in module.state_dict().items()}
-    own = {"checkpoint": "noisy.safetensors", "model": "noisy_net:Noisy", "epsilon": 0.2}
+    own = {
+        "checkpoint": "noisy.safetensors", "model": "noisy_net:Noisy", "epsilon": 0.2, "page": None,
+    }  # fmt: skip
     checkpoints.save(Path("noisy.safetensors"), tensors, replace(card, model="noisy_net:Noisy"))
 
     random = figures(digits_run, checks=True, examples=20, **own)
@@ -306,7 +366,7 @@ def test_a_random_network_is_attacked_as_the_mean_of_its_draws(digits_run, tmp_p
     [
         (("--autoattack", "--attack", "pgd"), "--attack does nothing here: --autoattack"),
         (("--autoattack", "--steps", "5"), "--steps does nothing here"),
-        (("--attack", "square", "--restarts", "3"), "--restarts does nothing here"),
+        (("--attack", "square", "--restarts", "3"), "--attack square takes no random starts"),
         (("--attack", "square", "--constraint", "l2", "--epsilon", "0.5"), "linf"),
         (("--constraint", "l2"), "is a radius in linf: give --epsilon for l2"),
         (("--attack", "apgd-ce", "--step-size", "0.1"), "--step-size does nothing here"),

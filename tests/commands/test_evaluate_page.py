@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 from scipy.stats import beta
 
 from funcrobust import checkpoints
-from funcrobust.commands.evaluate import Evaluate, page
+from funcrobust.commands.evaluate import Evaluate, page, recipe
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation.curves import COUNTS, MULTIPLES
+from funcrobust.report import page as report
 
 QUICK = ("--examples", "80", "--steps", "5", "--restarts", "1")
 LITTLE = ("--examples", "12", "--steps", "1", "--restarts", "1", "--no-checks")
@@ -176,14 +178,46 @@ def test_a_file_that_is_no_runs_leaves_it_here(run, tmp_path):
     done = run_cli("evaluate", "some", *LITTLE, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "page: evaluation.html"
     assert (tmp_path / "evaluation.html").is_file()
+    (next_one,) = (line for line in done.stdout.splitlines() if "--autoattack" in line)
+    assert "--page evaluation.html" in next_one, "else the command that is named would be refused"
 
 
-def test_a_place_that_cannot_be_written(run, tmp_path):
+def test_what_somebody_else_left_here_is_not_replaced(run, tmp_path, monkeypatch):
+    """Refused before the attack; named, it is replaced, and the JSON too, with a word."""
+    shutil.copy(run / "checkpoint.safetensors", tmp_path / "some.safetensors")
+    mine = tmp_path / "evaluation.html"
+    mine.write_text("mine")
+    quick = ("evaluate", "some", *LITTLE)
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "_attack", lambda *_: pytest.fail("it began"))
+        refused = run_cli(*quick, cwd=tmp_path)
+    assert (refused.returncode, mine.read_text()) == (2, "mine")
+    assert "evaluation.html is there already: --page evaluation.html replaces it, --page OTHER" in (
+        refused.stderr
+    )
+    (tmp_path / "found.json").write_text("old")
+    named = run_cli(*quick, "--page", "evaluation.html", "--json", "found.json", cwd=tmp_path)
+    assert named.returncode == 0, named.stderr
+    assert named.stdout.splitlines()[-1] == "page: evaluation.html, in place of the one before"
+    assert "found.json is there already, and will be replaced" in named.stdout
+    assert json.loads((tmp_path / "found.json").read_text())["examples"]
+    mine.write_text("mine")
+    none = run_cli(*quick, "--no-page", cwd=tmp_path)
+    assert (none.returncode, mine.read_text()) == (0, "mine")
+
+
+def test_a_place_that_cannot_be_written(run, tmp_path, monkeypatch):
     """Said by nobody: a warning, for the figures are there. Said: an error."""
     shutil.copy(run / "checkpoint.safetensors", tmp_path / "some.safetensors")
-    (tmp_path / "evaluation.html").mkdir()
     quick = ("evaluate", "some", *LITTLE)
-    done = run_cli(*quick, cwd=tmp_path)
+
+    def full(_, path):
+        raise FuncrobustError(f"cannot write {path}: no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write", full)
+        done = run_cli(*quick, cwd=tmp_path)
+    (tmp_path / "evaluation.html").mkdir()
     assert done.returncode == 0
     assert "warning: cannot write evaluation.html" in done.stdout
     done = run_cli(*quick, "--page", "evaluation.html", cwd=tmp_path)

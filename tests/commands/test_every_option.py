@@ -136,6 +136,17 @@ def test_what_cannot_be_written(monkeypatch, tmp_path, command, name):
         require_refused(said(monkeypatch, command, words), name)
 
 
+def test_auto_is_a_word_for_pages_alone(monkeypatch, tmp_path):
+    """Elsewhere it is a file of that name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "auto").mkdir()
+    for command in {c for c, name in TO_WRITE if name == "json_file"}:
+        words = words_for(command, options_of(class_of(command))["json_file"], "auto")
+        require_refused(said(monkeypatch, command, words), command)
+    with pytest.raises(AssertionError, match="began"):
+        said(monkeypatch, "evaluate", ["--page", "auto"])
+
+
 def test_a_run_is_named_by_one_plain_word(monkeypatch):
     for command in ("cure_train", "psi_train"):
         for name in ("..", ".", "a/b", "/a", "a\x1b[2J", "x" * 300):

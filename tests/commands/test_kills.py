@@ -120,7 +120,7 @@ def test_a_run_without_a_checkpoint_is_read_from_its_state(tmp_path, whole):
         ("generate", str(run), "--steps", "1", "--png", str(tmp_path / "made.png")),
         ("export", str(run), str(tmp_path / "out.pt")),
     ):
-        done = run_cli(*words)
+        done = run_cli(*words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count(line) == 1
     (run / "state.safetensors").write_bytes(b"")

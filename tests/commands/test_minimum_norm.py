@@ -70,14 +70,23 @@ def test_several_norms_each_with_its_own_table(digits_run, capsys):
         )
         result = minimum_norm.run(options, reporter)
     said = capsys.readouterr().out
-    assert "10 test images at random, linf, ε = " in said
-    assert "10 test images at random, l0\n" in said
+    assert "10 of 397 test images, chosen at random, linf, ε = " in said
+    assert "10 of 397 test images, chosen at random, l0\n" in said
     assert "at most 10 passes" in said
     l0 = result["attacks"][1]
     assert l0["at"] == []
     missed = l0["right"] - l0["found"]
     assert (f"sigma-zero did not fool the network on {missed} images" in said) == (missed > 0)
     assert all(v is None or v == int(v) for v in result["images"]["sigma-zero"])
+
+
+def test_all_images_are_not_called_random_ones(digits_run, capsys):
+    options = MinimumNorm(
+        checkpoint=str(digits_run[0]), examples=5000, attacks=("deepfool-l2",), steps=1
+    )
+    with Reporter() as reporter:
+        minimum_norm.run(options, reporter)
+    assert "on digits, all 397 test images, l2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
 from problems import largest_difference
+from rich.console import Console
 from safetensors.torch import load_file
 
 import funcrobust as fr
 from funcrobust import checkpoints, data
 from funcrobust.commands import psi_train
-from funcrobust.commands.psi_train import PsiTrain, assemble
+from funcrobust.commands.psi_train import PsiTrain, assemble, recipe
 from funcrobust.commands.psi_train.compose import psi_ball
+from funcrobust.commands.psi_train.work import Work
 from funcrobust.core.training.compiling import relative_errors
 from funcrobust.models import build
 from funcrobust.report.console import Reporter
@@ -130,6 +136,65 @@ def test_strips_are_left_along_the_way(options):
     result = run(options, strips=2, name="run", updates=10)
     strips = sorted(p.name for p in (result.run.path / "strips").iterdir())
     assert strips == ["step-00005.png", "step-00010.png"]
+
+
+@pytest.mark.parametrize("updates", [1, 3, 10, 11, 25, 6000])
+def test_so_many_strips_as_asked_for(updates):
+    """Or one after every part, where there are fewer; the last of them after the last part."""
+    parts = recipe.parts_of(updates)
+    assert parts <= recipe.RECORDS
+    for strips in range(13):
+        where = [part for part in range(parts) if recipe.pictured(part, parts, strips)]
+        assert len(where) == min(strips, parts)
+        assert where[-1:] == ([parts - 1] if strips else [])
+    assert [p for p in range(10) if recipe.pictured(p, 10, 5)] == [1, 3, 5, 7, 9]
+
+
+@pytest.fixture
+def in_l2(untrained, tmp_path):
+    module, card = checkpoints.load(untrained)
+    card = replace(card, constraint="l2", epsilon=0.5)
+    return str(checkpoints.save(tmp_path / "in_l2", module.state_dict(), card))
+
+
+def test_a_radius_of_another_norm_is_not_taken_for_one_in_linf(restoring, in_l2):
+    said = r"the checkpoint's ε = 0.5 is a radius in l2: give --epsilon for linf"
+    with pytest.raises(fr.FuncrobustError, match=said):
+        run(restoring, checkpoint=in_l2, name="run")
+    assert not (restoring["out"] / "run").exists()
+
+
+def test_the_card_says_in_what_threat_model_it_was_trained(restoring, in_l2):
+    result = run(restoring, checkpoint=in_l2, updates=1, epsilon=4 / 255)
+    _, card = checkpoints.read(result.run.path / "checkpoint.safetensors")
+    assert (card.constraint, card.epsilon) == ("linf", 4 / 255)
+    assert "--epsilon 4/255" in card.command
+
+
+def test_a_log_without_its_library_is_refused_before_any_work(restoring, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr(recipe, "load_classifier", lambda *_, **__: pytest.fail("it began"))
+    with pytest.raises(fr.FuncrobustError, match=r"--log wandb needs its library \(No module"):
+        run(restoring, log="wandb")
+    assert not list(restoring["out"].iterdir())
+
+
+def test_interrupted_before_the_first_update_it_says_how_to_go_on(restoring, monkeypatch):
+    def interrupted(_work):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Work, "before", interrupted)
+    console = Console(file=io.StringIO(), width=500)
+    with Reporter(console=console) as reporter, pytest.raises(KeyboardInterrupt):
+        psi_train.run(PsiTrain.filled(restoring | {"name": "cut"}), reporter)
+    folder = restoring["out"] / "cut"
+    said = console.file.getvalue()
+    assert f"{folder} is begun, and kept. Continue with\n" in said
+    assert f"psi-train --resume {folder} --checkpoint {restoring['checkpoint']}\n" in said
+    monkeypatch.undo()
+    with Reporter.silent() as reporter:
+        again = PsiTrain(resume=folder, checkpoint=restoring["checkpoint"])
+        assert psi_train.run(again, reporter).status == "finished"
 
 
 @pytest.mark.parametrize("start", ["own", "made", "learned", "degraded"])

@@ -216,7 +216,7 @@ def test_the_anchors_radius():
 )  # fmt: skip
 def test_derivatives_by_name(text, derivative):
     assert derivative_named(text) == derivative
-    PsiTrain(derivative=text)
+    PsiTrain(derivative=text, steps=4)
 
 
 @pytest.mark.parametrize(

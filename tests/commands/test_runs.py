@@ -81,9 +81,14 @@ def test_a_table_of_all(folder, tmp_path):
 
 
 def test_none_and_json_alone(folder, tmp_path):
-    none = run_cli("runs", "--out", str(tmp_path / "nowhere"))
+    none = run_cli("runs", cwd=tmp_path)
     assert (none.returncode, none.stdout.count("\n")) == (0, 1)
     assert "no runs in" in none.stdout
+    (tmp_path / "empty").mkdir()
+    assert "no runs in empty" in run_cli("runs", "--out", "empty", cwd=tmp_path).stdout
+    for replaced in (False, True):
+        done = run_cli("runs", "--out", str(folder), "--json", "found.json", cwd=tmp_path)
+        assert ("found.json is there already, and will be replaced" in done.stdout) == replaced
     piped = run_cli("runs", "--out", str(folder), "--json", "-")
     assert [run["name"] for run in json.loads(piped.stdout)["runs"]] == ["two", "one"]
 
@@ -152,8 +157,14 @@ def test_the_images_are_the_first_of_each_class_and_the_same_under_both(compared
     assert not set(attacked) & {i["src"] for i in clean}
 
 
-def test_a_page_that_was_there_is_replaced_and_that_is_said(folder, compared):
-    again = run_cli("runs", "one", "two", "--out", str(folder), "--no-images", cwd=compared[2])
+def test_a_page_that_was_there_is_replaced_if_it_is_named(folder, compared):
+    words = ("runs", "one", "two", "--out", str(folder), "--no-images")
+    before = (compared[2] / "comparison.html").read_bytes()
+    refused = run_cli(*words, cwd=compared[2])
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "comparison.html is there already: --page comparison.html replaces it" in refused.stderr
+    assert (compared[2] / "comparison.html").read_bytes() == before
+    again = run_cli(*words, "--page", "comparison.html", cwd=compared[2])
     assert again.stdout.splitlines()[-1] == "page: comparison.html, in place of the one before"
     text = (compared[2] / "comparison.html").read_text(encoding="utf-8")
     assert "They were left out." in require_self_contained(text).text
@@ -204,7 +215,7 @@ def test_runs_of_a_network_of_ones_own(tmp_path):
         assert f"funcrobust {said} --model my_net:make\n" in done.stdout
     shutil.copytree(tmp_path / "runs" / "one", tmp_path / "runs" / "two")
     for model, shown in ((), False), (("--model", "my_net:make"), True):
-        done = run_cli("runs", "one", "two", *model, cwd=tmp_path)
+        done = run_cli("runs", "one", "two", *model, "--page", "both.html", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert ("warning: no images" in done.stdout) != shown
 

@@ -13,6 +13,7 @@ import funcrobust as fr
 from funcrobust import checkpoints, data
 from funcrobust.commands.psi_train import PsiTrain
 from funcrobust.commands.study import Study, drawing, recipe, scores, sheet
+from funcrobust.commands.study.variants import is_trained
 from funcrobust.report.console import Reporter
 
 
@@ -35,6 +36,8 @@ def few_steps(monkeypatch):
 
 
 def run(options, *variants):
+    if not any(map(is_trained, variants)):
+        options = replace(options, updates=None)
     with Reporter.silent() as reporter:
         return recipe.study(replace(options, variants=variants), reporter)
 
@@ -69,6 +72,20 @@ def test_scores_of_every_variant(options):
     for kind in scores.KINDS:
         for way in ("l2", "gradient"):
             assert (options.out / f"{kind}-{way}.png").stat().st_size > 5000
+
+
+def test_what_takes_long_has_a_bar(options, monkeypatch):
+    tracks = []
+    usual = Reporter.track
+
+    def seen(self, description, total, *more, **named):
+        tracks.append((description, total))
+        return usual(self, description, total, *more, **named)
+
+    monkeypatch.setattr(Reporter, "track", seen)
+    run(options, "before")
+    assert tracks.count((f"spread, {options.judges[0]}", 4)) == len(scores.KINDS)
+    assert tracks.count(("copies", 4)) == len(scores.KINDS)
 
 
 def test_the_best_is_chosen_on_other_images(options, monkeypatch):
@@ -140,18 +157,22 @@ def test_a_transfer_that_is_there_is_taken_up(options, monkeypatch):
     monkeypatch.setattr(recipe, "score", lambda *a: scored.append(1) or score(*a))
     assert json.dumps(run(options, "drift, made")) == json.dumps(first)
     assert len(scored) == 1, "before is known, the transfer may have changed"
-    run(replace(options, images=40), "before")
-    assert len(scored) == 2, "of other settings nothing is known"
     by_path = run(options, str(options.out / "drift-made-0"))
     assert by_path[str(options.out / "drift-made-0")] == first["drift, made"]
 
 
-def test_another_network_under_the_same_name_is_scored_anew(options, monkeypatch):
-    """And what a version wrote that kept no digest."""
-    scored = []
-    monkeypatch.setattr(recipe, "score", lambda *_: scored.append(1) or {})
+@pytest.fixture
+def scored(monkeypatch):
+    """Scores that cost nothing: how often one was asked for, and each tells which it was."""
+    times = []
+    monkeypatch.setattr(recipe, "score", lambda *_: times.append(1) or {"number": len(times)})
     monkeypatch.setattr(recipe, "tables", lambda *_: None)
     monkeypatch.setattr(sheet, "draw", lambda *_: None)
+    return times
+
+
+def test_an_earlier_study_of_other_settings_is_not_destroyed(options, scored, monkeypatch):
+    """Another number, another network under the same name, what an earlier version wrote."""
     own = options.out / "own.safetensors"
     module, card = checkpoints.load(options.checkpoint)
     checkpoints.save(own, module.state_dict(), card)
@@ -159,14 +180,56 @@ def test_another_network_under_the_same_name_is_scored_anew(options, monkeypatch
     for _ in range(2):
         run(options, "before")
     assert len(scored) == 1
+
+    sheet_of_it = options.out / "study.json"
+    written = sheet_of_it.read_text()
+
+    monkeypatch.setattr(recipe, "make_bench", lambda *_: pytest.fail("judged before the refusal"))
+
+    def refuses(options, said):
+        there = sheet_of_it.read_bytes()
+        with pytest.raises(fr.FuncrobustError, match=said):
+            run(options, "before")
+        assert (len(scored), sheet_of_it.read_bytes()) == (1, there)
+
+    other = "study.json holds a study with another "
+    refuses(replace(options, images=40, attack_steps=3), f"{other}images, attack_steps: use")
     checkpoints.save(own, {n: t + 1 for n, t in module.state_dict().items()}, card)
+    refuses(options, f"{other}sha256: use another --out, or delete it")
+    checkpoints.save(own, module.state_dict(), card)
+    for damaged in ("{", "[]", '{"variants": 3}', "null", written.replace("variants", "rows")):
+        sheet_of_it.write_text(damaged)
+        refuses(options, "holds no study that can be read: use another --out, or delete it")
+    lacking = json.loads(written)
+    del lacking["sha256"]
+    sheet_of_it.write_text(json.dumps(lacking))
+    refuses(options, f"{other}sha256")
+    sheet_of_it.unlink()
+    monkeypatch.setattr(recipe, "make_bench", scores.make_bench)
     run(options, "before")
     assert len(scored) == 2
-    written = json.loads((options.out / "study.json").read_text())
-    del written["sha256"]
-    (options.out / "study.json").write_text(json.dumps(written))
-    run(options, "before")
-    assert len(scored) == 3
+
+
+def test_a_network_of_another_norm_is_not_transferred(options, scored):
+    own = options.out / "own.safetensors"
+    module, card = checkpoints.load(options.checkpoint)
+    checkpoints.save(own, module.state_dict(), replace(card, constraint="l2", epsilon=0.5))
+    options = replace(options, checkpoint=str(own))
+    with pytest.raises(fr.FuncrobustError, match=r"ε = 0.5 is a radius in l2.*another --check"):
+        run(options, "control")
+    assert not scored
+    run(replace(options, updates=None), "before")
+
+
+def test_fewer_repeats_drop_no_seed(options, scored, monkeypatch):
+    monkeypatch.setattr(recipe, "transferred", lambda *_: options.checkpoint)
+    run(replace(options, repeats=3), "control", "default")
+    run(options, "control")
+    rows = json.loads((options.out / "study.json").read_text())["variants"]
+    assert [[row["number"] for row in found] for found in rows.values()] == [
+        [1], [8, 3, 4], [5, 6, 7],
+    ]  # fmt: skip
+    assert list(rows) == ["before", "control", "default"]
 
 
 def test_another_experiment_is_not_taken_up(options):
@@ -196,6 +259,20 @@ def test_every_variant_is_made_of_options_that_exist():
         PsiTrain.filled(changes or {})
     folders = [recipe.folder_of(name) for name in recipe.VARIANTS]
     assert len(set(folders)) == len(folders)
+
+
+def test_options_of_trainings_need_one(options):
+    alone = replace(options, updates=None)
+    for variants in (("before",), ("before", "published"), (str(options.out),)):
+        with pytest.raises(fr.FuncrobustError, match="--repeats does nothing here"):
+            replace(alone, variants=variants, repeats=2)
+    with pytest.raises(fr.FuncrobustError, match="--updates does nothing here"):
+        replace(options, variants=("before",))
+    replace(options, variants=("published",))
+    replace(options, variants=("control",), repeats=2)
+    replace(options, repeats=2)
+    with pytest.raises(fr.FuncrobustError, match="a study needs somebody to score"):
+        replace(options, judges=("none", *options.judges))
 
 
 def test_refused(options):

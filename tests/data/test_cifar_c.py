@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.cifar_c import published, published_folder
+from funcrobust.data.cifar_c import published, published_folder, require_published
 
 LABELS = torch.tensor([3, 0, 1, 2, 2, 9])
 
@@ -80,3 +80,11 @@ def test_what_is_not_cifar_c_is_refused(folder, damage, said):
     damage(folder)
     with pytest.raises(FuncrobustError, match=said):
         published(folder, "fog", 1, LABELS, torch.tensor([0]))
+    with pytest.raises(FuncrobustError, match=said):
+        require_published(folder, ["fog"], LABELS)
+
+
+def test_every_file_is_asked_for(folder):
+    require_published(folder, ["fog"], LABELS)
+    with pytest.raises(FuncrobustError, match=r"snow\.npy"):
+        require_published(folder, ["fog", "snow"], LABELS)

@@ -17,7 +17,7 @@ import torch
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.report import RunFolder
 from funcrobust.report.records import shortest
-from funcrobust.report.sinks import open_sink
+from funcrobust.report.sinks import open_sink, require_sink
 
 
 def test_names_are_unique_within_a_second(tmp_path):
@@ -150,6 +150,18 @@ def test_sinks_that_are_not_there(tmp_path, monkeypatch):
         open_sink("wandb", run, "psi-train")
     with pytest.raises(FuncrobustError, match="unknown --log"):
         open_sink("paper", run, "psi-train")
+
+
+def test_whether_a_sink_is_there_is_asked_without_importing_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    said = r"--log wandb needs its library \(No module named 'wandb'\): pip install"
+    with pytest.raises(FuncrobustError, match=said):
+        require_sink("wandb")
+    with pytest.raises(FuncrobustError, match="unknown --log 'paper': use none, tensorboard"):
+        require_sink("paper")
+    require_sink("none")
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace())  # somebody's, without a spec
+    require_sink("wandb")
 
 
 DEEP = b"[" * 50_000 + b"]" * 50_000

@@ -16,7 +16,8 @@ from funcrobust.commands.psi_train import PsiTrain
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.report.runs import RunFolder
 from funcrobust.running.commandline import command
-from funcrobust.running.config import as_command, from_config, resumed, to_config
+from funcrobust.running.config import as_command, from_config, resumed, said, to_config
+from funcrobust.running.holding import _spectating
 
 OPTIONS = [
     *(CureTrain.filled({"preset": name}) for name in PRESETS),
@@ -116,3 +117,28 @@ def test_what_a_resumed_run_would_ignore_is_refused(folder):
         resumed(PsiTrain(resume=folder))
     with pytest.raises(FuncrobustError, match="nowhere is not a run folder"):
         resumed(PsiTrain(resume=Path("nowhere")))
+
+
+def test_what_is_said_beside_resume_is_meant_though_it_is_the_default(folder):
+    kept = {"device": "cpu", "log": "tensorboard", "save_every": 7.0}
+    stored = CureTrain.filled({"preset": "digits", "seed": 7, **kept})
+    (folder / "config.json").unlink()
+    folder.rmdir()
+    RunFolder.create(folder.parent, "cure-train", to_config(stored), "run")
+    words = ["--resume", str(folder), "--log", "none", "--save-every", "60", "--device", "auto"]
+    call, bound, _ = command(CureTrain, "", words).parse_args(words, exit_on_error=False)
+    plain = {"device": "auto", "log": "none", "save_every": 60.0}
+    for options in (call(*bound.args, **bound.kwargs), CureTrain(resume=folder, **plain)):
+        assert resumed(options) == replace(stored, resume=folder, **plain)
+    assert resumed(CureTrain(resume=folder)) == replace(stored, resume=folder)
+    # `replace` says every field: what differs is meant, and nothing else.
+    assert resumed(replace(CureTrain(), resume=folder)) == replace(stored, resume=folder)
+    assert resumed(CureTrain(resume=folder, data_dir=None)) == replace(stored, resume=folder)
+    with pytest.raises(FuncrobustError, match="leave --seed out"):
+        resumed(CureTrain(resume=folder, seed=0))
+
+
+def test_a_process_that_watches_hears_what_was_said(folder, tmp_path):
+    """Else one of two would compute on the run's old device."""
+    options = _spectating(CureTrain(resume=folder, device="auto"), tmp_path, {})
+    assert said(options) == {"resume": tmp_path, "device": "auto"}

@@ -31,7 +31,7 @@ from funcrobust.running.dataset import load_known, require_same_images
 from funcrobust.running.groups import require_heard
 from funcrobust.running.judge_names import read_judge_name
 from funcrobust.running.machine import pick_device
-from funcrobust.running.places import picture_place
+from funcrobust.running.places import picture_place, say_replaced
 from funcrobust.running.processes import processes
 
 
@@ -41,6 +41,7 @@ def apply(options: Apply, reporter: Reporter) -> Figures:
     if options.image and not chosen.images:
         raise FuncrobustError(f"{task} starts from noise: leave --image out, or take sketch")
     png = picture_place(options.png, f"{task}.png", reporter)
+    say_replaced(options.json_file, reporter)
     device = pick_device(options.device)
     loaded = load_all(options.checkpoints, device, reporter, model=options.model)
     first = loaded[0]
@@ -74,10 +75,10 @@ def apply(options: Apply, reporter: Reporter) -> Figures:
         {rows[label]: plan for label, plan in plans.items()},
         {rows[label]: images for label, images in made.items()}, judge, real, reporter,
     )  # fmt: skip
-    picture(task, png, plans, made, dataset)
     show(task, found, reporter)
     if options.json_file is not None:
         write_json(options.json_file, found)
+    picture(task, png, plans, made, dataset)  # last: if it fails, the figures are there
     reporter.say(f"picture  {png}")
     return found
 

@@ -11,7 +11,15 @@ from annotated_types import Ge, Gt, Le, Lt
 from funcrobust.commands.cure_train.presets import PRESETS, fitting
 from funcrobust.core.errors import FuncrobustError, unknown_name
 from funcrobust.running.catalogue import Function, ParameterOf, attacks, functions, parameter_of
-from funcrobust.running.groups import Radius, Rate, Restored, Run, Schedule, of_another_norm
+from funcrobust.running.groups import (
+    Radius,
+    Rate,
+    Restored,
+    Run,
+    Schedule,
+    of_another_norm,
+    require_norm_of,
+)
 from funcrobust.running.options import (
     Choices,
     Count,
@@ -71,7 +79,9 @@ class Attacked(Options):
 class Regularised(Restored):
     """CURE and other regularisers."""
 
-    delta: Literal["classic", "random", "fgsm", "linf", "none"] = "classic"
+    delta: Annotated[
+        Literal["classic", "random", "fgsm", "linf", "none"], only_with(lam=...)
+    ] = "classic"  # fmt: skip
     """CURE's direction."""
     h: Annotated[float, Gt(0), only_with(curvature=...), only_with(delta=("classic", "random"))] = (
         3.0
@@ -93,7 +103,7 @@ class Regularised(Restored):
     ] = "shared"  # fmt: skip
     """How CURE is differentiated in the weights."""
     regularisers: Annotated[
-        dict[str, float], Ge(0), Flag("--regulariser"), Choices(regularisers)
+        dict[str, float], Gt(0), Flag("--regulariser"), Choices(regularisers)
     ] = field(default_factory=dict)
     """Another regulariser and its weight, again and again."""
     kappa: Weight = 0.0
@@ -183,10 +193,7 @@ class CureTrain(Attacked, Regularised, Run):
     def check(self) -> None:
         """Refuse what does not go together."""
         super().check()
-        if self.attack == "n-fgsm" and self.constraint != "linf":
-            raise FuncrobustError(
-                "n-fgsm is an L-infinity attack: use --constraint linf, or --attack rs-fgsm"
-            )
+        require_norm_of(self.attack, self.constraint)
         if self.hat > 0 and self.helper is None:
             raise FuncrobustError(
                 "--hat needs --helper, the checkpoint of a network trained with no attack"

@@ -18,7 +18,7 @@ from funcrobust.core.training.updates import State
 from funcrobust.models.registry import is_factory
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
-from funcrobust.report.sinks import open_sink
+from funcrobust.report.sinks import open_sink, require_sink
 from funcrobust.running.budget import SAMPLE, Budget, measure_seconds, update_seconds
 from funcrobust.running.classifier import save_checkpoint
 from funcrobust.running.collapse import Record
@@ -62,6 +62,8 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     options = held.options
     budget = Budget(options.minutes) if options.minutes else None
     device = pick_device(options.device)
+    log = options.log if processes().first else "none"
+    require_sink(log)
     warn_if_emulated(options.precision, device, reporter)
     options = replace(options, precision=pick_precision(options.precision, device))
     pick_ball(options.constraint, options.epsilon)  # refused now, not after the data are loaded
@@ -76,6 +78,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     dataset = dataset.to(device)
     training = assemble(options, dataset, reporter.progress_callback())
     if budget is not None:
+        reporter.say("timing some updates ...")
         options = _within(budget, options, training, dataset)
         training = assemble(options, dataset, reporter.progress_callback())
         reporter.say(_headline(options, device))
@@ -99,7 +102,6 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
         kept=kept,
         report=report.renew,
     )
-    log = options.log if processes().first else "none"
     outcome = drive(plan, position, run, reporter, open_sink(log, run, "cure-train"))
     left = cache(partial(work.kept, outcome.state))
     return conclude(

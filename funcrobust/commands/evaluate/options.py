@@ -9,8 +9,9 @@ from annotated_types import Gt
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.catalogue import functions
-from funcrobust.running.groups import Figures, Images, Machine, Precision, Radius
+from funcrobust.running.groups import Figures, Images, Machine, Precision, Radius, require_norm_of
 from funcrobust.running.options import (
+    Acts,
     Choices,
     Count,
     Flag,
@@ -54,6 +55,11 @@ WITH_STEP_SIZE = (
 TARGETED = tuple(name for name, own in OWN.items() if own.targeted)
 ONCE = tuple(name for name, own in OWN.items() if not own.restarts)
 
+Restarted = Acts(
+    lambda options: options.attack not in ONCE,
+    lambda options: f"--attack {options.attack} takes no random starts",
+)
+
 
 def attack_names() -> tuple[str, ...]:
     """Return what ``--attack`` takes: an evaluation's own attacks, and every one of training's."""
@@ -79,7 +85,7 @@ class Evaluate(Figures, Images, Machine):
     """The standard ensemble in place of one attack: APGD-CE, APGD-T, FAB-T, Square."""
     steps: Annotated[Count, only_with(attack=WITH_STEPS), unless(autoattack=True)] | None = None
     """Steps; left out: 20, of APGD 100, of Square 5000 queries."""
-    restarts: Annotated[Count, unless(autoattack=True, attack=ONCE)] | None = None
+    restarts: Annotated[Count, unless(autoattack=True), Restarted] | None = None
     """Random starts, of which the worst counts; left out: 1, of sharp-pgd 3."""
     target: Annotated[str, unless(autoattack=True), only_with(attack=TARGETED)] | None = None
     """Measure how often an attack makes an image the class it chose, in place of any other: a class
@@ -110,8 +116,10 @@ class Evaluate(Figures, Images, Machine):
     --json -."""
 
     def check(self) -> None:
-        """Refuse a file that would not be read again, and a search that is none of its own."""
+        """Refuse a norm, a file that would not be read again, and a search that is none."""
         super().check()
+        if not self.autoattack:
+            require_norm_of(self.attack, self.constraint)
         if self.save is not None and self.save.suffix != ".safetensors":
             raise FuncrobustError(f"--save must name a .safetensors file, got {self.save}")
         if self.search == self.precision:

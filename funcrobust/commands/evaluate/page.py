@@ -21,6 +21,7 @@ from funcrobust.core.evaluation.curves import COUNTS, Point, over_radius, over_s
 from funcrobust.core.evaluation.verdict import interval
 from funcrobust.core.randomness import generator
 from funcrobust.environment import device_name
+from funcrobust.files import place_of
 from funcrobust.report import page as report
 from funcrobust.report.console import Reporter
 from funcrobust.report.html import colophon
@@ -105,13 +106,13 @@ def measure_curves(case: Case, reporter: Reporter) -> Curves:
 
 def leave(
     options: Evaluate, classifier: Classifier, case: Case, figures: dict[str, Any],
-    curves: Curves, reporter: Reporter,
+    curves: Curves, path: Path, reporter: Reporter,
 ) -> None:  # fmt: skip
-    """Write the page and say where; a place that nobody named and cannot be written is a warning.
+    """Write the page to ``path``, of `where`, and say so.
 
-    ``figures`` are the evaluation's own, as its JSON has them.
+    A place that nobody named and cannot be written is a warning. ``figures`` are the evaluation's
+    own, as its JSON has them.
     """
-    path = where(options, classifier)
     replaced = ", in place of the one before" if path.exists() else ""
     page = compose(options, classifier, case, figures, curves)
     try:
@@ -137,10 +138,15 @@ def _tell(folder: Path, figures: dict[str, Any], reporter: Reporter) -> None:
 
 
 def where(options: Evaluate, classifier: Classifier) -> Path:
-    """Return where the page goes: where it was said, or into the run folder, or here."""
+    """Return where the page goes: where it was said, or into the run folder, or here.
+
+    Raises `FuncrobustError` if it would go here, under a name that nobody gave, and that is taken:
+    the page in a run's folder is the run's own, and is renewed.
+    """
     if options.page is not None and options.page != AUTO:
         return options.page
-    return (_own_folder(classifier) or Path()) / FILE
+    folder = _own_folder(classifier)
+    return place_of(None, FILE, flag="--page ") if folder is None else folder / FILE
 
 
 def _own_folder(classifier: Classifier) -> Path | None:

@@ -25,12 +25,15 @@ from funcrobust.report.console import Reporter
 from funcrobust.report.records import write_json
 from funcrobust.running.classifier import STRONGEST, Classifier, load_classifier
 from funcrobust.running.config import as_command
-from funcrobust.running.places import AUTO
+from funcrobust.running.places import AUTO, say_replaced
 from funcrobust.running.processes import processes
 from funcrobust.running.threat import written_threat
 
 CHUNK = 500
 """Examples that go through all attacks before the next: what can be lost is one attack on one."""
+
+LOOKED = 1000
+"""Images that are classified between two looks at the clock: whole batches of `look`'s."""
 
 ENOUGH_DRAWS = 16
 """What a random network is first tried with, as the cost is theirs."""
@@ -41,8 +44,11 @@ SAVE_EVERY = 60.0
 
 def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     """Measure, check, judge and show; return the figures."""
+    say_replaced(options.json_file, reporter)
     subject = subject_of(options, reporter)
     classifier, device, targeted = subject.classifier, subject.y.device, options.target is not None
+    paged = options.paged and not targeted and processes().first
+    path = page.where(options, classifier) if paged else None
     there = len(subject.dataset.y_test)
     adversaries = attacking.adversaries(options, subject.ball, classifier.card.num_classes, device)
     settings = settings_of(options, subject, list(adversaries))
@@ -62,7 +68,7 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
         accuracy = correct(subject.predict, subject.params, subject.x, subject.labels)
     found = _aimed(outcome, accuracy) if targeted else _figures(outcome, list(adversaries))
     _show(classifier, settings, outcome, accuracy, checks, judged, subject.dataset, reporter)
-    asked = not targeted and (options.paged or options.json_file is not None)
+    asked = not targeted and (path is not None or options.json_file is not None)
     curves = page.measure_curves(case, reporter) if asked else None
     figures = {
         **settings, **found, "seconds": round(seconds, 3),
@@ -79,15 +85,21 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     if options.json_file is not None:
         write_json(options.json_file, figures)
     random = any(check.passed is False and check.name == TWICE for check in checks)
-    _say_what_is_next(options, there, random, reporter)
-    if options.paged and curves:
-        page.leave(options, classifier, case, figures, curves, reporter)
+    _say_what_is_next(options, there, random, path, reporter)
+    if path is not None and curves:
+        page.leave(options, classifier, case, figures, curves, path, reporter)
     return figures
 
 
-def _say_what_is_next(options: Evaluate, there: int, random: bool, reporter: Reporter) -> None:
-    """Name the evaluations that say more than this one did."""
-    plain = replace(options, json_file=None, save=None, page=AUTO)
+def _say_what_is_next(
+    options: Evaluate, there: int, random: bool, path: Path | None, reporter: Reporter
+) -> None:
+    """Name the evaluations that say more than this one did.
+
+    A page that was left here, under a name that nobody gave, is replaced if it is named.
+    """
+    here = options.page == AUTO and path == Path(page.FILE)
+    plain = replace(options, json_file=None, save=None, page=path if here else AUTO)
     more = []
     if random:  # nothing else says anything of it
         plain = replace(plain, draws=ENOUGH_DRAWS)
@@ -111,7 +123,7 @@ def _attack(
     targeted = options.target is not None
     predict, params = subject.predict, subject.params
     y, numbers = subject.y, subject.numbers
-    outcome = look(predict, params, subject.x, y, targeted=targeted)
+    outcome = _looked(subject, targeted, reporter)
     stage = torch.zeros_like(y)
     if options.save is not None and options.save.exists():
         outcome, stage = saving.taken_up(options.save, settings, numbers, y, outcome)
@@ -157,6 +169,18 @@ def _attack(
         raise
     keep()
     return outcome
+
+
+def _looked(subject: Subject, targeted: bool, reporter: Reporter) -> Outcome:
+    """Return what becomes of each image without an attack: a forward pass of all, with a bar."""
+    parts = torch.arange(len(subject.y), device=subject.y.device).split(LOOKED)
+    found = []
+    with reporter.track("clean", len(subject.y), unit="img") as bar:
+        for rows in parts:
+            x, y = subject.x[rows], subject.y[rows]
+            found.append(look(subject.predict, subject.params, x, y, targeted=targeted))
+            bar.advance(len(rows))
+    return Outcome(*map(torch.cat, zip(*found, strict=True)))
 
 
 def _case(options: Evaluate, subject: Subject, outcome: Outcome, reporter: Reporter) -> Case:

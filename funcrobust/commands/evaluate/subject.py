@@ -17,9 +17,9 @@ from funcrobust.core.balls.ball import Ball
 from funcrobust.core.network.functional import Params, Predict, autocast
 from funcrobust.report.console import Reporter
 from funcrobust.running.classifier import Classifier, load_classifier
-from funcrobust.running.dataset import chosen_test_images, load_known
-from funcrobust.running.groups import of_another_norm
-from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
+from funcrobust.running.dataset import chosen_test_images, load_known, require_taken
+from funcrobust.running.groups import of_another_norm, require_norm_of
+from funcrobust.running.machine import pick_device, pick_dtype, pick_precision, warn_if_emulated
 from funcrobust.running.measuring import evaluating
 from funcrobust.running.threat import pick_ball, written_threat
 
@@ -61,6 +61,7 @@ def subject_of(options: Evaluate, reporter: Reporter) -> Subject:
     numbers, x, labels = chosen_test_images(dataset, options.examples, options.seed)
     model, dtype = classifier.model, pick_dtype(options.precision, device)
     predict = evaluating(model, model.buffers, dtype)
+    require_taken(predict, model.params, dataset)
     if options.draws is not None:
         predict = autocast(mean_of_draws(model, options.draws, options.seed, x[:2]), dtype)
     y = labels
@@ -78,6 +79,8 @@ def _threat(options: Evaluate, classifier: Classifier, reporter: Reporter) -> tu
     """Return the constraint and ε asked for, the card's unless others are."""
     card = classifier.card
     constraint = options.constraint or card.constraint
+    if not options.autoattack:
+        require_norm_of(options.attack, constraint)
     if constraint != card.constraint and options.epsilon is None:
         raise of_another_norm("the checkpoint's ", card.epsilon, card.constraint, constraint)
     epsilon = card.epsilon if options.epsilon is None else options.epsilon
@@ -89,7 +92,8 @@ def _threat(options: Evaluate, classifier: Classifier, reporter: Reporter) -> tu
 
 def settings_of(options: Evaluate, subject: Subject, attacks: list[str]) -> dict[str, Any]:
     """Return all that an evaluation's outcome depends on: who goes on with one, goes on with it."""
-    card = subject.classifier.card
+    card, device = subject.classifier.card, subject.y.device
+    search = None if options.search is None else pick_precision(options.search, device)
     return {
         "checkpoint": subject.classifier.name, "sha256": subject.classifier.sha256,
         "model": card.model, "dataset": subject.dataset.name, "examples": len(subject.y),
@@ -97,6 +101,7 @@ def settings_of(options: Evaluate, subject: Subject, attacks: list[str]) -> dict
         "constraint": subject.constraint, "epsilon": subject.epsilon, "steps": options.steps,
         "restarts": options.restarts,
         "step_size": attacking.step_size(options, subject.ball), "seed": options.seed,
-        "precision": options.precision, "search": options.search, "target": options.target,
-        "draws": options.draws,
+        # What auto stands for depends on the machine, and the outcome on what it stands for.
+        "precision": pick_precision(options.precision, device), "search": search,
+        "target": options.target, "draws": options.draws,
     }  # fmt: skip

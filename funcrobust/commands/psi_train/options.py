@@ -72,17 +72,26 @@ class Walked(Options):
     """Of the drift: own, random, or a class number."""
     psi_loss: Literal["logit", "log-odds", "cross-entropy", "margin", "entropy"] = "logit"
     """What ψ descends (or, untargeted, ascends); logit is −z_y."""
-    derivative: Annotated[str, Spelled(read_derivative)] = "adjoint"
+    derivative: Annotated[
+        str, Spelled(read_derivative), only_with(restore=..., drift_weight=..., entropy=...)
+    ] = "adjoint"  # fmt: skip
     """adjoint (adjoint:N keeps each N-th iterate, adjoint:0 each √steps-th), unrolled, truncated:N
-    (the last N steps), one-step, or implicit (implicit:N: at most N iterations of the solver)."""
+    (the last N of more steps), one-step, or implicit (implicit:N: at most N iterations of the
+    solver)."""
     drift_fraction: Annotated[
         float, Gt(0), Le(1), only_with(restore=..., drift_weight=..., entropy=...)
     ] = 1.0  # fmt: skip
     """Share of the batch that ψ runs on; the anchor sees all of it."""
 
     def check(self) -> None:
-        """Refuse a length that is only right along the gradient itself."""
+        """Refuse a length that is only right along the gradient, and a truncation of nothing."""
         super().check()
+        name, last = read_derivative(self.derivative)
+        if name == "truncated" and last is not None and last >= self.steps:
+            raise FuncrobustError(
+                f"--derivative {self.derivative} truncates nothing of --steps {self.steps}: take "
+                "fewer, or say unrolled"
+            )
         if self.step_size is None and self.constraint != "unconstrained":
             raise FuncrobustError(
                 f"--constraint {self.constraint} needs --step-size: a default is for unconstrained"
@@ -176,7 +185,8 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
     Not on CUDA either: compiled, ψ is the unrolled iteration, and its memory grows with the steps.
     """
     epsilon: Radius | None = None
-    """Radius of the L∞ ball of the robust accuracy and the anchor; left out: the checkpoint's."""
+    """Radius of the L∞ ball of the robust accuracy and the anchor; left out: the checkpoint's, if
+    it is of L∞."""
 
     @classmethod
     def beneath(cls, given: Mapping[str, Any]) -> dict[str, Any]:

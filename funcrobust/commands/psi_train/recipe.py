@@ -25,7 +25,7 @@ from funcrobust.core.network.functional import Functional
 from funcrobust.core.randomness import generator
 from funcrobust.core.training.updates import State, averaged
 from funcrobust.report.console import Reporter
-from funcrobust.report.sinks import open_sink
+from funcrobust.report.sinks import open_sink, require_sink
 from funcrobust.running.budget import SAMPLE, Budget, measure_seconds, update_seconds
 from funcrobust.running.classifier import (
     STRONGEST,
@@ -36,6 +36,7 @@ from funcrobust.running.classifier import (
 from funcrobust.running.collapse import Record
 from funcrobust.running.config import as_command, trusting
 from funcrobust.running.dataset import chosen_test_images, load_known, part_of, which_test_images
+from funcrobust.running.groups import of_another_norm
 from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is_next
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import (
@@ -66,18 +67,19 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     options = held.options
     budget = Budget(options.minutes) if options.minutes else None
     device = pick_device(options.device)
+    log = options.log if processes().first else "none"
+    require_sink(log)
     warn_if_emulated(options.precision, device, reporter)
     options = replace(options, precision=pick_precision(options.precision, device))
     dtype = pick_dtype(options.precision, device)
     ball = psi_ball(options)
     _, card, _, model = load_classifier(options.checkpoint, device, reporter, model=options.model)
+    options = replace(options, epsilon=_radius(options, card))
     if options.step_size is None:
         options = replace(options, step_size=fitting_step(card.image_shape))
     make_psi(options, ball, lambda _, x: x)  # bad options raise here, not minutes later
     nothing = torch.zeros(0, dtype=torch.int64)
     labels_for(nothing, options.label, card.num_classes, generator(0, "check"))
-    if options.epsilon is None:
-        options = replace(options, epsilon=card.epsilon if card.constraint == "linf" else 8 / 255)
     if budget is None:
         reporter.say(_headline(options, card, device))
     dataset = load_known(options, card, reporter)
@@ -87,6 +89,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     )
     dataset = dataset.to(device)
     if budget is not None:
+        reporter.say("timing some updates ...")
         options = _within(budget, options, ball, model, dataset, dtype)
         reporter.say(_headline(options, card, device))
     update, state = make_training(options, ball, model, dataset, dtype)
@@ -107,7 +110,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
         update=update,
         batch=batches,
         steps=options.updates,
-        steps_per_epoch=-(-options.updates // RECORDS),
+        steps_per_epoch=part_length(options.updates),
         batch_size=options.batch_size,
         unit="part",
         enough=lambda record: record["heldout_drift"] <= (1 - options.aim) * before["drift"],
@@ -116,7 +119,6 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
         kept=kept,
         report=report.renew,
     )
-    log = options.log if processes().first else "none"
     outcome = drive(plan, position, run, reporter, open_sink(log, run, "psi-train"))
     card = _card(work, f"{outcome.status} after {outcome.position.step} updates")
     return conclude(
@@ -125,6 +127,15 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
         finish=lambda: _finish(work, outcome, before, card),
         report=report,
     )  # fmt: skip
+
+
+def _radius(options: PsiTrain, card: Card) -> float:
+    """Return the radius in L∞ that was asked for, or else the card's, if that is one."""
+    if options.epsilon is not None:
+        return options.epsilon
+    if card.constraint != "linf":
+        raise of_another_norm("the checkpoint's ", card.epsilon, card.constraint, "linf")
+    return card.epsilon
 
 
 def _within(
@@ -166,11 +177,29 @@ def _headline(options: PsiTrain, card: Card, device: torch.device) -> str:
 
 def _examine(work: Work, part: int, state: State) -> Record:
     """Measure, and leave a picture now and then."""
-    every = -(-RECORDS // work.options.strips) if work.options.strips else 0
-    if every and (part + 1) % every == 0:
+    if pictured(part, parts_of(work.options.updates), work.options.strips):
         picture = work.run.file(f"strips/step-{int(state.step):05d}.png")
         before_after(work, state, picture)
     return work.drift_and_clean(state)
+
+
+def part_length(updates: int) -> int:
+    """Return how many updates there are between two records."""
+    return -(-updates // RECORDS)
+
+
+def parts_of(updates: int) -> int:
+    """Return how many parts a run is cut into: a short one into fewer than `RECORDS`."""
+    return -(-updates // part_length(updates))
+
+
+def pictured(part: int, parts: int, strips: int) -> bool:
+    """Tell whether a part, from 0 on, ends with a picture: ``strips`` do, as evenly as can be.
+
+    All do where there are fewer parts; the last does whenever one does.
+    """
+    strips = min(strips, parts)
+    return (part + 1) * strips // parts > part * strips // parts
 
 
 def _card(work: Work, notes: str) -> Card:
@@ -185,6 +214,7 @@ def _card(work: Work, notes: str) -> Card:
         )  # fmt: skip
     return replace(
         renewed(card), command=as_command(options), seed=options.seed,
+        constraint="linf", epsilon=threat_radius(options),
         notes=f"psi-train from {begun}: {notes}", metrics={}, sha256="", fingerprint=(),
         restoring_step=options.step_size if options.restores else None,
     )  # fmt: skip

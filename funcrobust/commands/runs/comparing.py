@@ -17,6 +17,7 @@ from funcrobust.commands.runs.options import Runs
 from funcrobust.core.errors import FuncrobustError, did_you_mean
 from funcrobust.core.losses import cross_entropy
 from funcrobust.core.perturbations.projected_gradient import pgd
+from funcrobust.files import place_of
 from funcrobust.models.registry import names_code
 from funcrobust.reading import user_path
 from funcrobust.report import run_page
@@ -31,7 +32,7 @@ from funcrobust.running.config import as_command
 from funcrobust.running.dataset import first_of_each_class, load_known
 from funcrobust.running.groups import Images
 from funcrobust.running.options import options_of
-from funcrobust.running.places import AUTO
+from funcrobust.running.places import AUTO, say_replaced
 from funcrobust.running.run_report import (
     figures_of,
     options_in,
@@ -52,9 +53,14 @@ STEPS, SHOWN = 20, 10
 
 
 def compare(options: Runs, reporter: Reporter) -> dict[str, Any]:
-    """Show where two runs differ, in tables and on a page; return it."""
+    """Show where two runs differ, in tables and on a page; return it.
+
+    Raises `FuncrobustError` where the page's usual name is taken, and nobody named another.
+    """
     runs = [RunFolder.open(_found(name, options.out)) for name in options.folders]
     _require_code(options, runs)
+    path = _page_place(options)
+    say_replaced(options.json_file, reporter)
     names = _names([run.path for run in runs])
     differ, figures = differing(runs), figures_of_both(runs)
     written = {name: [_written(name, v) for v in values] for name, values in figures.items()}
@@ -69,8 +75,8 @@ def compare(options: Runs, reporter: Reporter) -> dict[str, Any]:
     }  # fmt: skip
     if options.json_file is not None:
         write_json(options.json_file, found)
-    if options.paged:
-        _leave(options, runs, names, differ, written, reporter)
+    if path is not None:
+        _leave(path, options, runs, names, differ, written, reporter)
     return found
 
 
@@ -150,12 +156,17 @@ def _written(name: str, value: float | None) -> str:
 # --- the page -----------------------------------------------------------------------------------
 
 
+def _page_place(options: Runs) -> Path | None:
+    """Return where the page goes, if there is to be one."""
+    if not options.paged:
+        return None
+    return place_of(None if options.page == AUTO else options.page, FILE, flag="--page ")
+
+
 def _leave(
-    options: Runs, runs: Sequence[RunFolder], names: Sequence[str],
+    path: Path, options: Runs, runs: Sequence[RunFolder], names: Sequence[str],
     differ: dict[str, list[str]], written: dict[str, list[str]], reporter: Reporter,
 ) -> None:  # fmt: skip
-    assert options.page is not None
-    path = Path(FILE) if options.page == AUTO else options.page
     compared, note = list[Compared](), "They were left out."
     if options.images:
         try:

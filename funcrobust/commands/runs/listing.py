@@ -13,6 +13,7 @@ from funcrobust.reading import unreadable
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import write_json
 from funcrobust.report.runs import CONFIG, METRICS, RESULT, RunFolder
+from funcrobust.running.places import say_replaced
 from funcrobust.running.run_report import evaluation_of, figures_of, records_of
 
 NAMES = {
@@ -45,6 +46,7 @@ class Summary:
 
 def list_all(options: Runs, reporter: Reporter) -> dict[str, Any]:
     """Show a table of all runs in ``--out``, the oldest first."""
+    say_replaced(options.json_file, reporter)
     found = summaries(options.out)
     if options.json_file is not None:
         write_json(options.json_file, {"runs": [asdict(one) for one in found]})

@@ -48,6 +48,12 @@ class Runs(Figures):
                 "--no-images, --model and --data-dir do nothing here: they are about the page"
             )
 
+    def require_places(self) -> None:
+        """Refuse a folder that is named and not there; the usual one may not have been made yet."""
+        super().require_places()
+        if "out" in self._said:
+            require_there(self.out)
+
     @property
     def paged(self) -> bool:
         """Whether a page is to be written."""

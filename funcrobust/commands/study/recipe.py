@@ -18,8 +18,9 @@ from funcrobust.checkpoints.zoo import is_zoo
 from funcrobust.commands.psi_train.options import DRIFT, PsiTrain
 from funcrobust.commands.psi_train.recipe import psi_train
 from funcrobust.commands.study.options import Study
-from funcrobust.commands.study.scores import make_bench, score
-from funcrobust.commands.study.sheet import Rows, known, save, tables
+from funcrobust.commands.study.scores import make_bench, require_linf, score
+from funcrobust.commands.study.sheet import Rows, known, require_same, save, tables
+from funcrobust.commands.study.variants import VARIANTS, is_trained
 from funcrobust.core.balls.l2 import l2
 from funcrobust.core.errors import FuncrobustError, extra
 from funcrobust.core.losses import cross_entropy
@@ -39,21 +40,6 @@ from funcrobust.running.machine import (
 )
 from funcrobust.running.options import options_of
 from funcrobust.running.processes import processes
-
-_DRIFT: dict[str, Any] = {"objective": "drift"}
-VARIANTS: dict[str, dict[str, Any] | None] = {
-    "before": None,
-    "published": None,
-    "drift alone": _DRIFT | {"start": "own", "aim": 1.0, "anchor": 0.0},
-    "drift, made": _DRIFT,
-    "control": {"restore": 0.0},
-    "three steps": {"steps": 3, "step_size": 10.24 / 3},
-    "noise alone": {"mixed": 0.0},
-    "default": {},
-}
-"""Options that differ from psi-train's. "before" is no transfer; "published" the document's code:
-its loss has no gradient, so that the statistics of batch norm alone move; "control" all that the
-default is, but without ψ."""
 
 
 def study(options: Study, reporter: Reporter) -> Rows:
@@ -77,10 +63,12 @@ def study(options: Study, reporter: Reporter) -> Rows:
                 f"{name} knows {other.dataset}, and {base} {card.dataset}: name a network of the "
                 "same images with --checkpoint"
             )
+    require_linf(options, card)
     dataset = load_known(options, card, reporter).to(device)
     judges = pick_judges(options.judges, base, card, device, reporter.progress_callback())
     if not judges:
         raise FuncrobustError(f"the shipped judge does not know {dataset.name}: use --judge")
+    require_same(options, before, dataset, judges)
     bench = make_bench(options, judges, dataset, pick_dtype(options.precision, device), reporter)
     # The network before is the same in every study; a transfer may have been made anew.
     here = processes()
@@ -88,7 +76,7 @@ def study(options: Study, reporter: Reporter) -> Rows:
     for name in names:
         if name == "before" and rows["before"]:
             continue
-        trained = name in VARIANTS and VARIANTS[name] is not None
+        trained = is_trained(name)
         for seed in range(options.seed, options.seed + (options.repeats if trained else 1)):
             reporter.say(f"{name}, seed {seed}:" if trained else f"{name}:")
             step = None

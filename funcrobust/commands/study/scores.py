@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from funcrobust import data, judging
+from funcrobust.checkpoints import Card
 from funcrobust.commands.study.drawing import (
     WAYS,
     Drawer,
@@ -21,6 +22,7 @@ from funcrobust.commands.study.drawing import (
 from funcrobust.commands.study.options import Study
 from funcrobust.core import evaluation
 from funcrobust.core.balls.linf import linf
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.losses import log_odds
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.objectives.algebra import drift
@@ -29,6 +31,7 @@ from funcrobust.core.starts import GaussianStarts
 from funcrobust.report.console import Reporter
 from funcrobust.running.dataset import Chosen
 from funcrobust.running.measuring import evaluating, measure
+from funcrobust.running.options import written_number
 from funcrobust.running.processes import processes
 
 Point = dict[str, Any]
@@ -160,13 +163,29 @@ def score(model: Functional, bench: Bench, step: float | None = None) -> dict[st
         every = looks(drawer, bench, bench.starts, kind, wanted)
         best = next(look for look in every if look.is_at(chosen))
         for name, judge in bench.judges.items():
-            best.point["judges"][name]["spread"] = spread(judge.real, best.seen[name])
+            with bench.reporter.track(f"spread, {name}", total=RESAMPLED, unit="draw") as bar:
+                wide = spread(judge.real, best.seen[name], bar.advance)
+            best.point["judges"][name]["spread"] = wide
         whole = [bench.distance(point) for point in choices if point["way"] == "gradient"]
         found[kind] = {
             "choices": choices, "points": [look.point for look in every], "best": best.point,
             "stability": max(whole) / min(whole), "copies": copies(best.some, bench),
         }  # fmt: skip
     return found
+
+
+EPSILON = 8 / 255
+"""Radius of the robust accuracy, in L∞."""
+
+
+def require_linf(options: Study, card: Card) -> None:
+    """Refuse to transfer, and then measure, in L∞ what was trained in another norm."""
+    if options.trains and card.constraint != "linf":
+        raise FuncrobustError(
+            f"the checkpoint's ε = {written_number(card.epsilon)} is a radius in "
+            f"{card.constraint}, and a study transfers and measures in linf: name another "
+            "--checkpoint"
+        )
 
 
 def accuracies(drawer: Drawer, bench: Bench) -> dict[str, Any]:
@@ -178,7 +197,7 @@ def accuracies(drawer: Drawer, bench: Bench) -> dict[str, Any]:
     x_test = dataset.in_memory()[1]
     images = Chosen(index, x_test[index], dataset.y_test[index])
     found: dict[str, Any] = measure(
-        drawer.predict, drawer.params, images, bench.reporter, ball=linf(8 / 255),
+        drawer.predict, drawer.params, images, bench.reporter, ball=linf(EPSILON),
         steps=options.attack_steps, seed=options.seed, title=f"PGD-{options.attack_steps}",
     )  # fmt: skip
     some = max(1, min(500, n // 2))
@@ -250,21 +269,30 @@ def copies(made: Tensor, bench: Bench) -> dict[str, float]:
     assert judge.known is not None
     unseen = judge.real.part(slice(n)).features
     new = judging.look(judge.network, made).features
-    for space, (known, ours, theirs) in {
+    spaces = {
         "features": (judge.known.features, new, unseen),
         "pixels": (bench.x_train, made, bench.x_test[:n]),
-    }.items():
-        near, usual = (judging.nearest(known, x).distances for x in (ours, theirs))
-        found[f"{space}, median"] = float(near.median() / usual.median())
-        found[f"{space}, nearest"] = float((near < usual.quantile(0.01)).double().mean())
+    }
+    with bench.reporter.track("copies", total=2 * len(spaces), unit="search") as bar:
+
+        def distances(known: Tensor, x: Tensor) -> Tensor:
+            found = judging.nearest(known, x).distances
+            bar.advance()
+            return found
+
+        for space, (known, ours, theirs) in spaces.items():
+            near, usual = distances(known, ours), distances(known, theirs)
+            found[f"{space}, median"] = float(near.median() / usual.median())
+            found[f"{space}, nearest"] = float((near < usual.quantile(0.01)).double().mean())
     return found
 
 
-def spread(real: judging.Seen, seen: judging.Seen) -> float:
+def spread(real: judging.Seen, seen: judging.Seen, advance: Callable[[int], object]) -> float:
     """Standard deviation of the Fréchet distance over bootstrap samples of the made images."""
     draw, n = torch.Generator().manual_seed(0), len(seen.features)
     distances = []
     for _ in range(RESAMPLED):
         index = torch.randint(n, (n,), generator=draw).to(seen.features.device)
         distances.append(judging.frechet_distance(real, seen.part(index)))
+        advance(1)
     return float(torch.tensor(distances).std())

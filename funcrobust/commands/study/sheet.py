@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from statistics import mean, stdev
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from funcrobust import data
 from funcrobust.commands.study.drawing import CLAIMED, GUIDANCE, MARKS, REMAIN, WAYS, WHOLE
 from funcrobust.commands.study.options import Study
-from funcrobust.commands.study.scores import KINDS, Bench
+from funcrobust.commands.study.scores import KINDS, Bench, compared
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.files import atomic_write
 from funcrobust.reading import LARGEST_TEXT, parse_json, read_file
@@ -27,41 +30,78 @@ def save(rows: Rows, options: Study, base: Classifier, bench: Bench) -> None:
     if not processes().first:
         return
     threads = {"threads": torch.get_num_threads()}  # which decide roundings alone
-    every = known(options, base, bench) | rows
-    plain = settings(options, base, bench) | threads | {"variants": every}
+    every = merged(known(options, base, bench), rows)
+    plain = _settings_of(options, base, bench) | threads | {"variants": every}
     atomic_write(options.out / "study.json", json.dumps(plain, indent=1) + "\n")
     for kind in KINDS:
         for way in WAYS:
-            draw(rows, kind, way, bench)
+            draw(every, kind, way, bench)
     bench.reporter.say(f"figures  {options.out / 'study.json'}")
 
 
-def settings(options: Study, base: Classifier, bench: Bench) -> dict[str, Any]:
+def settings(
+    options: Study, base: Classifier, dataset: data.Dataset, judges: Iterable[str],
+    real: Iterable[Tensor],
+) -> dict[str, Any]:  # fmt: skip
     """Return all that the figures depend on, besides the variants."""
     return {
-        "dataset": bench.dataset.name, "checkpoint": base.name, "sha256": base.sha256,
-        "judges": list(bench.judges),
+        "dataset": dataset.name, "checkpoint": base.name, "sha256": base.sha256,
+        "judges": list(judges),
         "l2_steps": list(MARKS), "gradient_steps": list(WHOLE),
         "claimed": list(CLAIMED), "images": options.images,
-        "choosing": options.choosing, "examples": options.examples or len(bench.dataset.y_test),
-        "real": [len(bench.x_train), len(bench.x_test)],
+        "choosing": options.choosing, "examples": options.examples or len(dataset.y_test),
+        "real": [len(x) for x in real],
         "attack_steps": options.attack_steps, "remain": REMAIN,
         "guidance": GUIDANCE, "seed": options.seed, "precision": options.precision,
     }  # fmt: skip
 
 
+def _settings_of(options: Study, base: Classifier, bench: Bench) -> dict[str, Any]:
+    return settings(options, base, bench.dataset, bench.judges, (bench.x_train, bench.x_test))
+
+
+def require_same(
+    options: Study, base: Classifier, dataset: data.Dataset, judges: Iterable[str]
+) -> None:
+    """Refuse, before the judges have looked at anything, what `known` would refuse."""
+    if processes().first:
+        _earlier(options, settings(options, base, dataset, judges, compared(dataset, options)))
+
+
 def known(options: Study, base: Classifier, bench: Bench) -> Rows:
-    """Return what an earlier study in the same folder found, with the same settings."""
+    """Return what an earlier study in the same folder found.
+
+    Raises `FuncrobustError` if it had other settings, or cannot be read: writing would destroy it.
+    """
+    return _earlier(options, _settings_of(options, base, bench))
+
+
+def _earlier(options: Study, now: dict[str, Any]) -> Rows:
     path = options.out / "study.json"
     if not path.exists():
         return {}
     try:
-        found = parse_json(read_file(path, most=LARGEST_TEXT), path)
-        rows: Rows = found.pop("variants")
-        del found["threads"]
-    except (FuncrobustError, KeyError, TypeError, AttributeError):
-        return {}  # it is written anew
-    return rows if found == settings(options, base, bench) and isinstance(rows, dict) else {}
+        found = dict(parse_json(read_file(path, most=LARGEST_TEXT), path))
+        rows: Rows = {name: list(each) for name, each in found.pop("variants").items()}
+    except (FuncrobustError, KeyError, TypeError, ValueError, AttributeError):
+        raise FuncrobustError(
+            f"{path} holds no study that can be read: use another --out, or delete it"
+        ) from None
+    found.pop("threads", None)
+    if different := [n for n in now | found if n not in found or found[n] != now.get(n)]:
+        raise FuncrobustError(
+            f"{path} holds a study with another {', '.join(different)}: use another --out, or "
+            "delete it"
+        )
+    return rows
+
+
+def merged(before: Rows, rows: Rows) -> Rows:
+    """Return both, what is new in place of the same seed's of before; no seed is dropped.
+
+    A variant's trainings stand in the order of their seeds, from --seed on.
+    """
+    return before | {name: new + before.get(name, [])[len(new) :] for name, new in rows.items()}
 
 
 def draw(rows: Rows, kind: str, way: str, bench: Bench) -> None:
