@@ -179,7 +179,7 @@ def test_evaluate_writes_json_and_generate_a_picture(robust_digits, tmp_path):
 
 
 def test_both_commands_on_a_slice_of_cifar10(cifar, runs):
-    """Real images: two short passes teach the network something, and ψ restores better."""
+    """Real images: two short passes teach the network something, and the drift falls."""
     size = ("--train-examples", "1280", "--test-examples", "256", "--evaluate-examples", "256")
     result = run_cli(
         "cure-train", "--h", "3", *size, "--epochs", "2", "--batch-size", "64",
@@ -190,14 +190,14 @@ def test_both_commands_on_a_slice_of_cifar10(cifar, runs):
     assert card(runs / "cifar")["metrics"]["clean"] > 0.16
     result = run_cli(
         "psi-train", *size, "--checkpoint", str(runs / "cifar"), "--updates", "12", "--batch-size",
-        "32", "--lr-max", "0.02", "--heldout-examples", "128", "--anchor", "0",
+        "32", "--objective", "drift", "--lr-max", "0.06", "--heldout-examples", "128", "--anchor", "0",
         "--evaluate-steps", "5", "--out", str(runs), "--name", "cifar-psi",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     metrics = (runs / "cifar-psi" / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(s) for s in metrics]
-    print([(r["heldout_drift"], r["restored"]) for r in records])
-    assert records[-1]["restored"] > records[0]["restored"]
+    drifts = [record["heldout_drift"] for record in records]
+    assert drifts[-1] < 0.97 * drifts[0], drifts
 
 
 SHORT = ("cure-train", *DIGITS, "--train-examples", "320", "--batch-size", "16", "--epochs")
