@@ -190,8 +190,8 @@ def test_both_commands_on_a_slice_of_cifar10(cifar, runs):
     assert card(runs / "cifar")["metrics"]["clean"] > 0.16
     result = run_cli(
         "psi-train", *size, "--checkpoint", str(runs / "cifar"), "--updates", "12", "--batch-size",
-        "32", "--objective", "drift", "--lr-max", "0.06", "--heldout-examples", "128", "--anchor", "0",
-        "--evaluate-steps", "5", "--out", str(runs), "--name", "cifar-psi",
+        "32", "--objective", "drift", "--lr-max", "0.06", "--heldout-examples", "128",
+        "--anchor", "0", "--evaluate-steps", "5", "--out", str(runs), "--name", "cifar-psi",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     metrics = (runs / "cifar-psi" / "metrics.jsonl").read_text().splitlines()
