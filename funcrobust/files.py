@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import zlib
+from itertools import chain, count
 from pathlib import Path
 
 from funcrobust.core.errors import FuncrobustError
@@ -50,6 +51,16 @@ def place_of(named: str | Path | None, usual: str | Path, flag: str = "") -> Pat
             f"{usual} is there already: {flag}{usual} replaces it, {flag}OTHER leaves it be"
         )
     return Path(usual)
+
+
+def free_place(usual: str | Path) -> Path:
+    """Return the usual name, or that with the first number that is free: page-2.html.
+
+    For what is left beside the work, which should not be refused for it.
+    """
+    usual = Path(usual)
+    names = (usual.with_name(f"{usual.stem}-{number}{usual.suffix}") for number in count(2))
+    return next(path for path in chain((usual,), names) if not os.path.lexists(path))
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:

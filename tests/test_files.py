@@ -20,6 +20,7 @@ from funcrobust.files import (
     also_named,
     atomic_write,
     clear_leftovers,
+    free_place,
     place_of,
     temporary_name,
 )
@@ -35,6 +36,15 @@ def test_a_usual_name_replaces_nothing_and_a_given_one_may(tmp_path):
     free.symlink_to(tmp_path / "nowhere")  # a link is something, too
     with pytest.raises(FuncrobustError, match="is there already"):
         place_of(None, free)
+
+
+def test_what_is_left_beside_the_work_takes_the_next_free_name(tmp_path):
+    usual = tmp_path / "a.b.html"
+    taken = [free_place(usual)]
+    for _ in range(2):
+        taken[-1].write_text("mine")
+        taken.append(free_place(usual))
+    assert [path.name for path in taken] == ["a.b.html", "a.b-2.html", "a.b-3.html"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

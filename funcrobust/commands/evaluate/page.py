@@ -21,7 +21,7 @@ from funcrobust.core.evaluation.curves import COUNTS, Point, over_radius, over_s
 from funcrobust.core.evaluation.verdict import interval
 from funcrobust.core.randomness import generator
 from funcrobust.environment import device_name
-from funcrobust.files import place_of
+from funcrobust.files import free_place
 from funcrobust.report import page as report
 from funcrobust.report.console import Reporter
 from funcrobust.report.html import colophon
@@ -140,13 +140,12 @@ def _tell(folder: Path, figures: dict[str, Any], reporter: Reporter) -> None:
 def where(options: Evaluate, classifier: Classifier) -> Path:
     """Return where the page goes: where it was said, or into the run folder, or here.
 
-    Raises `FuncrobustError` if it would go here, under a name that nobody gave, and that is taken:
-    the page in a run's folder is the run's own, and is renewed.
+    In a run's folder it is the run's own, and is renewed; here it replaces nothing.
     """
     if options.page is not None and options.page != AUTO:
         return options.page
     folder = _own_folder(classifier)
-    return place_of(None, FILE, flag="--page ") if folder is None else folder / FILE
+    return free_place(FILE) if folder is None else folder / FILE
 
 
 def _own_folder(classifier: Classifier) -> Path | None:

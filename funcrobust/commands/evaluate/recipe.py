@@ -85,21 +85,15 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     if options.json_file is not None:
         write_json(options.json_file, figures)
     random = any(check.passed is False and check.name == TWICE for check in checks)
-    _say_what_is_next(options, there, random, path, reporter)
+    _say_what_is_next(options, there, random, reporter)
     if path is not None and curves:
         page.leave(options, classifier, case, figures, curves, path, reporter)
     return figures
 
 
-def _say_what_is_next(
-    options: Evaluate, there: int, random: bool, path: Path | None, reporter: Reporter
-) -> None:
-    """Name the evaluations that say more than this one did.
-
-    A page that was left here, under a name that nobody gave, is replaced if it is named.
-    """
-    here = options.page == AUTO and path == Path(page.FILE)
-    plain = replace(options, json_file=None, save=None, page=path if here else AUTO)
+def _say_what_is_next(options: Evaluate, there: int, random: bool, reporter: Reporter) -> None:
+    """Name the evaluations that say more than this one did."""
+    plain = replace(options, json_file=None, save=None, page=AUTO)
     more = []
     if random:  # nothing else says anything of it
         plain = replace(plain, draws=ENOUGH_DRAWS)

@@ -17,7 +17,7 @@ from funcrobust.commands.runs.options import Runs
 from funcrobust.core.errors import FuncrobustError, did_you_mean
 from funcrobust.core.losses import cross_entropy
 from funcrobust.core.perturbations.projected_gradient import pgd
-from funcrobust.files import place_of
+from funcrobust.files import free_place
 from funcrobust.models.registry import names_code
 from funcrobust.reading import user_path
 from funcrobust.report import run_page
@@ -53,10 +53,7 @@ STEPS, SHOWN = 20, 10
 
 
 def compare(options: Runs, reporter: Reporter) -> dict[str, Any]:
-    """Show where two runs differ, in tables and on a page; return it.
-
-    Raises `FuncrobustError` where the page's usual name is taken, and nobody named another.
-    """
+    """Show where two runs differ, in tables and on a page; return it."""
     runs = [RunFolder.open(_found(name, options.out)) for name in options.folders]
     _require_code(options, runs)
     path = _page_place(options)
@@ -160,7 +157,7 @@ def _page_place(options: Runs) -> Path | None:
     """Return where the page goes, if there is to be one."""
     if not options.paged:
         return None
-    return place_of(None if options.page == AUTO else options.page, FILE, flag="--page ")
+    return free_place(FILE) if options.page == AUTO else options.page
 
 
 def _leave(
