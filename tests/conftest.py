@@ -14,6 +14,8 @@ import torch
 from filelock import FileLock
 from problems import Problem, make_problem, run_cli
 
+from funcrobust.report.console import Reporter
+
 # A shell starts what is in its background with Ctrl-C ignored, nohup with a hang-up, and a training
 # would inherit that.
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -60,3 +62,16 @@ def digits_run(tmp_path_factory):
             assert done.returncode == 0, done.stderr
             said.write_text(done.stdout)
     return folder / "cure", said.read_text()
+
+
+@pytest.fixture
+def tracks(monkeypatch):
+    """What has a bar: descriptions and totals, as they come."""
+    found, usual = [], Reporter.track
+
+    def seen(self, description, total, *more, **named):
+        found.append((description, total))
+        return usual(self, description, total, *more, **named)
+
+    monkeypatch.setattr(Reporter, "track", seen)
+    return found

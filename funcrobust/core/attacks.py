@@ -23,7 +23,7 @@ from funcrobust.core.balls.ball import Ball
 from funcrobust.core.balls.composed import Composed, require_straight
 from funcrobust.core.balls.linf import Linf, linf
 from funcrobust.core.errors import FuncrobustError, require_finite
-from funcrobust.core.examples import flat
+from funcrobust.core.examples import at_least_single, flat
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.auto_pgd import apgd
@@ -150,8 +150,7 @@ class LargestOnly(Composed):
             raise FuncrobustError(f"quantile must be in [0, 1), got {self.quantile}")
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        size = flat(gradient.abs())
-        size = size.float() if size.dtype.itemsize < 4 else size  # no quantiles of half precision
+        size = at_least_single(flat(gradient.abs()))  # no quantiles of half precision
         if not len(size):
             return self.ball.steepest(gradient)
         large = size >= torch.quantile(size, self.quantile, dim=1, keepdim=True)

@@ -26,11 +26,12 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 def squared_norm(x: Tensor) -> Tensor:
     """‖x‖₂² per example, (B,), at least in float32: an image's leaves float16 at both ends."""
-    return flat(_single(x).square()).sum(1)
+    return flat(at_least_single(x).square()).sum(1)
 
 
-def _single(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+def at_least_single(x: Tensor) -> Tensor:
+    """Return x, of half precision in float32: for sums, and for what knows no half."""
+    return x.float() if x.dtype.itemsize < 4 else x
 
 
 def safe_norm(x: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ def largest_to_one(x: Tensor) -> Tensor:
     Where that is below 1e-30 (in float32) the derivative is taken as 0: it would be the inverse,
     and soon infinite.
     """
-    single = _single(x)
+    single = at_least_single(x)
     tiny = torch.finfo(single.dtype).tiny
     largest = per_example(flat(single.detach()).abs().amax(1), x)
     scaled = (single / largest.clamp_min(tiny)).to(x.dtype)

@@ -137,15 +137,7 @@ def test_auto_is_kept_as_what_it_stood_for(digits_run, tmp_path, monkeypatch):
     assert figures(digits_run, **search)["search"] == "bf16"
 
 
-def test_images_are_looked_at_in_parts_with_a_bar(digits_run, monkeypatch):
-    tracks = []
-    usual = Reporter.track
-
-    def seen(self, description, total, *more, **named):
-        tracks.append((description, total))
-        return usual(self, description, total, *more, **named)
-
-    monkeypatch.setattr(Reporter, "track", seen)
+def test_images_are_looked_at_in_parts_with_a_bar(digits_run, tracks, monkeypatch):
     whole = figures(digits_run)
     assert tracks[:2] == [("clean", 40), ("attack", 40)]
     monkeypatch.setattr(recipe, "LOOKED", 7)

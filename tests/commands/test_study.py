@@ -74,15 +74,7 @@ def test_scores_of_every_variant(options):
             assert (options.out / f"{kind}-{way}.png").stat().st_size > 5000
 
 
-def test_what_takes_long_has_a_bar(options, monkeypatch):
-    tracks = []
-    usual = Reporter.track
-
-    def seen(self, description, total, *more, **named):
-        tracks.append((description, total))
-        return usual(self, description, total, *more, **named)
-
-    monkeypatch.setattr(Reporter, "track", seen)
+def test_what_takes_long_has_a_bar(options, tracks):
     run(options, "before")
     assert tracks.count((f"spread, {options.judges[0]}", 4)) == len(scores.KINDS)
     assert tracks.count(("copies", 4)) == len(scores.KINDS)

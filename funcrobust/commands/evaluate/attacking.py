@@ -23,7 +23,7 @@ from funcrobust.core.evaluation.adversaries import SHARPNESS
 from funcrobust.core.evaluation.drafting import Drafted
 from funcrobust.core.losses import log_odds
 from funcrobust.core.network.functional import autocast
-from funcrobust.core.perturbations.steps import share_of
+from funcrobust.core.perturbations.steps import share_of, step_length
 from funcrobust.running.catalogue import functions
 from funcrobust.running.l2_square import l2_square
 from funcrobust.running.machine import pick_dtype
@@ -98,10 +98,8 @@ def stronger(options: Evaluate, ball: Ball) -> Adversary:
 
 def step_size(options: Evaluate, ball: Ball, steps: int | None = None) -> float:
     """Return the length of one of ``steps`` plain steps, the attack's own number unless given."""
-    if options.step_size is not None:
-        return options.step_size
     share = share_of(steps or options.asked_steps or 20)
-    return share * float(getattr(ball, "radius", 1.0))
+    return step_length(options.step_size, ball, share)
 
 
 def autoattack(ball: Ball, classes: int) -> dict[str, Adversary]:

@@ -40,6 +40,11 @@ class Composed:
         """The data's, as far as the ball tells them."""
         return bounds_of(self.ball)
 
+    @property
+    def steps_apart(self) -> bool:
+        """Whether steps are another ball's, so that their length is no share of the radius."""
+        return bool(getattr(self.ball, "steps_apart", False))
+
     def project(self, x: Tensor, center: Tensor) -> Tensor:
         return self.ball.project(x, center)
 
@@ -59,6 +64,10 @@ class WithSteps(Composed):
     @property
     def differentiable(self) -> bool:
         return self.steps.differentiable
+
+    @property
+    def steps_apart(self) -> bool:
+        return True
 
     def steepest(self, gradient: Tensor) -> Tensor:
         return self.steps.steepest(gradient)

@@ -19,7 +19,7 @@ from torch import Tensor
 from funcrobust.core.attacks import Attack
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError, require_count
-from funcrobust.core.examples import flat
+from funcrobust.core.examples import at_least_single, flat
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params, Predict
 from funcrobust.core.randomness import generator
@@ -139,7 +139,8 @@ def inside(ball: Ball, x_hat: Tensor, center: Tensor, *, slack: float = 1e-6) ->
     A point is inside if projecting it moves no number by more than ``slack``, in units of the data;
     or, in half precision, by more than a rounding of numbers near 1.
     """
-    if x_hat.dtype in (torch.float16, torch.bfloat16):
-        slack, x_hat, center = torch.finfo(x_hat.dtype).eps, x_hat.float(), center.float()
+    if x_hat.dtype.itemsize < 4:
+        slack = torch.finfo(x_hat.dtype).eps
+    x_hat, center = at_least_single(x_hat), at_least_single(center)
     moved = flat(ball.project(x_hat, center) - x_hat).abs().amax(1)
     return (moved <= slack) & flat(x_hat).isfinite().all(1)

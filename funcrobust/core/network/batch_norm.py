@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.examples import at_least_single
 from funcrobust.core.shards import Shard
 
 
@@ -59,7 +60,7 @@ class OwnBatchNorm(AffineBatchNorm):
         return self._affine(x, mean, var)
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        exact = x.float() if x.dtype.itemsize < 4 else x  # sums over a batch, as torch has them
+        exact = at_least_single(x)  # sums over a batch, as torch has them
         # Rows of channels, as they lie in memory (channels last): torch.var_mean of the axes takes
         # four times as long on a CPU, and its derivative twice.
         rows = exact.movedim(1, -1).reshape(-1, x.shape[1])

@@ -27,7 +27,7 @@ class Names:
     @classmethod
     def of(cls, module: nn.Module) -> tuple[Names, Names]:
         """Read the names of a module's parameters and buffers."""
-        params, buffers = _tied(module.named_parameters), _tied(module.named_buffers)
+        params, buffers = tied(module.named_parameters), tied(module.named_buffers)
         one, other = frozenset(params), frozenset(buffers)
         return cls("params", one, params, other), cls("buffers", other, buffers, one)
 
@@ -77,7 +77,7 @@ _COUNTER = "num_batches_tracked"
 """A buffer that batch norm counts in, and that no logits depend on."""
 
 
-def _tied(named: Callable[..., Iterable[tuple[str, Tensor]]]) -> dict[str, tuple[str, ...]]:
+def tied(named: Callable[..., Iterable[tuple[str, Tensor]]]) -> dict[str, tuple[str, ...]]:
     """All the names of each tensor, by the first."""
     names: dict[int, tuple[str, ...]] = {}
     for name, tensor in named(remove_duplicate=False):

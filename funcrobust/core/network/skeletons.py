@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from funcrobust.core.network.names import tied
+
 
 def skeleton(module: nn.Module) -> nn.Module:
     """Copy the structure alone: every tensor on the meta device, ties kept by deepcopy's memo.
@@ -58,28 +60,22 @@ def _lock_of(network: nn.Module) -> threading.RLock:
 
 def fill(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put tensors in place of meta ones; one that is tied may be given by any of its names."""
-    for old, names in _by_tensor(module.named_parameters(remove_duplicate=False)):
+    for first, names in tied(module.named_parameters).items():
+        old = module.get_parameter(first)
         new = nn.Parameter(_given(tensors, names, old), old.requires_grad)
         for owner, leaf in _places(module, names):
             setattr(owner, leaf, new)
-    for buffer, names in _by_tensor(module.named_buffers(remove_duplicate=False)):
-        given = _given(tensors, names, buffer)
+    for first, names in tied(module.named_buffers).items():
+        given = _given(tensors, names, module.get_buffer(first))
         for owner, leaf in _places(module, names):
             owner._buffers[leaf] = given
 
 
-def _by_tensor(named: Iterable[tuple[str, Tensor]]) -> list[tuple[Tensor, list[str]]]:
-    found: dict[int, tuple[Tensor, list[str]]] = {}
-    for name, tensor in named:
-        found.setdefault(id(tensor), (tensor, []))[1].append(name)
-    return list(found.values())
-
-
-def _given(tensors: dict[str, Tensor], names: list[str], default: Tensor) -> Tensor:
+def _given(tensors: dict[str, Tensor], names: Iterable[str], default: Tensor) -> Tensor:
     return next((tensors[name] for name in names if name in tensors), default)
 
 
-def _places(module: nn.Module, names: list[str]) -> Iterator[tuple[nn.Module, str]]:
+def _places(module: nn.Module, names: Iterable[str]) -> Iterator[tuple[nn.Module, str]]:
     for name in names:
         owner, _, leaf = name.rpartition(".")
         yield module.get_submodule(owner), leaf

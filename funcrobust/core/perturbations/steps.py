@@ -8,7 +8,6 @@ from torch import Tensor
 
 from funcrobust.core.arguments import require_ball
 from funcrobust.core.balls.ball import Ball, require_center, require_float
-from funcrobust.core.balls.composed import Composed, WithSteps
 from funcrobust.core.errors import FuncrobustError, require_finite
 
 
@@ -42,20 +41,12 @@ def share_of(steps: int) -> float:
     return min(max(2.5 / max(steps, 1), 0.25), 1.25)
 
 
-def _steps_otherwise(ball: Ball) -> bool:
-    while isinstance(ball, Composed):
-        if isinstance(ball, WithSteps):
-            return True
-        ball = ball.ball
-    return False
-
-
 def step_length(given: float | None, ball: Ball, share: float) -> float:
     """Return the step size that was given, or else ``share`` of the radius; raise for none."""
     require_ball(ball)
     if given is not None:
         return require_finite("step_size", given)
-    if _steps_otherwise(ball):
+    if getattr(ball, "steps_apart", False):
         raise FuncrobustError(
             f"{ball} confines by one ball and steps by another, whose lengths are no share of the "
             "radius: give a step size in the units of the steps"
