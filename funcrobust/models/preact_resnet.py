@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.models.flip_averaged import FlipAveraged
 from funcrobust.models.network import Network
 
 Stem = Literal["3x3", "4x4-stride2"]
@@ -53,6 +54,7 @@ def preact_resnet(
     num_classes: int = 10,
     in_channels: int = 3,
     activation: Activation = nn.ReLU,
+    flip: bool = False,
 ) -> nn.Sequential:
     """Return the network: stem, one stage a width, final BN-act, global average pool, linear.
 
@@ -64,6 +66,7 @@ def preact_resnet(
         in_channels: channels of the (normalised) images.
         activation: makes the non-linearity; a smooth one (``nn.Softplus``, ``nn.SiLU``) gives
             the input curvature everywhere.
+        flip: average the logits of an image and its mirror image, see `FlipAveraged`.
 
     Any image of at least 8x8 pixels fits: the pooling is global.
     """
@@ -82,7 +85,7 @@ def preact_resnet(
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
     layers["linear"] = nn.Linear(inputs, num_classes)
-    return nn.Sequential(layers)
+    return FlipAveraged(layers) if flip else nn.Sequential(layers)
 
 
 def _stem(stem: Stem, inputs: int, outputs: int) -> nn.Conv2d:
@@ -112,11 +115,16 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "preact-resnet18": {"widths": (64, 128, 256, 512), "blocks": (2, 2, 2, 2)},
 }
 
-NETWORKS = {name: Network(partial(preact_resnet, **shape)) for name, shape in _SHAPES.items()}
-# Smooth twins. With ReLU the input gradient is piecewise constant but for the softmax: a finite
-# difference of it sees kinks, which no derivative in θ knows of. With SiLU the derivatives of CURE
-# and ψ are the whole truth, for 20 % more time.
-NETWORKS |= {
-    f"{name}-silu": Network(partial(preact_resnet, **shape, activation=nn.SiLU))
+NETWORKS = {
+    # Smooth twins. With ReLU the input gradient is piecewise constant but for the softmax: a finite
+    # difference of it sees kinks, which no derivative in θ knows of. With SiLU the derivatives of
+    # CURE and ψ are the whole truth, for 20 % more time.
+    f"{name}{smooth}{flip}": Network(
+        partial(preact_resnet, **shape, activation=nn.SiLU if smooth else nn.ReLU, flip=bool(flip))
+    )
     for name, shape in _SHAPES.items()
+    for smooth in ("", "-silu")
+    # The same weights, evaluated on both mirror images: 1.3 points of robust accuracy for twice
+    # the time of an evaluation and none of training.
+    for flip in ("", "-flip")
 }

@@ -8,8 +8,13 @@ from torch import nn
 
 from funcrobust import models
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.network.functional import functionalize
 from funcrobust.models.preact_resnet import preact_resnet
 from funcrobust.models.wide_resnet import wide_resnet
+
+
+def off(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).detach().abs().max())
 
 
 def parameters(network: nn.Module) -> int:
@@ -149,3 +154,34 @@ def test_bad_architectures_are_refused():
         preact_resnet(widths=(4,), blocks=(1,), stem="7x7")  # type: ignore[arg-type]
     with pytest.raises(FuncrobustError, match="6n"):
         wide_resnet(depth=27)
+
+
+def test_a_flip_averaged_network_sees_both_mirror_images_and_trains_on_one():
+    plain = models.build("preact-tiny-silu", seed=3)
+    both = models.build("preact-tiny-silu-flip", seed=3)
+    assert list(both.state_dict()) == list(plain.state_dict())
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert off(both(x), plain(x)) == 0  # training mode
+    plain.load_state_dict(both.state_dict())  # the statistics of that batch
+    plain, both = plain.double().eval(), both.double().eval()
+    x = x.double()
+    assert off(both(x), (plain(x) + plain(x.flip(-1))) / 2) < 1e-12
+    assert off(both(x), both(x.flip(-1))) < 1e-12
+    assert off(both(x), plain(x)) > 1e-6
+
+
+def test_the_functional_modes_of_a_flip_averaged_network_are_the_modules():
+    network = models.build("preact-tiny-silu-flip", seed=3).double()
+    model = functionalize(network)
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+    one = functionalize(models.build("preact-tiny-silu", seed=3).double())
+    logits = model.predict(model.params, x)
+    mean = (one.predict(one.params, x) + one.predict(one.params, x.flip(-1))) / 2
+    assert off(logits, mean) < 1e-12
+    for mode in (
+        lambda f: f.by_batch(f.buffers)(f.params, x),
+        lambda f: f.predict_train(f.params, f.buffers, x)[0],
+    ):
+        assert off(mode(model), mode(one)) < 1e-12
+    features = models.representation(network.eval())
+    assert off(models.head(network)(features(x)), logits) < 1e-12

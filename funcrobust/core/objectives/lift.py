@@ -78,9 +78,10 @@ def cut(batch: Any, rows: slice) -> Any:
 
 @dataclass(frozen=True)
 class Modes:
-    """A network in each of its modes, at one update: they differ in batch norm and dropout alone.
+    """A network in each of its modes, at one update.
 
-    Where it has neither all are the same.
+    They differ in batch norm, in dropout, and in what a module of its own asks ``self.training``
+    for (a test-time flip); where it has none of these all are the same.
     """
 
     training: Predict
