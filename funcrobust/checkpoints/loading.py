@@ -89,8 +89,19 @@ def needs_model(path_or_name: str | Path) -> bool:
     """
     if is_zoo(path_or_name):
         return False
+    model = model_of(path_or_name)
+    return model is None or names_code(model)
+
+
+def model_of(path_or_name: str | Path) -> str | None:
+    """Return the network that a checkpoint says it is of; None for a file without a card.
+
+    Raises `FuncrobustError` for a file that cannot be read.
+    """
+    if is_zoo(path_or_name):
+        return zoo_entry(str(path_or_name).partition("=")[0]).model
     path = resolve(path_or_name)
-    return path.suffix != SUFFIX or names_code(_read(path, verify=False)[1].model)
+    return _read(path, verify=False)[1].model if path.suffix == SUFFIX else None
 
 
 def _read(path: Path, *, verify: bool) -> tuple[dict[str, Tensor], Card]:

@@ -9,7 +9,7 @@ from funcrobust.core.images import as_float
 from funcrobust.data.augment import batches, flip_and_crop
 from funcrobust.data.cache import default_cache
 from funcrobust.data.dataset import Dataset, reordered
-from funcrobust.data.feeding import Feed, feed, training_feed
+from funcrobust.data.feeding import Feed, feed, is_cropped, training_feed
 from funcrobust.data.loading import load
 from funcrobust.data.progress import Progress, silent
 from funcrobust.data.sets import names
@@ -29,6 +29,7 @@ __all__ = [
     "default_cache",
     "feed",
     "flip_and_crop",
+    "is_cropped",
     "load",
     "names",
     "reordered",

@@ -25,11 +25,13 @@ def feed(images: Tensor | Streamed, order: Order, *, shard: Shard | None = None)
     return lambda step: images[order(step)]
 
 
-def training_feed(dataset: Dataset, order: Order, seed: int, *, shard: Shard | None = None) -> Feed:
+def training_feed(
+    dataset: Dataset, order: Order, seed: int, *, padding: int = 4, shard: Shard | None = None
+) -> Feed:
     """Return the training images of each step, augmented as fits; counted from (seed, step).
 
-    In memory: `flip_and_crop` where a mirrored image is one of its class still, else nothing.
-    Streamed: a random crop of random size, resized, and that flip.
+    In memory: `flip_and_crop`, by ``padding``, where a mirrored image is one of its class still,
+    else nothing (`is_cropped`). Streamed: a random crop of random size, resized, and that flip.
     """
     images = dataset.x_train
     if isinstance(images, Streamed):
@@ -37,5 +39,10 @@ def training_feed(dataset: Dataset, order: Order, seed: int, *, shard: Shard | N
     if not dataset.mirrored:
         return feed(images, order)
     return lambda step: flip_and_crop(
-        images[order(step)], generator(seed, "augment", step, images.device)
+        images[order(step)], generator(seed, "augment", step, images.device), padding=padding
     )
+
+
+def is_cropped(dataset: Dataset) -> bool:
+    """Tell whether ``padding`` means anything to `training_feed`."""
+    return dataset.mirrored and not isinstance(dataset.x_train, Streamed)

@@ -18,4 +18,5 @@ class FlipAveraged(nn.Sequential):
         logits: Tensor = super().forward(x)
         if self.training:
             return logits
-        return (logits + super().forward(x.flip(-1))) / 2
+        mirrored: Tensor = super().forward(x.flip(-1))
+        return (logits + mirrored) / 2

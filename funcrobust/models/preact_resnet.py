@@ -85,7 +85,7 @@ def preact_resnet(
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
     layers["linear"] = nn.Linear(inputs, num_classes)
-    return FlipAveraged(layers) if flip else nn.Sequential(layers)
+    return (FlipAveraged if flip else nn.Sequential)(layers)
 
 
 def _stem(stem: Stem, inputs: int, outputs: int) -> nn.Conv2d:
@@ -123,8 +123,8 @@ NETWORKS = {
         partial(preact_resnet, **shape, activation=nn.SiLU if smooth else nn.ReLU, flip=bool(flip))
     )
     for name, shape in _SHAPES.items()
-    for smooth in ("", "-silu")
     # The same weights, evaluated on both mirror images: 1.3 points of robust accuracy for twice
     # the time of an evaluation and none of training.
+    for smooth in ("", "-silu")
     for flip in ("", "-flip")
 }

@@ -53,7 +53,7 @@ class RunFolder:
         config: the options of the run, as JSON knows them (tuples are lists, paths are text);
             the same after :meth:`create` and after :meth:`open`.
         record: all of ``config.json``: ``command``, ``created``, ``argv``, ``seed``,
-            ``device``, ``versions`` and ``options`` (which is ``config``).
+            ``device``, ``versions``, ``options`` (which is ``config``) and ``inputs``.
     """
 
     def __init__(self, path: Path, record: Record) -> None:
@@ -64,8 +64,9 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, root: Path, command: str, config: Mapping[str, Any], name: str | None = None
-    ) -> Self:
+        cls, root: Path, command: str, config: Mapping[str, Any], name: str | None = None,
+        inputs: Mapping[str, str] | None = None,
+    ) -> Self:  # fmt: skip
         """Make a new folder under ``root``, with its ``config.json`` in it from the first instant.
 
         Args:
@@ -74,13 +75,14 @@ class RunFolder:
             config: all options. ``config["seed"]`` and ``config["device"]`` are also used for
                 the record's seed and device name.
             name: the folder's name, instead of the time and the command.
+            inputs: the SHA-256 of what the files hold that options name, by option.
 
         Raises:
             FuncrobustError: the folder cannot be written, the name is taken or no plain name,
                 or an option cannot be written as JSON.
         """
         # Made first: an option JSON cannot hold must not leave an empty folder.
-        text = as_json(_describe(command, config))
+        text = as_json(_describe(command, config) | {"inputs": dict(inputs or {})})
         root = Path(root)
         if name is not None:
             require_free(root, name)

@@ -68,6 +68,11 @@ class Classifier(NamedTuple):
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
+    def contents(self) -> str:
+        """SHA-256 of its tensors, whatever its card says by now; of a foreign file, of that."""
+        return self.card.sha256 or self.sha256
+
+    @property
     def label(self) -> str:
         """What to call it in a picture: a run folder's or file's own name."""
         if is_zoo(self.name):

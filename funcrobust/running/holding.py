@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +23,7 @@ from funcrobust.report.runs import CONFIG, METRICS, REPORT, RunFolder, require_f
 from funcrobust.running.classifier import CHECKPOINT_FILE
 from funcrobust.running.config import program, resumed, resumption, said, to_config
 from funcrobust.running.groups import Run
-from funcrobust.running.options import command_name, options_of
+from funcrobust.running.options import Options, command_name, options_of
 from funcrobust.running.processes import processes
 from funcrobust.running.run_report import RunReport
 from funcrobust.running.state import STATE_RECORDED, Kept, Position, load_position, pack
@@ -41,20 +41,22 @@ class Held(Generic[SomeRun]):
     _until_the_end: ExitStack
 
     def open(
-        self, options: SomeRun, state: State, reporter: Reporter
+        self, options: SomeRun, state: State, reporter: Reporter, inputs: Mapping[str, str]
     ) -> tuple[RunFolder, Position]:
         """Make the run's folder, with ``options``; or find where the one to resume is.
 
-        ``state`` is the one to begin from.
+        ``state`` is the one to begin from, ``inputs`` the SHA-256 of what the files hold that
+        options name: a run is resumed with the same only.
         """
         if options.resume is None:
             command = command_name(type(options))
-            run = RunFolder.create(options.out, command, to_config(options), options.name)
+            run = RunFolder.create(options.out, command, to_config(options), options.name, inputs)
             self._until_the_end.enter_context(run.locked())
             self._until_the_end.push(partial(_tell_how_to_go_on, run, reporter))
             return run, Position(state)
         run = RunFolder.open(options.resume)
         self._until_the_end.push(partial(_tell_how_to_go_on, run, reporter))
+        _require_inputs(run, options, inputs)
         position = load_position(run, state, reporter)
         if position is None:
             reporter.say(f"{run.path} has saved no state yet: beginning at step 0")
@@ -62,6 +64,20 @@ class Held(Generic[SomeRun]):
         step = position.step
         run.truncate_metrics(lambda record: record["step"] <= step)
         return run, position
+
+
+def _require_inputs(run: RunFolder, options: Options, inputs: Mapping[str, str]) -> None:
+    """Raise if a file that a run began from holds something else by now."""
+    before = run.record.get("inputs")
+    for name, digest in inputs.items():
+        known = before.get(name) if isinstance(before, dict) else None
+        if known not in (None, digest):
+            value = getattr(options, name)
+            raise FuncrobustError(
+                f"{run.path} began from another {name}: the SHA-256 of what {value} "
+                f"holds was {str(known)[:12]}..., and is {digest[:12]}... now: bring that file "
+                "back, or start anew"
+            )
 
 
 def _tell_how_to_go_on(

@@ -345,8 +345,8 @@ def test_a_batch_has_what_the_terms_need_and_no_more(digits):
 
 
 def test_the_units_of_h(digits):
-    assert input_scale(options(units="pixel"), digits) == 1.0
-    assert input_scale(options(), digits) == pytest.approx(sum(digits.std) / len(digits.std))
+    assert input_scale(options(units="pixel"), digits.std) == 1.0
+    assert input_scale(options(), digits.std) == pytest.approx(sum(digits.std) / len(digits.std))
 
 
 def test_regularised_every_kth_update_k_times_as_heavy(digits):

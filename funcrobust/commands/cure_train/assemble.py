@@ -5,15 +5,16 @@ The recipe drives it and the benchmarks time it, so both run the same thing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from funcrobust import checkpoints, data, models
+from funcrobust import checkpoints, data
 from funcrobust.commands.cure_train import compose
+from funcrobust.commands.cure_train.beginning import initial
 from funcrobust.commands.cure_train.compose import Composition
 from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.core.attacks import Attack
@@ -30,6 +31,7 @@ from funcrobust.core.training import updates
 from funcrobust.core.training.schedules import Schedule, schedule
 from funcrobust.core.training.updates import State, Update
 from funcrobust.data.progress import Progress, silent
+from funcrobust.running.classifier import Classifier
 from funcrobust.running.dataset import rehearse, require_same_images
 from funcrobust.running.machine import pick_dtype, to_device
 from funcrobust.running.processes import processes
@@ -61,17 +63,19 @@ class Training:
     batch it takes the rows that are this process's."""
 
 
-def assemble(options: CureTrain, dataset: data.Dataset, progress: Progress = silent) -> Training:
-    """Build the training that ``options`` describe, on the dataset's device."""
+def assemble(
+    options: CureTrain, dataset: data.Dataset, progress: Progress = silent,
+    begun: Classifier | None = None,
+) -> Training:  # fmt: skip
+    """Build the training that ``options`` describe, on the dataset's device.
+
+    From random weights, or from those of ``begun``, which normalises images as it is used to.
+    """
     device = dataset.x_train.device
     dtype = pick_dtype(options.precision, device)
     ball = pick_ball(options.constraint, options.epsilon)
     attack = compose.training_attack(options, ball)
-    module = models.build(
-        options.model, num_classes=dataset.num_classes, in_channels=dataset.image_shape[0],
-        mean=dataset.mean, std=dataset.std, seed=options.seed,
-    )  # fmt: skip
-    model = to_device(functionalize(module), device)
+    model = initial(options, dataset, begun)
     rehearse(model, dataset)
     shard = processes().shard
     per_epoch = _steps_per_epoch(options, dataset)
@@ -89,7 +93,7 @@ def assemble(options: CureTrain, dataset: data.Dataset, progress: Progress = sil
         options,
         ball,
         attack,
-        input_scale(options, dataset),
+        input_scale(options, begun.card.std if begun else dataset.std),
         _helper_labels(options, dataset, dtype, progress),
     )
 
@@ -179,8 +183,9 @@ class Batches:
         # Two epochs: at the end of one the images of the next are decoded already.
         self._epoch = lru_cache(2)(self._order)
         self._images = data.training_feed(
-            self.dataset, self._indices, self.options.seed, shard=self.shard
-        )
+            self.dataset, self._indices, self.options.seed, padding=self.options.padding,
+            shard=self.shard,
+        )  # fmt: skip
         # Not the crops, which have black borders: those would be drawn too.
         self._uncropped = data.feed(self.dataset.x_train, self._carrying, shard=self.shard)
         total = self.options.epochs * self.steps_per_epoch
@@ -243,7 +248,7 @@ class Batches:
         return index[: carried(self.options.cure_fraction, len(index))]
 
 
-def input_scale(options: CureTrain, dataset: data.Dataset) -> float:
+def input_scale(options: CureTrain, std: Sequence[float]) -> float:
     """Return what a length in the network's normalised input space is in pixel units: mean σ.
 
     The document's code perturbs inputs that are already divided by their standard deviation σ.
@@ -253,7 +258,7 @@ def input_scale(options: CureTrain, dataset: data.Dataset) -> float:
     """
     if options.units == "pixel":
         return 1.0
-    return sum(dataset.std) / len(dataset.std)
+    return sum(std) / len(std)
 
 
 def _helper_labels(

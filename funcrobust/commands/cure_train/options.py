@@ -46,6 +46,17 @@ def regularisers() -> dict[str, Function]:
     return {name: function for name, function in found.items() if name not in NOT_ADDED}
 
 
+def network_of(checkpoint: str) -> dict[str, str]:
+    """Return the option of its network, if it says which; code it may not choose."""
+    from funcrobust.checkpoints.loading import model_of, needs_model
+
+    try:
+        model = None if needs_model(checkpoint) else model_of(checkpoint)
+    except FuncrobustError:  # is refused as an option, in its words
+        return {}
+    return {} if model is None else {"model": model}
+
+
 def _attacks(parameter: str) -> ParameterOf:
     return parameter_of("attack", attacks, parameter)
 
@@ -155,7 +166,10 @@ class CureTrain(Attacked, Regularised, Run):
     """Where the other options begin; left out: digits for --dataset digits, fast on CUDA, else
     cpu."""
     model: Annotated[str, Factory] = "preact-tiny"
-    """A network's name, or package.module:factory."""
+    """A network's name, or package.module:factory; left out beside --checkpoint: that one's."""
+    checkpoint: CheckpointName | None = None
+    """Begin from its weights: file, run folder, shipped name or robustbench:NAME; left out: from
+    random ones."""
     dataset: DatasetName = "cifar10"
     """A name, FILE.npz or FOLDER."""
     epochs: Annotated[Count, unless(minutes=...)] = 5
@@ -168,6 +182,8 @@ class CureTrain(Attacked, Regularised, Run):
     """Decay of the weight average that is evaluated and kept; 0 keeps none."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Of the cross-entropy."""
+    padding: Annotated[int, Ge(0)] = 4
+    """Training images are shifted at random by up to so many pixels, black ones moving in."""
     robust_examples: Count = 256
     """Training (and test) images, at random and the same ones throughout, that PGD-10 and then
     sharp PGD attack after every epoch."""
@@ -182,9 +198,15 @@ class CureTrain(Attacked, Regularised, Run):
 
     @classmethod
     def filled(cls, given: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> Self:
-        """Refuse a threat model of another norm with the radius of the preset's."""
+        """Refuse a threat model of another norm with the radius of the preset's.
+
+        A checkpoint says which network it is of.
+        """
+        preset = cls.beneath(given) if preset is None else preset
+        if given.get("checkpoint") is not None and given.get("model") is None:
+            preset = {**preset, **network_of(given["checkpoint"])}
         options = super().filled(given, preset)
-        usual = (cls.beneath(given) if preset is None else preset).get("constraint", cls.constraint)
+        usual = preset.get("constraint", cls.constraint)
         chosen = given.get("constraint", usual)
         if chosen != usual and given.get("epsilon") is None:
             raise of_another_norm("", options.epsilon, usual, chosen)

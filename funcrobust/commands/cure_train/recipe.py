@@ -10,9 +10,11 @@ import torch
 from funcrobust import data
 from funcrobust.checkpoints import Card
 from funcrobust.commands.cure_train.assemble import CALIBRATION, Training, assemble, evaluated
+from funcrobust.commands.cure_train.beginning import checkpointed
 from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.commands.cure_train.pictures import draw
 from funcrobust.commands.cure_train.presets import DOCUMENTED
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Buffers, Params
 from funcrobust.core.training.updates import State
 from funcrobust.models.registry import is_factory
@@ -20,7 +22,7 @@ from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import open_sink, require_sink
 from funcrobust.running.budget import SAMPLE, Budget, measure_seconds, update_seconds
-from funcrobust.running.classifier import save_checkpoint
+from funcrobust.running.classifier import Classifier, save_checkpoint
 from funcrobust.running.collapse import Record
 from funcrobust.running.config import as_command, trusting
 from funcrobust.running.dataset import (
@@ -67,6 +69,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     warn_if_emulated(options.precision, device, reporter)
     options = replace(options, precision=pick_precision(options.precision, device))
     pick_ball(options.constraint, options.epsilon)  # refused now, not after the data are loaded
+    begun = checkpointed(options, reporter)
     if budget is None:
         reporter.say(_headline(options, device))
     if more := unsaid(options):
@@ -75,16 +78,18 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     dataset = part_of(
         dataset, options.train_examples, options.test_examples, options.seed, reporter
     )
+    require_cropped(options, dataset)
     dataset = dataset.to(device)
-    training = assemble(options, dataset, reporter.progress_callback())
+    training = assemble(options, dataset, reporter.progress_callback(), begun)
     if budget is not None:
         reporter.say("timing some updates ...")
         options = _within(budget, options, training, dataset)
-        training = assemble(options, dataset, reporter.progress_callback())
+        training = assemble(options, dataset, reporter.progress_callback(), begun)
         reporter.say(_headline(options, device))
-    run, position = held.open(options, training.state, reporter)
+    inputs = {"checkpoint": begun.contents} if begun else {}
+    run, position = held.open(options, training.state, reporter, inputs)
     reporter.attach(run.file("console.log"))
-    work = Work(options, training, dataset, run, reporter)
+    work = Work(options, training, dataset, run, reporter, begun)
     compiling = partial(
         maybe_compile, asked=options.compile, default=device.type == "cuda", reporter=reporter
     )
@@ -138,13 +143,24 @@ def _within(
 def _headline(options: CureTrain, device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     own = is_factory(options.model)
+    begun = f" from {options.checkpoint}" if options.checkpoint else ""
     return (
-        f"preset {options.preset} on {name}: {options.model}, {options.epochs} epochs of batch "
-        f"{options.batch_size}, {options.opt} {options.lr_schedule} lr {options.lr_max:g}, "
+        f"preset {options.preset} on {name}: {options.model}{begun}, {options.epochs} epochs of "
+        f"batch {options.batch_size}, {options.opt} {options.lr_schedule} lr {options.lr_max:g}, "
         f"{options.attack} ε = {written_number(options.epsilon)}, {_regularisation(options)}, "
         f"{options.precision}"
         + (", normalised by the data's mean and deviation unless normalized = True" * own)
     )
+
+
+def require_cropped(options: CureTrain, dataset: data.Dataset) -> None:
+    """Refuse a --padding that would do nothing."""
+    if options.padding != CureTrain.padding and not data.is_cropped(dataset):
+        why = "streamed" if dataset.mirrored else "of what may not be mirrored"
+        raise FuncrobustError(
+            f"--padding {options.padding} does nothing: the images of {dataset.name} are {why}, "
+            "and not shifted"
+        )
 
 
 def unsaid(options: CureTrain) -> str:
@@ -191,6 +207,7 @@ class Work:
     dataset: data.Dataset
     run: RunFolder
     reporter: Reporter
+    begun: Classifier | None = None
 
     @cached_property
     def watched(self) -> dict[str, Chosen]:
@@ -228,7 +245,8 @@ class Work:
     def notes(self, outcome: Outcome) -> str:
         """Say how it ended."""
         at = outcome.position
-        return f"{outcome.status} after {at.step} updates, {at.seconds:.0f} s of training"
+        begun = f"cure-train from {self.options.checkpoint}: " if self.options.checkpoint else ""
+        return f"{begun}{outcome.status} after {at.step} updates, {at.seconds:.0f} s of training"
 
     def save(self, outcome: Outcome, params: Params, buffers: Buffers) -> None:
         """Leave a checkpoint of what the training left, without figures yet."""
@@ -275,9 +293,10 @@ class Work:
     def card(self, notes: str) -> Card:
         """What travels with the weights."""
         options, dataset = self.options, self.dataset
+        normalised = self.begun.card if self.begun else dataset
         return Card(
             model=options.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape,
-            mean=dataset.mean, std=dataset.std, dataset=dataset.name,
+            mean=normalised.mean, std=normalised.std, dataset=dataset.name,
             class_names=dataset.class_names, constraint=options.constraint,
             epsilon=options.epsilon, command=as_command(options), seed=options.seed, notes=notes,
             restoring_step=fitting_step(dataset.image_shape) if options.restore else None,

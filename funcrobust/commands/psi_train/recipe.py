@@ -73,7 +73,8 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     options = replace(options, precision=pick_precision(options.precision, device))
     dtype = pick_dtype(options.precision, device)
     ball = psi_ball(options)
-    _, card, _, model = load_classifier(options.checkpoint, device, reporter, model=options.model)
+    begun = load_classifier(options.checkpoint, device, reporter, model=options.model)
+    _, card, _, model = begun
     options = replace(options, epsilon=_radius(options, card))
     if options.step_size is None:
         options = replace(options, step_size=fitting_step(card.image_shape))
@@ -93,7 +94,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
         options = _within(budget, options, ball, model, dataset, dtype)
         reporter.say(_headline(options, card, device))
     update, state = make_training(options, ball, model, dataset, dtype)
-    run, position = held.open(options, state, reporter)
+    run, position = held.open(options, state, reporter, {"checkpoint": begun.contents})
     reporter.attach(run.file("console.log"))
     work = Work(options, ball, model, card, dataset, dtype, run, reporter)
     before = work.before()
