@@ -1,13 +1,14 @@
 """Does a regulariser pay where nothing collapses? At equal updates, and at equal time.
 
-    python benchmarks/regularisers.py               # 3 seeds of 8 trainings, two hours of one core
+    python benchmarks/regularisers.py               # 3 seeds of 11 trainings, 4 hours of a core
     python benchmarks/regularisers.py --only CURE --seeds 1
 
 Each training is ``cure-train``'s preset for a CPU (N-FGSM at 8/255, weight average) with one
 regulariser, rationed as CURE is there, or none. None is trained for as many updates as the others,
 and for an epoch more, which is as much time as the dearest takes (the seconds stand in the table);
 and once with an attack that ascends the log-odds of ten times the logits, the sharper gradient that
-finds more in an evaluation.
+finds more in an evaluation. And with less of the regulariser that every training has, the random
+shift of its images.
 On random test images: clean, PGD-20, and sharp PGD-20 besides; the last also as the difference to
 none of the same seed, which has the same start, the same batches and the same test images. What
 regularisers do where training collapses is `collapse.py`'s question.
@@ -47,6 +48,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
 }
 SHARP = "none, attacked at ten times the logits"
 TRAININGS[SHARP] = NONE
+TRAININGS |= {f"none, shifted by {n} pixels, not 4": {**NONE, "padding": n} for n in (1, 2, 0)}
 FIGURES = ("clean", "pgd20", "worst")
 
 
