@@ -100,8 +100,14 @@ def model_of(path_or_name: str | Path) -> str | None:
     """
     if is_zoo(path_or_name):
         return zoo_entry(str(path_or_name).partition("=")[0]).model
+    card = card_of(path_or_name)
+    return None if card is None else card.model
+
+
+def card_of(path_or_name: str | Path) -> Card | None:
+    """Return the card of a checkpoint of ours; None for a file that has none."""
     path = resolve(path_or_name)
-    return _read(path, verify=False)[1].model if path.suffix == SUFFIX else None
+    return _read(path, verify=False)[1] if path.suffix == SUFFIX else None
 
 
 def _read(path: Path, *, verify: bool) -> tuple[dict[str, Tensor], Card]:

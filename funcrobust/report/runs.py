@@ -116,6 +116,17 @@ class RunFolder:
             raise FuncrobustError(f"{path / CONFIG} is not the record of a run: no options in it")
         return cls(path, record)
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The SHA-256 of what it began with, by the options that name it.
+
+        Empty of a run from before they were kept.
+        """
+        known = self.record.get("inputs")
+        if not isinstance(known, dict):
+            return {}
+        return {name: str(digest) for name, digest in known.items() if name in self.config}
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Let no other process write into this run meanwhile; the lock ends with the process.
@@ -146,6 +157,16 @@ class RunFolder:
             raise WriteError(
                 f"cannot write {self.path}: the folder of the run was deleted or moved"
             )
+
+    def revise(self, options: Mapping[str, Any]) -> None:
+        """Write into ``config.json`` where something lies by now.
+
+        Raises:
+            WriteError: the file cannot be written.
+        """
+        self.require_there()
+        self.config.update(options)
+        atomic_write(self.file(CONFIG), as_json(self.record))
 
     def conclude(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``, the last file of a run: it names the files that are there by now.

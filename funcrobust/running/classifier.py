@@ -13,7 +13,7 @@ from torch import nn
 
 from funcrobust import checkpoints
 from funcrobust.checkpoints import Card, save
-from funcrobust.checkpoints.loading import needs_model
+from funcrobust.checkpoints.loading import card_of, needs_model
 from funcrobust.checkpoints.zoo import is_zoo, locate
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Buffers, Functional, Params, functionalize
@@ -64,13 +64,7 @@ class Classifier(NamedTuple):
     @property
     def sha256(self) -> str:
         """Of its file: a name may stand for another network tomorrow."""
-        with self.file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    @property
-    def contents(self) -> str:
-        """SHA-256 of its tensors, whatever its card says by now; of a foreign file, of that."""
-        return self.card.sha256 or self.sha256
+        return _digest(self.file)
 
     @property
     def label(self) -> str:
@@ -81,6 +75,23 @@ class Classifier(NamedTuple):
         if path.name in (CHECKPOINT_FILE, ""):
             path = path.parent
         return _without_suffix(path.name) or self.card.model
+
+
+def contents(name: str) -> str:
+    """Return the SHA-256 of a checkpoint's tensors, whatever its card says of them by now.
+
+    Of a file without a card it is that of the file.
+    """
+    card = None if is_zoo(name) else card_of(name)
+    if card is not None and card.sha256:
+        return card.sha256
+    file = locate(name, silent)[1] if is_zoo(name) else checkpoints.resolve(name)
+    return _digest(file)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _without_suffix(name: str) -> str:

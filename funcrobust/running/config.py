@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,7 +69,7 @@ def resumed(options: SomeRun) -> SomeRun:
             f"{options.resume} is a {str(command)[:40]} run: {command_name(cls)} cannot resume it"
         )
     stored = from_config(cls, run.config, options.resume / CONFIG)
-    _require_vouched(stored, given, options.resume)
+    _require_vouched(stored, given, options.resume, run.inputs)
     _require_records(run)
     return replace(stored, **given)
 
@@ -99,20 +99,26 @@ def _require_records(run: RunFolder) -> None:
         structured(dict[str, float | None], record, what)
 
 
-def _require_vouched(stored: Run, given: Mapping[str, Any], folder: Path) -> None:
-    """Raise unless code and places that a run has stored are given, and as it has stored them."""
+def _require_vouched(
+    stored: Run, given: Mapping[str, Any], folder: Path, known: Collection[str]
+) -> None:
+    """Raise unless code and places that a run has stored are given, and as it has stored them.
+
+    What is ``known`` by its contents may lie elsewhere by now.
+    """
     options = options_of(type(stored))
     for name, value in given.items():
-        if name not in (*ANEW, "resume") and value != getattr(stored, name):
+        if name not in (*ANEW, "resume", *known) and value != getattr(stored, name):
             said, own = (" ".join(options[name].written(v)) for v in (value, getattr(stored, name)))
             raise FuncrobustError(f"{folder} was run with {own}, not with {said}: leave it out")
     outside = _outside(stored, folder)
     if unsaid := [name for name in outside if name not in given]:
         what = " ".join(w for name in unsaid for w in options[name].written(getattr(stored, name)))
         again = _again(stored, folder, [*(name for name in ANEW if name in given), *outside], given)
+        elsewhere = ", wherever it lies by now" if set(unsaid) <= set(known) else ""
         raise FuncrobustError(
             f"{folder / CONFIG} says {what}, and a file may choose neither code nor places outside "
-            f"its folder: if it is yours, say it again: {again}"
+            f"its folder: if it is yours{elsewhere}, say it again: {again}"
         )
 
 

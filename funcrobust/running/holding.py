@@ -23,7 +23,8 @@ from funcrobust.report.runs import CONFIG, METRICS, REPORT, RunFolder, require_f
 from funcrobust.running.classifier import CHECKPOINT_FILE
 from funcrobust.running.config import program, resumed, resumption, said, to_config
 from funcrobust.running.groups import Run
-from funcrobust.running.options import Options, command_name, options_of
+from funcrobust.running.inputs import require_inputs
+from funcrobust.running.options import command_name, options_of
 from funcrobust.running.processes import processes
 from funcrobust.running.run_report import RunReport
 from funcrobust.running.state import STATE_RECORDED, Kept, Position, load_position, pack
@@ -45,8 +46,8 @@ class Held(Generic[SomeRun]):
     ) -> tuple[RunFolder, Position]:
         """Make the run's folder, with ``options``; or find where the one to resume is.
 
-        ``state`` is the one to begin from, ``inputs`` the SHA-256 of what the files hold that
-        options name: a run is resumed with the same only.
+        ``state`` is the one to begin from, ``inputs`` what `inputs` finds: a run is resumed with
+        the same only.
         """
         if options.resume is None:
             command = command_name(type(options))
@@ -56,7 +57,7 @@ class Held(Generic[SomeRun]):
             return run, Position(state)
         run = RunFolder.open(options.resume)
         self._until_the_end.push(partial(_tell_how_to_go_on, run, reporter))
-        _require_inputs(run, options, inputs)
+        require_inputs(run, options, inputs)
         position = load_position(run, state, reporter)
         if position is None:
             reporter.say(f"{run.path} has saved no state yet: beginning at step 0")
@@ -64,20 +65,6 @@ class Held(Generic[SomeRun]):
         step = position.step
         run.truncate_metrics(lambda record: record["step"] <= step)
         return run, position
-
-
-def _require_inputs(run: RunFolder, options: Options, inputs: Mapping[str, str]) -> None:
-    """Raise if a file that a run began from holds something else by now."""
-    before = run.record.get("inputs")
-    for name, digest in inputs.items():
-        known = before.get(name) if isinstance(before, dict) else None
-        if known not in (None, digest):
-            value = getattr(options, name)
-            raise FuncrobustError(
-                f"{run.path} began from another {name}: the SHA-256 of what {value} "
-                f"holds was {str(known)[:12]}..., and is {digest[:12]}... now: bring that file "
-                "back, or start anew"
-            )
 
 
 def _tell_how_to_go_on(

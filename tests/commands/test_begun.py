@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from funcrobust import checkpoints, data, models
@@ -16,6 +18,7 @@ from funcrobust.commands.psi_train import PsiTrain
 from funcrobust.commands.psi_train import assemble as psi_assemble
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.report.console import Reporter
+from funcrobust.report.runs import RunFolder
 
 MEAN, STD = (0.25,), (0.5,)
 """Not the digits' own: a network keeps the normalisation that it was trained with."""
@@ -130,12 +133,63 @@ def test_resumed_equals_uninterrupted_and_from_another_file_is_refused(given, mo
     own = given["checkpoint"]
     saved(own, seed=8)
     with Reporter.silent() as reporter:
-        with pytest.raises(FuncrobustError, match=r"began from another checkpoint: the SHA-256"):
+        with pytest.raises(FuncrobustError, match="began from another --checkpoint: the SHA-256"):
             cure_train.run(again, reporter)
         saved(own, seed=7)
         resumed = cure_train.run(again, reporter)
     a, b = weights(whole.run.path), weights(resumed.run.path)
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def own_data(place, kind):
+    """The digits as one's own: a file, or a folder of images."""
+    digits = data.load("digits").subset(64, 32, 0)
+    arrays = {n: getattr(digits, n).numpy() for n in ("x_train", "y_train", "x_test", "y_test")}
+    arrays |= {n: np.arange(len(arrays[n])) % 10 for n in ("y_train", "y_test")}
+    if kind == "file":
+        np.savez(place.with_suffix(".npz"), **arrays)
+        return place.with_suffix(".npz")
+    for half in ("train", "test"):
+        for i, (x, y) in enumerate(zip(arrays[f"x_{half}"], arrays[f"y_{half}"], strict=True)):
+            folder = place / half / str(y)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(x[0]).save(folder / f"{i}.png")
+    return place
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_data_that_have_moved_are_the_runs_data_still_and_others_are_not(
+    tmp_path, monkeypatch, kind
+):
+    """As far as a digest tells: of a folder names and sizes, of a file its bytes."""
+    place = own_data(tmp_path / "mine", kind)
+    interrupt(monkeypatch, assemble.Batches, 3)
+    given = {
+        "preset": "digits", "dataset": str(place), "out": tmp_path / "runs", "name": "cut",
+        "batch_size": 32, "epochs": 2, "evaluate_examples": 8, "robust_examples": 8,
+        "evaluate_steps": 2, "delta": "none",
+    }  # fmt: skip
+    with Reporter.silent() as reporter:
+        cut = cure_train.run(CureTrain.filled(given), reporter).run
+        monkeypatch.undo()
+        moved = place.rename(place.with_name(f"moved{place.suffix}"))
+        with pytest.raises(FuncrobustError, match="wherever it lies by now, say it again"):
+            cure_train.run(CureTrain(resume=cut.path), reporter)
+        file = moved if kind == "file" else next(moved.rglob("*.png"))
+        before = file.read_bytes()
+        file.write_bytes(before + b"\0")
+        again = CureTrain(resume=cut.path, dataset=str(moved))
+        with pytest.raises(FuncrobustError, match="began from another --dataset: the SHA-256"):
+            cure_train.run(again, reporter)
+        assert RunFolder.open(cut.path).config["dataset"] == str(place)
+        file.write_bytes(before)
+        assert cure_train.run(again, reporter).status == "finished"
+    assert RunFolder.open(cut.path).config["dataset"] == str(moved)
+
+
+def test_published_data_need_no_digest(given):
+    inputs = run(given, epochs=1).run.inputs
+    assert inputs == {"checkpoint": checkpoints.load(given["checkpoint"])[1].sha256}
 
 
 def test_psi_train_is_not_resumed_from_another_file(given, tmp_path, monkeypatch):
@@ -150,7 +204,7 @@ def test_psi_train_is_not_resumed_from_another_file(given, tmp_path, monkeypatch
         cut = psi_train.run(options, reporter)
         monkeypatch.undo()
         saved(given["checkpoint"], seed=8)
-        with pytest.raises(FuncrobustError, match="began from another checkpoint"):
+        with pytest.raises(FuncrobustError, match="began from another --checkpoint"):
             psi_train.run(PsiTrain(resume=cut.run.path, checkpoint=given["checkpoint"]), reporter)
 
 

@@ -34,6 +34,7 @@ from funcrobust.running.dataset import (
     which_test_images,
 )
 from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is_next
+from funcrobust.running.inputs import inputs
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import (
     maybe_compile,
@@ -86,8 +87,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
         options = _within(budget, options, training, dataset)
         training = assemble(options, dataset, reporter.progress_callback(), begun)
         reporter.say(_headline(options, device))
-    inputs = {"checkpoint": begun.contents} if begun else {}
-    run, position = held.open(options, training.state, reporter, inputs)
+    run, position = held.open(options, training.state, reporter, inputs(options))
     reporter.attach(run.file("console.log"))
     work = Work(options, training, dataset, run, reporter, begun)
     compiling = partial(

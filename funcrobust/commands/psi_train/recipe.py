@@ -38,6 +38,7 @@ from funcrobust.running.config import as_command, trusting
 from funcrobust.running.dataset import chosen_test_images, load_known, part_of, which_test_images
 from funcrobust.running.groups import of_another_norm
 from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is_next
+from funcrobust.running.inputs import inputs
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import (
     maybe_compile,
@@ -94,7 +95,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
         options = _within(budget, options, ball, model, dataset, dtype)
         reporter.say(_headline(options, card, device))
     update, state = make_training(options, ball, model, dataset, dtype)
-    run, position = held.open(options, state, reporter, {"checkpoint": begun.contents})
+    run, position = held.open(options, state, reporter, inputs(options, checkpoint=begun.name))
     reporter.attach(run.file("console.log"))
     work = Work(options, ball, model, card, dataset, dtype, run, reporter)
     before = work.before()
