@@ -62,12 +62,8 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
         require_taken,
         which_test_images,
     )
-    from funcrobust.running.machine import (
-        pick_device,
-        pick_dtype,
-        pick_precision,
-        warn_if_emulated,
-    )
+    from funcrobust.running.heading import measured, measured_on
+    from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
     from funcrobust.running.measuring import evaluating
 
     sigma, n, n0, alpha = options.sigma, options.samples, options.choosing, options.alpha
@@ -76,9 +72,8 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
     say_replaced(options.json_file, reporter)
     device = pick_device(options.device)
     warn_if_emulated(options.precision, device, reporter)
-    name, card, _, model = load_classifier(
-        options.checkpoint, device, reporter, model=options.model
-    )
+    classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
+    card, model = classifier.card, classifier.model
     dataset = load_known(options, card, reporter).to(device)
     predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
     require_taken(predict, model.params, dataset)
@@ -92,9 +87,9 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
     noiseless = evaluation.correct(predict, model.params, x, y)
     smoothed = certification.predicted(found.counts, alpha)
     figures = {
-        "checkpoint": name, "model": card.model, "dataset": dataset.name, "examples": len(y),
-        "sigma": sigma, "samples": n, "choosing": n0, "alpha": alpha, "seed": options.seed,
-        "precision": pick_precision(options.precision, device), "largest_radius": most,
+        **measured(classifier, dataset, len(y), options.seed, options.precision, device),
+        **measured_on(device), "sigma": sigma, "samples": n, "choosing": n0, "alpha": alpha,
+        "largest_radius": most,
         "network": _share(noiseless), "smoothed": _share(smoothed == y),
         "smoothed_abstains": float((smoothed == certification.ABSTAINS).double().mean()),
         "abstains": float((found.label == certification.ABSTAINS).double().mean()),

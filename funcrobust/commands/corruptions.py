@@ -83,6 +83,7 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     from funcrobust.data.cifar_c import published_folder, require_published
     from funcrobust.running.classifier import load_classifier
     from funcrobust.running.dataset import chosen_test_images, load_known, require_taken
+    from funcrobust.running.heading import measured, measured_on
     from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
     from funcrobust.running.measuring import evaluating
 
@@ -90,9 +91,8 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     say_replaced(options.json_file, reporter)
     device = pick_device(options.device)
     warn_if_emulated(options.precision, device, reporter)
-    name, card, _, model = load_classifier(
-        options.checkpoint, device, reporter, model=options.model
-    )
+    classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
+    card, model = classifier.card, classifier.model
     folder = published_folder(options.data_dir)
     # The set itself is not looked for in a folder of CIFAR-10-C.
     dataset = load_known(replace(options, data_dir=None) if folder else options, card, reporter)
@@ -114,8 +114,8 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     corrupted = _corrupted(dataset, index, folder, options.seed)
     found = _measure(correct, x, corrupted, options, reporter)
     figures = {
-        "checkpoint": name, "model": card.model, "dataset": dataset.name, "examples": len(index),
-        "seed": options.seed, "corrupted_images": source, **_figures(found, options.seed),
+        **measured(classifier, dataset, len(index), options.seed, options.precision, device),
+        **measured_on(device), "corrupted_images": source, **_figures(found, options.seed),
     }  # fmt: skip
     _show(figures, reporter)
     if options.json_file is not None:

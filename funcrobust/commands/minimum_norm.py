@@ -69,12 +69,8 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
         require_taken,
         which_test_images,
     )
-    from funcrobust.running.machine import (
-        pick_device,
-        pick_dtype,
-        pick_precision,
-        warn_if_emulated,
-    )
+    from funcrobust.running.heading import measured, measured_on
+    from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
     from funcrobust.running.measuring import evaluating
     from funcrobust.running.minimum_norm_attacks import minimum_norm_adversary
 
@@ -110,9 +106,8 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
     if options.epsilon is None and card.constraint in radius:
         radius[card.constraint] = card.epsilon
     figures = {
-        "checkpoint": classifier.name, "model": card.model, "dataset": dataset.name,
-        "examples": len(y), "seed": options.seed,
-        "precision": pick_precision(options.precision, device), "epsilon": radius,
+        **measured(classifier, dataset, len(y), options.seed, options.precision, device),
+        **measured_on(device), "epsilon": radius,
         "attacks": [
             {"attack": name, "steps": steps[name], **_of(name, norms, radius)} for name in names
         ],

@@ -20,11 +20,11 @@ from funcrobust.core.evaluation.ensemble import attack_the_standing, look
 from funcrobust.core.evaluation.verdict import Verdict, interval, verdict
 from funcrobust.core.images import as_float
 from funcrobust.core.network.functional import Params, Predict
-from funcrobust.environment import versions
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import write_json
 from funcrobust.running.classifier import STRONGEST, Classifier, load_classifier
 from funcrobust.running.config import as_command
+from funcrobust.running.heading import measured_on
 from funcrobust.running.places import AUTO, say_replaced
 from funcrobust.running.processes import processes
 from funcrobust.running.threat import written_threat
@@ -77,8 +77,7 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
         "because": list(judged.because) if judged else [],
         "not_tried": list(not_tried),
         "normalisation": "inside the network; the ball is in units of [0, 1]",
-        "mode": "evaluation" + _draws(settings), "device": str(device),
-        "versions": versions(("funcrobust", "torch")),
+        "mode": "evaluation" + _draws(settings), **measured_on(device),
         "dtype": "bfloat16 by autocast" if subject.dtype else "float32",
         "test_images": there, "curves": curves.figures() if curves else None,
     }  # fmt: skip

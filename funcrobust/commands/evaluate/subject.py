@@ -19,6 +19,7 @@ from funcrobust.report.console import Reporter
 from funcrobust.running.classifier import Classifier, load_classifier
 from funcrobust.running.dataset import chosen_test_images, load_known, require_taken
 from funcrobust.running.groups import of_another_norm, require_norm_of
+from funcrobust.running.heading import measured
 from funcrobust.running.machine import pick_device, pick_dtype, pick_precision, warn_if_emulated
 from funcrobust.running.measuring import evaluating
 from funcrobust.running.threat import pick_ball, written_threat
@@ -92,16 +93,16 @@ def _threat(options: Evaluate, classifier: Classifier, reporter: Reporter) -> tu
 
 def settings_of(options: Evaluate, subject: Subject, attacks: list[str]) -> dict[str, Any]:
     """Return all that an evaluation's outcome depends on: who goes on with one, goes on with it."""
-    card, device = subject.classifier.card, subject.y.device
+    device = subject.y.device
     search = None if options.search is None else pick_precision(options.search, device)
     return {
-        "checkpoint": subject.classifier.name, "sha256": subject.classifier.sha256,
-        "model": card.model, "dataset": subject.dataset.name, "examples": len(subject.y),
+        **measured(
+            subject.classifier, subject.dataset, len(subject.y), options.seed, options.precision,
+            device,
+        ),
         "attack": "autoattack" if options.autoattack else options.attack, "attacks": attacks,
         "constraint": subject.constraint, "epsilon": subject.epsilon, "steps": options.steps,
         "restarts": options.restarts,
-        "step_size": attacking.step_size(options, subject.ball), "seed": options.seed,
-        # What auto stands for depends on the machine, and the outcome on what it stands for.
-        "precision": pick_precision(options.precision, device), "search": search,
+        "step_size": attacking.step_size(options, subject.ball), "search": search,
         "target": options.target, "draws": options.draws,
     }  # fmt: skip
