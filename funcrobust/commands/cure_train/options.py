@@ -182,8 +182,12 @@ class CureTrain(Attacked, Regularised, Run):
     """Decay of the weight average that is evaluated and kept; 0 keeps none."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Of the cross-entropy."""
-    padding: Annotated[int, Ge(0)] = 4
-    """Training images are shifted at random by up to so many pixels, black ones moving in."""
+    padding: Annotated[int, Ge(0)] = 1
+    """Training images are shifted at random by up to so many pixels, black ones moving in.
+
+    The literature's 4 keeps large networks from fitting what they train on; small ones, and short
+    trainings, fit too little as it is (docs/recipes.md).
+    """
     robust_examples: Count = 256
     """Training (and test) images, at random and the same ones throughout, that PGD-10 and then
     sharp PGD attack after every epoch."""

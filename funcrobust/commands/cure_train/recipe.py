@@ -13,7 +13,7 @@ from funcrobust.commands.cure_train.assemble import CALIBRATION, Training, assem
 from funcrobust.commands.cure_train.beginning import checkpointed
 from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.commands.cure_train.pictures import draw
-from funcrobust.commands.cure_train.presets import DOCUMENTED
+from funcrobust.commands.cure_train.presets import DOCUMENTED, PRESETS
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Buffers, Params
 from funcrobust.core.training.updates import State
@@ -155,7 +155,8 @@ def _headline(options: CureTrain, device: torch.device) -> str:
 
 def require_cropped(options: CureTrain, dataset: data.Dataset) -> None:
     """Refuse a --padding that would do nothing."""
-    if options.padding != CureTrain.padding and not data.is_cropped(dataset):
+    usual = PRESETS[options.preset].get("padding", CureTrain.padding)
+    if options.padding != usual and not data.is_cropped(dataset):
         why = "streamed" if dataset.mirrored else "of what may not be mirrored"
         raise FuncrobustError(
             f"--padding {options.padding} does nothing: the images of {dataset.name} are {why}, "
