@@ -180,3 +180,17 @@ def test_a_mask_comes_last(problem):
         fr.with_block_means(fr.l2(1.0), 2).steepest(problem.x[..., :7, :])
     assert fr.masked(fr.linf(8 / 255), square()).radius == 8 / 255
     assert fr.rs_fgsm(fr.masked(fr.linf(8 / 255), square()))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fr.masked(fr.l2(1.0), torch.tensor([True, False])),
+        lambda: fr.with_block_means(fr.l2(1.0), 2, torch.zeros(1, 3, 2, 2)),
+    ],
+    ids=["masked", "block means"],
+)
+def test_balls_that_hold_tensors_can_be_compared_and_be_keys(make):
+    ball, other = make(), make()
+    assert (ball == other) in (True, False)
+    assert ball in {ball: 1}

@@ -73,7 +73,7 @@ class WithSteps(Composed):
         return self.steps.steepest(gradient)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two masks have no one truth value
 class Masked(Composed):
     """See `masked`."""
 
@@ -91,7 +91,7 @@ class Masked(Composed):
         return self.project(self.ball.sample(center, generator), center)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WithBlockMeans(Composed):
     """See `with_block_means`."""
 
