@@ -79,6 +79,8 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
     require_taken(predict, model.params, dataset)
     chosen = chosen_test_images(dataset, options.examples, options.seed)
     places, x, y = chosen
+    about = measured(classifier, dataset, len(y), options.seed, options.precision, device)
+    about |= measured_on(device)
     with reporter.track("certify", total=len(y) * (n0 + n), unit="copy") as bar:
         found = certification.certify(
             predict, model.params, x, sigma=sigma, n=n, n0=n0, alpha=alpha, seed=options.seed,
@@ -87,8 +89,7 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
     noiseless = evaluation.correct(predict, model.params, x, y)
     smoothed = certification.predicted(found.counts, alpha)
     figures = {
-        **measured(classifier, dataset, len(y), options.seed, options.precision, device),
-        **measured_on(device), "sigma": sigma, "samples": n, "choosing": n0, "alpha": alpha,
+        **about, "sigma": sigma, "samples": n, "choosing": n0, "alpha": alpha,
         "largest_radius": most,
         "network": _share(noiseless), "smoothed": _share(smoothed == y),
         "smoothed_abstains": float((smoothed == certification.ABSTAINS).double().mean()),

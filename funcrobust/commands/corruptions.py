@@ -107,6 +107,8 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
     require_taken(predict, model.params, dataset)
     y = y.to(device)
+    about = measured(classifier, dataset, len(index), options.seed, options.precision, device)
+    about |= measured_on(device)
 
     def correct(x: Tensor) -> Tensor:
         return evaluation.correct(predict, model.params, x.to(device), y, batch_size=250).cpu()
@@ -114,8 +116,7 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     corrupted = _corrupted(dataset, index, folder, options.seed)
     found = _measure(correct, x, corrupted, options, reporter)
     figures = {
-        **measured(classifier, dataset, len(index), options.seed, options.precision, device),
-        **measured_on(device), "corrupted_images": source, **_figures(found, options.seed),
+        **about, "corrupted_images": source, **_figures(found, options.seed),
     }  # fmt: skip
     _show(figures, reporter)
     if options.json_file is not None:

@@ -87,6 +87,8 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
     require_taken(predict, model.params, dataset)
     chosen = chosen_test_images(dataset, options.examples, options.seed)
     places, x, y = chosen
+    about = measured(classifier, dataset, len(y), options.seed, options.precision, device)
+    about |= measured_on(device)
     steps = {name: options.steps or ATTACKS[name].steps for name in names}
     most = sum(passes(name, steps[name], card.num_classes) for name in names)
     reporter.say(f"at most {most} passes forward and back for each of {len(y)} images")
@@ -106,8 +108,7 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
     if options.epsilon is None and card.constraint in radius:
         radius[card.constraint] = card.epsilon
     figures = {
-        **measured(classifier, dataset, len(y), options.seed, options.precision, device),
-        **measured_on(device), "epsilon": radius,
+        **about, "epsilon": radius,
         "attacks": [
             {"attack": name, "steps": steps[name], **_of(name, norms, radius)} for name in names
         ],

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.data.folders import SUFFIXES
 from funcrobust.data.sets import names
 from funcrobust.reading import user_path
 
@@ -15,8 +16,9 @@ from funcrobust.reading import user_path
 def contents(name: str) -> str | None:
     """Return the SHA-256 of a user's own data; None for a set with a name, which is checked anyway.
 
-    Of a file its bytes; of a folder the names below it and the sizes of all files, for it may be
-    larger than one wants to read twice. It does not depend on where they lie.
+    Of a file its bytes; of a folder the names and sizes of its images and shards, for it may be
+    larger than one wants to read twice. It does not depend on where they lie, nor on what else
+    lies there.
 
     Raises `FuncrobustError` for what cannot be read.
     """
@@ -26,20 +28,24 @@ def contents(name: str) -> str | None:
     try:
         if path.is_dir():
             digest = hashlib.sha256()
-            for inside, size in sorted(_files(path)):
+            for inside, size in sorted(_images(path)):
                 digest.update(f"{len(inside)} {inside} {size}\n".encode(errors="surrogateescape"))
             return digest.hexdigest()
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise FuncrobustError(f"cannot read {path}: {error.strerror or error}") from error
+        raise FuncrobustError(
+            f"cannot read {error.filename or path}: {error.strerror or error}"
+        ) from error
 
 
-def _files(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield the files below a folder and their sizes, hidden ones left out: none is an image."""
-    for above, inside, files in os.walk(folder):
-        inside[:] = [each for each in inside if not each.startswith(".")]
-        for file in files:
-            if not file.startswith("."):
+def _images(folder: Path) -> Iterator[tuple[str, int]]:
+    """Yield what a set in a folder is read from, by its name below it, and the sizes."""
+    for shard in folder.glob("*.tar"):
+        yield shard.name, shard.stat().st_size
+    for half in ("train", "test", "val"):
+        for above, _, files in os.walk(folder / half, followlinks=True):
+            for file in files:
                 path = Path(above, file)
-                yield path.relative_to(folder).as_posix(), path.stat().st_size
+                if path.suffix.lower() in SUFFIXES and path.is_file():
+                    yield path.relative_to(folder).as_posix(), path.stat().st_size

@@ -16,7 +16,7 @@ from funcrobust.data.archives import LIMIT, reading, require_room
 from funcrobust.data.dataset import Arrays
 from funcrobust.reading import read_file
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("PNG", "JPEG")
 """Pillow's formats that are read: a file's content chooses the decoder, and one runs a program."""
 GRAY = ("1", "L")
@@ -78,7 +78,7 @@ def _classes(folder: Path) -> list[str]:
 
 def images_in(folder: Path) -> list[Path]:
     """Return the images of a folder, which has one at least, by name."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES]
+    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
     found = sorted(path for path in found if path.is_file() and _visible(path))
     if not found:
         raise FuncrobustError(f"{folder} has no .png or .jpg image")

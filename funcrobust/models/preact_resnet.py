@@ -123,8 +123,8 @@ NETWORKS = {
         partial(preact_resnet, **shape, activation=nn.SiLU if smooth else nn.ReLU, flip=bool(flip))
     )
     for name, shape in _SHAPES.items()
-    # The same weights, evaluated on both mirror images: 1.3 points of robust accuracy for twice
-    # the time of an evaluation and none of training.
+    # The same weights, evaluated on both mirror images: a point of robust accuracy for twice the
+    # time of an evaluation and none of training.
     for smooth in ("", "-silu")
     for flip in ("", "-flip")
 }

@@ -175,6 +175,8 @@ def unusual(options: Options) -> Iterator[tuple[Option, Any, Any]]:
     beneath = type(options).beneath(chosen)
     for name, option in options_of(type(options)).items():
         value, usual = getattr(options, name), beneath.get(name, option.default)
+        if name == "model" and getattr(options, "checkpoint", None):
+            usual = None  # what is left out is the checkpoint's
         if value != usual and name not in chosen and option.acts(options):
             yield option, value, usual
 

@@ -19,7 +19,8 @@ def measured(
 ) -> dict[str, Any]:  # fmt: skip
     """Return what was measured: the network, how many images of which set, from which seed.
 
-    ``precision`` is what was taken: what auto stands for depends on the machine.
+    To be asked before the measuring: a run's file may hold another network after it. ``precision``
+    is what was taken: what auto stands for depends on the machine.
     """
     return {
         "checkpoint": classifier.name, "sha256": classifier.sha256, "model": classifier.card.model,

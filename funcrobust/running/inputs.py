@@ -35,10 +35,15 @@ def require_inputs(run: RunFolder, options: Options, found: Mapping[str, str]) -
     for name, before in run.inputs.items():
         place = getattr(options, name)
         if found.get(name) != before:
+            if name not in found:
+                raise FuncrobustError(
+                    f"{run.path} began from a {fields[name].flag} of one's own, not from {place}: "
+                    "say where it lies, or start anew"
+                )
             raise FuncrobustError(
                 f"{run.path} began from another {fields[name].flag}: the SHA-256 of what "
                 f"{place or 'it'} holds was {str(before)[:12]}..., and is "
-                f"{str(found.get(name))[:12]}... now: bring that back, or start anew"
+                f"{found[name][:12]}... now: bring that back, or start anew"
             )
     moved = {n: getattr(options, n) for n in run.inputs if run.config[n] != getattr(options, n)}
     if moved:

@@ -9,16 +9,19 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 from funcrobust import checkpoints, data, models
 from funcrobust.commands import cure_train, psi_train
 from funcrobust.commands.cure_train import CureTrain, assemble
-from funcrobust.commands.cure_train.beginning import checkpointed
+from funcrobust.commands.cure_train.beginning import checkpointed, deviation, require_fitting
 from funcrobust.commands.psi_train import PsiTrain
 from funcrobust.commands.psi_train import assemble as psi_assemble
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.data.contents import contents as data_contents
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
+from funcrobust.running.config import as_command
 
 MEAN, STD = (0.25,), (0.5,)
 """Not the digits' own: a network keeps the normalisation that it was trained with."""
@@ -88,8 +91,14 @@ def test_the_card_is_of_its_network_and_normalisation(given):
 
 
 def test_cures_length_is_in_its_normalisation(given):
-    """λ·σ and h·σ, σ the deviation that the network divides by."""
-    assert assemble.input_scale(CureTrain.filled(given), STD) == 0.5
+    """λ·σ and h·σ, σ the deviation that the network divides by; the data's, if it says none."""
+    options, digits = CureTrain.filled(given), data.load("digits")
+    with Reporter.silent() as reporter:
+        begun = checkpointed(options, reporter)
+    assert deviation(digits, begun) == STD
+    assert deviation(digits, None) == digits.std
+    assert deviation(digits, begun._replace(module=begun.module.net)) == digits.std
+    assert assemble.input_scale(options, STD) == 0.5
 
 
 @pytest.mark.parametrize("preset", ["digits", "fast"])
@@ -100,10 +109,11 @@ def test_a_checkpoint_says_which_network_it_is_of_whatever_the_preset(given, tmp
 
 
 def test_its_weights_may_go_on_as_another_network_of_the_same_parameters(given):
-    result = run(given, name="flip", model="preact-tiny-flip", lr_max=0.0, ema=0.0, epochs=1)
+    result = run(given, name="smooth", model="preact-tiny-silu", lr_max=0.0, ema=0.0, epochs=1)
     network, card = checkpoints.load(result.run.path)
-    assert card.model == "preact-tiny-flip"
-    assert isinstance(network.net, models.flip_averaged.FlipAveraged)
+    assert card.model == "preact-tiny-silu"
+    assert "--model preact-tiny-silu" in card.command
+    assert isinstance(network.net.act, nn.SiLU)
     before = load_file(given["checkpoint"])
     assert all(
         torch.equal(t, before[name]) for name, t in trained(weights(result.run.path)).items()
@@ -206,6 +216,59 @@ def test_psi_train_is_not_resumed_from_another_file(given, tmp_path, monkeypatch
         saved(given["checkpoint"], seed=8)
         with pytest.raises(FuncrobustError, match="began from another --checkpoint"):
             psi_train.run(PsiTrain(resume=cut.run.path, checkpoint=given["checkpoint"]), reporter)
+
+
+def test_a_card_names_the_network_also_where_it_is_the_presets(tmp_path):
+    """Left out beside --checkpoint, it would be the checkpoint's."""
+    own = saved(tmp_path / "smooth", model="preact-tiny-silu")
+    options = CureTrain.filled({"checkpoint": str(own), "model": CureTrain.model})
+    assert f"--model {CureTrain.model} " in as_command(options)
+
+
+def test_a_file_that_does_not_say_its_network_is_not_guessed_at(given, tmp_path):
+    """ReLU and SiLU have the same tensors."""
+    foreign = tmp_path / "theirs.pt"
+    torch.save(load_file(given["checkpoint"]), foreign)
+    with pytest.raises(FuncrobustError, match=r"does not say which network it is: .* --model"):
+        CureTrain.filled({"checkpoint": str(foreign)})
+    CureTrain.filled({"checkpoint": str(foreign), "model": "preact-tiny"})
+
+
+def test_beside_resume_a_checkpoint_says_no_network(given, tmp_path):
+    own = saved(tmp_path / "smooth", model="preact-tiny-silu")
+    again = CureTrain.filled({"resume": tmp_path, "checkpoint": str(own)})
+    assert again.model == CureTrain.model
+
+
+def test_mirror_images_of_what_may_not_be_mirrored_are_refused(given):
+    with pytest.raises(FuncrobustError, match=r"looks at mirror images.*: take preact-tiny$"):
+        run(given, model="preact-tiny-flip")
+
+
+@pytest.mark.parametrize("padding", [8, 3_000_000_000])
+def test_padding_that_leaves_nothing_is_refused_before_a_folder_is_made(padding):
+    x = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    dataset = data.Dataset("dots", x, torch.arange(4), x, torch.arange(4), tuple("0123"), "a test")
+    with pytest.raises(FuncrobustError, match="could shift an image out of its 8 pixels"):
+        require_fitting(CureTrain.filled({"preset": "cpu", "padding": padding}), dataset)
+    require_fitting(CureTrain.filled({"preset": "cpu", "padding": 7}), dataset)
+
+
+def test_what_else_lies_in_a_folder_of_images_is_not_the_data(tmp_path):
+    place = own_data(tmp_path / "mine", "folder")
+    before = data_contents(str(place))
+    (place / "runs").mkdir()
+    (place / "runs" / "config.json").write_text("{}")
+    (place / "README.md").write_text("mine")
+    (place / "train" / "odd.png").symlink_to("nowhere")
+    assert data_contents(str(place)) == before
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for half in ("train", "test"):
+        (linked / half).symlink_to(place / half)
+    assert data_contents(str(linked)) == before
+    next((place / "test").rglob("*.png")).unlink()
+    assert data_contents(str(linked)) != before
 
 
 def test_padding_that_does_nothing_is_refused(given):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from funcrobust import checkpoints, data
 from funcrobust.commands.cure_train import compose
-from funcrobust.commands.cure_train.beginning import initial
+from funcrobust.commands.cure_train.beginning import deviation, initial
 from funcrobust.commands.cure_train.compose import Composition
 from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.core.attacks import Attack
@@ -93,7 +93,7 @@ def assemble(
         options,
         ball,
         attack,
-        input_scale(options, begun.card.std if begun else dataset.std),
+        input_scale(options, deviation(dataset, begun)),
         _helper_labels(options, dataset, dtype, progress),
     )
 

@@ -7,12 +7,15 @@ from dataclasses import replace
 from funcrobust import data, models
 from funcrobust.checkpoints.loading import fill, model_of, needs_model
 from funcrobust.commands.cure_train.options import CureTrain
+from funcrobust.commands.cure_train.presets import PRESETS
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Functional, functionalize
 from funcrobust.models.registry import names_code
 from funcrobust.report.console import Reporter
 from funcrobust.running.classifier import Classifier, load_classifier
 from funcrobust.running.dataset import require_same_images
 from funcrobust.running.machine import pick_device, to_device
+from funcrobust.running.threat import written_threat
 
 
 def checkpointed(options: CureTrain, reporter: Reporter) -> Classifier | None:
@@ -28,9 +31,15 @@ def checkpointed(options: CureTrain, reporter: Reporter) -> Classifier | None:
     begun = load_classifier(
         name, pick_device(options.device), reporter, model=options.model if named else None
     )
-    if options.model == begun.card.model:
+    card = begun.card
+    if card.dataset != "unknown" and card.constraint != options.constraint:
+        reporter.say(
+            f"{name} was trained in {written_threat(card.constraint, card.epsilon)}; it is trained "
+            f"further in {written_threat(options.constraint, options.epsilon)}"
+        )
+    if options.model == card.model:
         return begun
-    card = replace(begun.card, model=options.model)
+    card = replace(card, model=options.model)
     other = models.build(
         card.model, num_classes=card.num_classes, in_channels=card.image_shape[0],
         mean=card.mean, std=card.std,
@@ -50,3 +59,32 @@ def initial(options: CureTrain, dataset: data.Dataset, begun: Classifier | None)
         mean=dataset.mean, std=dataset.std, seed=options.seed,
     )  # fmt: skip
     return to_device(functionalize(module), dataset.x_train.device)
+
+
+def deviation(dataset: data.Dataset, begun: Classifier | None) -> tuple[float, ...]:
+    """Return what the network divides images by; the data's, of one that does so by itself."""
+    if begun is None or not isinstance(begun.module, models.Normalized):
+        return dataset.std
+    return begun.card.std
+
+
+def require_fitting(options: CureTrain, dataset: data.Dataset) -> None:
+    """Refuse a --padding that would do nothing or leave nothing, and mirror images of digits."""
+    usual = PRESETS[options.preset].get("padding", CureTrain.padding)
+    if options.padding not in (0, usual) and not data.is_cropped(dataset):
+        why = "streamed" if dataset.mirrored else "of what may not be mirrored"
+        raise FuncrobustError(
+            f"--padding {options.padding} does nothing: the images of {dataset.name} are {why}, "
+            "and not shifted"
+        )
+    side = min(dataset.image_shape[1:])
+    if options.padding >= side and data.is_cropped(dataset):
+        raise FuncrobustError(
+            f"--padding {options.padding} could shift an image out of its {side} pixels: take less"
+        )
+    flipped = options.model.endswith("-flip") and options.model in models.names()
+    if flipped and not dataset.mirrored:
+        raise FuncrobustError(
+            f"{options.model} looks at mirror images, and one of {dataset.name} may be of another "
+            f"class: take {options.model.removesuffix('-flip')}"
+        )

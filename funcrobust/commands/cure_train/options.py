@@ -47,14 +47,22 @@ def regularisers() -> dict[str, Function]:
 
 
 def network_of(checkpoint: str) -> dict[str, str]:
-    """Return the option of its network, if it says which; code it may not choose."""
+    """Return the option of its network; code it may not choose.
+
+    Raises `FuncrobustError` for a file that does not say which: several networks may have its
+    tensors.
+    """
     from funcrobust.checkpoints.loading import model_of, needs_model
 
     try:
-        model = None if needs_model(checkpoint) else model_of(checkpoint)
+        needed, model = needs_model(checkpoint), model_of(checkpoint)
     except FuncrobustError:  # is refused as an option, in its words
         return {}
-    return {} if model is None else {"model": model}
+    if model is None:
+        raise FuncrobustError(
+            f"{checkpoint} does not say which network it is: name it with --model"
+        )
+    return {} if needed else {"model": model}
 
 
 def _attacks(parameter: str) -> ParameterOf:
@@ -185,8 +193,8 @@ class CureTrain(Attacked, Regularised, Run):
     padding: Annotated[int, Ge(0)] = 1
     """Training images are shifted at random by up to so many pixels, black ones moving in.
 
-    The literature's 4 keeps large networks from fitting what they train on; small ones, and short
-    trainings, fit too little as it is (docs/recipes.md).
+    The literature's 4 keeps large networks and long trainings from fitting what they train on; a
+    short one of a small network fits too little as it is (docs/recipes.md).
     """
     robust_examples: Count = 256
     """Training (and test) images, at random and the same ones throughout, that PGD-10 and then
@@ -207,8 +215,10 @@ class CureTrain(Attacked, Regularised, Run):
         A checkpoint says which network it is of.
         """
         preset = cls.beneath(given) if preset is None else preset
-        if given.get("checkpoint") is not None and given.get("model") is None:
-            preset = {**preset, **network_of(given["checkpoint"])}
+        checkpoint = given.get("checkpoint")
+        own = given.get("model") is not None or given.get("resume") is not None
+        if isinstance(checkpoint, str) and not own:
+            preset = {**preset, **network_of(checkpoint)}
         options = super().filled(given, preset)
         usual = preset.get("constraint", cls.constraint)
         chosen = given.get("constraint", usual)

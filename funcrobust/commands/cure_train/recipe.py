@@ -10,11 +10,10 @@ import torch
 from funcrobust import data
 from funcrobust.checkpoints import Card
 from funcrobust.commands.cure_train.assemble import CALIBRATION, Training, assemble, evaluated
-from funcrobust.commands.cure_train.beginning import checkpointed
+from funcrobust.commands.cure_train.beginning import checkpointed, require_fitting
 from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.commands.cure_train.pictures import draw
-from funcrobust.commands.cure_train.presets import DOCUMENTED, PRESETS
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.commands.cure_train.presets import DOCUMENTED
 from funcrobust.core.network.functional import Buffers, Params
 from funcrobust.core.training.updates import State
 from funcrobust.models.registry import is_factory
@@ -70,6 +69,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     warn_if_emulated(options.precision, device, reporter)
     options = replace(options, precision=pick_precision(options.precision, device))
     pick_ball(options.constraint, options.epsilon)  # refused now, not after the data are loaded
+    found = inputs(options)  # with what is loaded: a run's file may hold another network later
     begun = checkpointed(options, reporter)
     if budget is None:
         reporter.say(_headline(options, device))
@@ -79,7 +79,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     dataset = part_of(
         dataset, options.train_examples, options.test_examples, options.seed, reporter
     )
-    require_cropped(options, dataset)
+    require_fitting(options, dataset)
     dataset = dataset.to(device)
     training = assemble(options, dataset, reporter.progress_callback(), begun)
     if budget is not None:
@@ -87,7 +87,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
         options = _within(budget, options, training, dataset)
         training = assemble(options, dataset, reporter.progress_callback(), begun)
         reporter.say(_headline(options, device))
-    run, position = held.open(options, training.state, reporter, inputs(options))
+    run, position = held.open(options, training.state, reporter, found)
     reporter.attach(run.file("console.log"))
     work = Work(options, training, dataset, run, reporter, begun)
     compiling = partial(
@@ -153,17 +153,6 @@ def _headline(options: CureTrain, device: torch.device) -> str:
     )
 
 
-def require_cropped(options: CureTrain, dataset: data.Dataset) -> None:
-    """Refuse a --padding that would do nothing."""
-    usual = PRESETS[options.preset].get("padding", CureTrain.padding)
-    if options.padding != usual and not data.is_cropped(dataset):
-        why = "streamed" if dataset.mirrored else "of what may not be mirrored"
-        raise FuncrobustError(
-            f"--padding {options.padding} does nothing: the images of {dataset.name} are {why}, "
-            "and not shifted"
-        )
-
-
 def unsaid(options: CureTrain) -> str:
     """Say what else belongs to the document whose printed command the options are; "" if none's.
 
@@ -179,7 +168,8 @@ def unsaid(options: CureTrain) -> str:
         others = [
             " ".join(option.written(getattr(whole, name)))
             for name, option in options_of(CureTrain).items()
-            if name not in (*said, "preset", "precision") and not option.where
+            if name not in (*said, "preset", "precision", "checkpoint") and not option.where
+            if name != "model" or options.checkpoint is None
             if getattr(options, name) != getattr(whole, name)
         ]
         return f"so far the document's command; --preset {preset} adds {' '.join(others)}"

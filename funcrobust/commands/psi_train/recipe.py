@@ -75,6 +75,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     dtype = pick_dtype(options.precision, device)
     ball = psi_ball(options)
     begun = load_classifier(options.checkpoint, device, reporter, model=options.model)
+    found = inputs(options, checkpoint=begun.name)
     _, card, _, model = begun
     options = replace(options, epsilon=_radius(options, card))
     if options.step_size is None:
@@ -95,7 +96,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
         options = _within(budget, options, ball, model, dataset, dtype)
         reporter.say(_headline(options, card, device))
     update, state = make_training(options, ball, model, dataset, dtype)
-    run, position = held.open(options, state, reporter, inputs(options, checkpoint=begun.name))
+    run, position = held.open(options, state, reporter, found)
     reporter.attach(run.file("console.log"))
     work = Work(options, ball, model, card, dataset, dtype, run, reporter)
     before = work.before()

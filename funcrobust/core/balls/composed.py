@@ -20,9 +20,12 @@ from funcrobust.core.balls.ball import (
 from funcrobust.core.errors import FuncrobustError, require_count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Composed:
-    """A ball that answers as ``ball`` does; what is composed overrides."""
+    """A ball that answers as ``ball`` does; what is composed overrides.
+
+    Two are equal if they are one: masks have no one truth value.
+    """
 
     ball: Ball
 
@@ -73,7 +76,7 @@ class WithSteps(Composed):
         return self.steps.steepest(gradient)
 
 
-@dataclass(frozen=True, eq=False)  # two masks have no one truth value
+@dataclass(frozen=True, eq=False)
 class Masked(Composed):
     """See `masked`."""
 
