@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import platform
 import re
@@ -61,6 +62,12 @@ def free_place(usual: str | Path) -> Path:
     usual = Path(usual)
     names = (usual.with_name(f"{usual.stem}-{number}{usual.suffix}") for number in count(2))
     return next(path for path in chain((usual,), names) if not os.path.lexists(path))
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:

@@ -17,7 +17,7 @@ from funcrobust.checkpoints.foreign import read_foreign
 from funcrobust.checkpoints.format import KNOWINGLY, check_finite, read, single_precision
 from funcrobust.checkpoints.locate import SUFFIX, listing, resolve
 from funcrobust.checkpoints.state import read_network, step_of
-from funcrobust.checkpoints.zoo import fitted, is_zoo, locate, zoo_card
+from funcrobust.checkpoints.zoo import fitted, is_zoo, locate, named, zoo_card
 from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.data.progress import Progress, silent
 from funcrobust.models.registry import is_factory, names_code
@@ -99,7 +99,7 @@ def model_of(path_or_name: str | Path) -> str | None:
     Raises `FuncrobustError` for a file that cannot be read.
     """
     if is_zoo(path_or_name):
-        return zoo_entry(str(path_or_name).partition("=")[0]).model
+        return named(str(path_or_name))[0].model
     card = card_of(path_or_name)
     return None if card is None else card.model
 

@@ -30,6 +30,12 @@ def is_zoo(name: str | Path) -> bool:
     return str(name).startswith(PREFIX)
 
 
+def named(text: str) -> tuple[ZooEntry, Path | None]:
+    """Return the network of ``robustbench:NAME`` or ``robustbench:NAME=FOLDER``, and the folder."""
+    model, folder = name_and_path(text, PREFIX.removesuffix(":"))
+    return zoo_entry(f"{PREFIX}{model}"), folder
+
+
 def locate(text: str, progress: Progress) -> tuple[ZooEntry, Path]:
     """Find ``robustbench:NAME`` or ``robustbench:NAME=FOLDER``, and fetch its file if need be.
 
@@ -39,8 +45,7 @@ def locate(text: str, progress: Progress) -> tuple[ZooEntry, Path]:
     Raises `FuncrobustError` for a name that the zoo does not have or that is not read here, a
     folder that is not there, and a file that is neither there nor to be had.
     """
-    model, folder = name_and_path(text, PREFIX.removesuffix(":"))
-    entry = zoo_entry(f"{PREFIX}{model}")
+    entry, folder = named(text)
     if folder is not None and not os.path.isdir(folder):  # noqa: PTH112  (Path's raises on NUL)
         raise FuncrobustError(
             f"no such folder: {str(folder)!r}, in which {entry.place}.pt is to lie: make it, or "

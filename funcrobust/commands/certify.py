@@ -62,7 +62,7 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
         require_taken,
         which_test_images,
     )
-    from funcrobust.running.heading import measured, measured_on
+    from funcrobust.running.heading import heading
     from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
     from funcrobust.running.measuring import evaluating
 
@@ -79,8 +79,7 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
     require_taken(predict, model.params, dataset)
     chosen = chosen_test_images(dataset, options.examples, options.seed)
     places, x, y = chosen
-    about = measured(classifier, dataset, len(y), options.seed, options.precision, device)
-    about |= measured_on(device)
+    about = heading(classifier, dataset, len(y), options.seed, options.precision, device)
     with reporter.track("certify", total=len(y) * (n0 + n), unit="copy") as bar:
         found = certification.certify(
             predict, model.params, x, sigma=sigma, n=n, n0=n0, alpha=alpha, seed=options.seed,

@@ -83,7 +83,7 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     from funcrobust.data.cifar_c import published_folder, require_published
     from funcrobust.running.classifier import load_classifier
     from funcrobust.running.dataset import chosen_test_images, load_known, require_taken
-    from funcrobust.running.heading import measured, measured_on
+    from funcrobust.running.heading import heading
     from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
     from funcrobust.running.measuring import evaluating
 
@@ -107,8 +107,7 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
     require_taken(predict, model.params, dataset)
     y = y.to(device)
-    about = measured(classifier, dataset, len(index), options.seed, options.precision, device)
-    about |= measured_on(device)
+    about = heading(classifier, dataset, len(index), options.seed, options.precision, device)
 
     def correct(x: Tensor) -> Tensor:
         return evaluation.correct(predict, model.params, x.to(device), y, batch_size=250).cpu()

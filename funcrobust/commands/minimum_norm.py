@@ -69,7 +69,7 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
         require_taken,
         which_test_images,
     )
-    from funcrobust.running.heading import measured, measured_on
+    from funcrobust.running.heading import heading
     from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
     from funcrobust.running.measuring import evaluating
     from funcrobust.running.minimum_norm_attacks import minimum_norm_adversary
@@ -87,8 +87,7 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
     require_taken(predict, model.params, dataset)
     chosen = chosen_test_images(dataset, options.examples, options.seed)
     places, x, y = chosen
-    about = measured(classifier, dataset, len(y), options.seed, options.precision, device)
-    about |= measured_on(device)
+    about = heading(classifier, dataset, len(y), options.seed, options.precision, device)
     steps = {name: options.steps or ATTACKS[name].steps for name in names}
     most = sum(passes(name, steps[name], card.num_classes) for name in names)
     reporter.say(f"at most {most} passes forward and back for each of {len(y)} images")

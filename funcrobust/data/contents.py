@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.folders import SUFFIXES
+from funcrobust.data.folders import is_image
 from funcrobust.data.sets import names
+from funcrobust.files import sha256_of
 from funcrobust.reading import user_path
 
 
@@ -31,8 +32,7 @@ def contents(name: str) -> str | None:
             for inside, size in sorted(_images(path)):
                 digest.update(f"{len(inside)} {inside} {size}\n".encode(errors="surrogateescape"))
             return digest.hexdigest()
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise FuncrobustError(
             f"cannot read {error.filename or path}: {error.strerror or error}"
@@ -47,5 +47,5 @@ def _images(folder: Path) -> Iterator[tuple[str, int]]:
         for above, _, files in os.walk(folder / half, followlinks=True):
             for file in files:
                 path = Path(above, file)
-                if path.suffix.lower() in SUFFIXES and path.is_file():
+                if is_image(path):
                     yield path.relative_to(folder).as_posix(), path.stat().st_size

@@ -16,7 +16,7 @@ from funcrobust.data.archives import LIMIT, reading, require_room
 from funcrobust.data.dataset import Arrays
 from funcrobust.reading import read_file
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+_SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("PNG", "JPEG")
 """Pillow's formats that are read: a file's content chooses the decoder, and one runs a program."""
 GRAY = ("1", "L")
@@ -78,11 +78,15 @@ def _classes(folder: Path) -> list[str]:
 
 def images_in(folder: Path) -> list[Path]:
     """Return the images of a folder, which has one at least, by name."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
-    found = sorted(path for path in found if path.is_file() and _visible(path))
+    found = sorted(filter(is_image, folder.iterdir()))
     if not found:
         raise FuncrobustError(f"{folder} has no .png or .jpg image")
     return found
+
+
+def is_image(path: Path) -> bool:
+    """Tell whether a file is one that is read, by its name."""
+    return path.suffix.lower() in _SUFFIXES and path.is_file() and _visible(path)
 
 
 def _visible(path: Path) -> bool:

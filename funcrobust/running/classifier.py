@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from funcrobust.checkpoints.zoo import is_zoo, locate
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Buffers, Functional, Params, functionalize
 from funcrobust.data.progress import Progress, silent
+from funcrobust.files import sha256_of
 from funcrobust.judging import Judge, as_judge
 from funcrobust.models.registry import is_factory
 from funcrobust.report.console import Reporter
@@ -64,7 +64,7 @@ class Classifier(NamedTuple):
     @property
     def sha256(self) -> str:
         """Of its file: a name may stand for another network tomorrow."""
-        return _digest(self.file)
+        return sha256_of(self.file)
 
     @property
     def label(self) -> str:
@@ -86,12 +86,7 @@ def contents(name: str) -> str:
     if card is not None and card.sha256:
         return card.sha256
     file = locate(name, silent)[1] if is_zoo(name) else checkpoints.resolve(name)
-    return _digest(file)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(file)
 
 
 def _without_suffix(name: str) -> str:

@@ -29,6 +29,14 @@ def measured(
     }  # fmt: skip
 
 
+def heading(
+    classifier: Classifier, dataset: data.Dataset, examples: int, seed: int, precision: Precision,
+    device: torch.device,
+) -> dict[str, Any]:  # fmt: skip
+    """Return both: what is measured, and on what."""
+    return measured(classifier, dataset, examples, seed, precision, device) | measured_on(device)
+
+
 def measured_on(device: torch.device) -> dict[str, Any]:
     """Return on what it was measured."""
     return {"device": str(device), "versions": versions(("funcrobust", "torch"))}

@@ -14,7 +14,7 @@ from torch import nn
 from funcrobust import checkpoints, data, models
 from funcrobust.commands import cure_train, psi_train
 from funcrobust.commands.cure_train import CureTrain, assemble
-from funcrobust.commands.cure_train.beginning import checkpointed, deviation, require_fitting
+from funcrobust.commands.cure_train.beginning import checkpointed, deviation
 from funcrobust.commands.psi_train import PsiTrain
 from funcrobust.commands.psi_train import assemble as psi_assemble
 from funcrobust.core.errors import FuncrobustError
@@ -250,8 +250,8 @@ def test_padding_that_leaves_nothing_is_refused_before_a_folder_is_made(padding)
     x = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     dataset = data.Dataset("dots", x, torch.arange(4), x, torch.arange(4), tuple("0123"), "a test")
     with pytest.raises(FuncrobustError, match="could shift an image out of its 8 pixels"):
-        require_fitting(CureTrain.filled({"preset": "cpu", "padding": padding}), dataset)
-    require_fitting(CureTrain.filled({"preset": "cpu", "padding": 7}), dataset)
+        assemble.require_fitting(CureTrain.filled({"preset": "cpu", "padding": padding}), dataset)
+    assemble.require_fitting(CureTrain.filled({"preset": "cpu", "padding": 7}), dataset)
 
 
 def test_what_else_lies_in_a_folder_of_images_is_not_the_data(tmp_path):

@@ -12,11 +12,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from funcrobust import checkpoints, data
+from funcrobust import checkpoints, data, models
 from funcrobust.commands.cure_train import compose
 from funcrobust.commands.cure_train.beginning import deviation, initial
 from funcrobust.commands.cure_train.compose import Composition
 from funcrobust.commands.cure_train.options import CureTrain
+from funcrobust.commands.cure_train.presets import PRESETS
 from funcrobust.core.attacks import Attack
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.degrading import Degrade
@@ -138,6 +139,28 @@ def evaluated(
     # Of the steps to come, whose randomness is counted too: the same after a resumption.
     steps = range(int(state.step), int(state.step) + CALIBRATION)
     return params, recalibrated(model, params, buffers, map(seen, steps))
+
+
+def require_fitting(options: CureTrain, dataset: data.Dataset) -> None:
+    """Refuse a --padding that would do nothing or leave nothing, and mirror images of digits."""
+    usual = PRESETS[options.preset].get("padding", CureTrain.padding)
+    if options.padding not in (0, usual) and not data.is_cropped(dataset):
+        why = "streamed" if dataset.mirrored else "of what may not be mirrored"
+        raise FuncrobustError(
+            f"--padding {options.padding} does nothing: the images of {dataset.name} are {why}, "
+            "and not shifted"
+        )
+    side = min(dataset.image_shape[1:])
+    if options.padding >= side and data.is_cropped(dataset):
+        raise FuncrobustError(
+            f"--padding {options.padding} could shift an image out of its {side} pixels: take less"
+        )
+    flipped = options.model.endswith("-flip") and options.model in models.names()
+    if flipped and not dataset.mirrored:
+        raise FuncrobustError(
+            f"{options.model} looks at mirror images, and one of {dataset.name} may be of another "
+            f"class: take {options.model.removesuffix('-flip')}"
+        )
 
 
 def _steps_per_epoch(options: CureTrain, dataset: data.Dataset) -> int:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from funcrobust import data, models
-from funcrobust.checkpoints.loading import fill, model_of, needs_model
+from funcrobust.checkpoints import is_zoo
+from funcrobust.checkpoints.loading import fill, model_of
 from funcrobust.commands.cure_train.options import CureTrain
-from funcrobust.commands.cure_train.presets import PRESETS
-from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Functional, functionalize
 from funcrobust.models.registry import names_code
 from funcrobust.report.console import Reporter
@@ -27,10 +26,10 @@ def checkpointed(options: CureTrain, reporter: Reporter) -> Classifier | None:
     name = options.checkpoint
     if name is None:
         return None
-    named = needs_model(name) and (names_code(options.model) or model_of(name) is None)
-    begun = load_classifier(
-        name, pick_device(options.device), reporter, model=options.model if named else None
-    )
+    device = pick_device(options.device)
+    own = None if is_zoo(name) else model_of(name)
+    named = not is_zoo(name) and (own is None or (names_code(own) and names_code(options.model)))
+    begun = load_classifier(name, device, reporter, model=options.model if named else None)
     card = begun.card
     if card.dataset != "unknown" and card.constraint != options.constraint:
         reporter.say(
@@ -45,7 +44,7 @@ def checkpointed(options: CureTrain, reporter: Reporter) -> Classifier | None:
         mean=card.mean, std=card.std,
     )  # fmt: skip
     module = fill(other, begun.module.state_dict(), card.model, begun.file)
-    model = to_device(functionalize(module), pick_device(options.device))
+    model = to_device(functionalize(module), device)
     return begun._replace(card=card, module=module, model=model)
 
 
@@ -66,25 +65,3 @@ def deviation(dataset: data.Dataset, begun: Classifier | None) -> tuple[float, .
     if begun is None or not isinstance(begun.module, models.Normalized):
         return dataset.std
     return begun.card.std
-
-
-def require_fitting(options: CureTrain, dataset: data.Dataset) -> None:
-    """Refuse a --padding that would do nothing or leave nothing, and mirror images of digits."""
-    usual = PRESETS[options.preset].get("padding", CureTrain.padding)
-    if options.padding not in (0, usual) and not data.is_cropped(dataset):
-        why = "streamed" if dataset.mirrored else "of what may not be mirrored"
-        raise FuncrobustError(
-            f"--padding {options.padding} does nothing: the images of {dataset.name} are {why}, "
-            "and not shifted"
-        )
-    side = min(dataset.image_shape[1:])
-    if options.padding >= side and data.is_cropped(dataset):
-        raise FuncrobustError(
-            f"--padding {options.padding} could shift an image out of its {side} pixels: take less"
-        )
-    flipped = options.model.endswith("-flip") and options.model in models.names()
-    if flipped and not dataset.mirrored:
-        raise FuncrobustError(
-            f"{options.model} looks at mirror images, and one of {dataset.name} may be of another "
-            f"class: take {options.model.removesuffix('-flip')}"
-        )

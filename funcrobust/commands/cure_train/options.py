@@ -52,17 +52,19 @@ def network_of(checkpoint: str) -> dict[str, str]:
     Raises `FuncrobustError` for a file that does not say which: several networks may have its
     tensors.
     """
-    from funcrobust.checkpoints.loading import model_of, needs_model
+    from funcrobust.checkpoints import is_zoo
+    from funcrobust.checkpoints.loading import model_of
+    from funcrobust.models.registry import names_code
 
     try:
-        needed, model = needs_model(checkpoint), model_of(checkpoint)
+        model = model_of(checkpoint)
     except FuncrobustError:  # is refused as an option, in its words
         return {}
     if model is None:
         raise FuncrobustError(
             f"{checkpoint} does not say which network it is: name it with --model"
         )
-    return {} if needed else {"model": model}
+    return {"model": model} if is_zoo(checkpoint) or not names_code(model) else {}
 
 
 def _attacks(parameter: str) -> ParameterOf:

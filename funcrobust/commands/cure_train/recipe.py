@@ -9,8 +9,14 @@ import torch
 
 from funcrobust import data
 from funcrobust.checkpoints import Card
-from funcrobust.commands.cure_train.assemble import CALIBRATION, Training, assemble, evaluated
-from funcrobust.commands.cure_train.beginning import checkpointed, require_fitting
+from funcrobust.commands.cure_train.assemble import (
+    CALIBRATION,
+    Training,
+    assemble,
+    evaluated,
+    require_fitting,
+)
+from funcrobust.commands.cure_train.beginning import checkpointed
 from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.commands.cure_train.pictures import draw
 from funcrobust.commands.cure_train.presets import DOCUMENTED
