@@ -161,8 +161,9 @@ def provenance() -> dict[str, Any]:
     script = Path(sys.argv[0])
     code = script.read_bytes() if script.is_file() else b""
     changed = git("status", "--porcelain", "--", "../funcrobust", ".", ":!results")
+    commit = git("rev-parse", "HEAD") or os.environ.get("COMMIT")  # a copy without its .git
     return {
-        "commit": git("rev-parse", "HEAD"), "changed_since": bool(changed),
+        "commit": commit, "changed_since": bool(changed),
         "script": script.name, "script_sha256": hashlib.sha256(code).hexdigest(),
     }  # fmt: skip
 

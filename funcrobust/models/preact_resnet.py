@@ -111,6 +111,9 @@ _SHAPES: dict[str, dict[str, Any]] = {
     # 1.23 M and 2.76 M parameters: twice and three times as wide.
     "preact-small": {"widths": (64, 128, 256), "blocks": (1, 1, 1), "stem": "4x4-stride2"},
     "preact-medium": {"widths": (96, 192, 384), "blocks": (1, 1, 1), "stem": "4x4-stride2"},
+    # 2.78 M parameters: ResNet-18 without its last stage, which has three quarters of its
+    # parameters and a quarter of its work.
+    "preact-resnet14": {"widths": (64, 128, 256), "blocks": (2, 2, 2)},
     # 11.17 M parameters: the network of fast adversarial training (Wong et al. 2020).
     "preact-resnet18": {"widths": (64, 128, 256, 512), "blocks": (2, 2, 2, 2)},
 }

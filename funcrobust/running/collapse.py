@@ -38,13 +38,18 @@ are noisier than the same images again, at most 2 in 10 000 were stopped within 
 1000 within 200, with 64 to 1000 images."""
 
 
+def is_watched(record: Record) -> bool:
+    """Tell whether the record is of an epoch that was attacked; not every one need be."""
+    return "train_worst" in record
+
+
 def collapse(records: Sequence[Record], examples: int) -> str:
     """Say how robustness collapsed in the last record, or return an empty string.
 
     ``records`` are a run's, in order, their figures shares of ``examples`` training images. Those
-    without "train_worst", which older versions wrote, are passed over.
+    that are not watched are passed over.
     """
-    records = [record for record in records if "train_worst" in record]
+    records = list(filter(is_watched, records))
     if not records:
         return ""
     return _fall(records, examples) or _mask(records, examples) or _apart(records, examples)

@@ -26,7 +26,7 @@ from funcrobust.report.console import Reporter
 from funcrobust.report.records import as_line, is_share, parse_line
 from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import Sink
-from funcrobust.running.collapse import Record, collapse
+from funcrobust.running.collapse import Record, collapse, is_watched
 from funcrobust.running.config import resumption
 from funcrobust.running.holding import rescued
 from funcrobust.running.processes import is_loss_of_another, processes
@@ -160,12 +160,21 @@ class _Driven:
         return max((int(record["epoch"]) for record in self.records), default=0)
 
     def last_recorded(self, record: int) -> State | None:
-        """Return the state of a record, counted from the end, if it is kept anywhere."""
+        """Return the state of a record, counted from the end, if it is kept anywhere.
+
+        Where training images are watched, of those records alone that looked at them: the others
+        do not tell a good state from a collapsed one.
+        """
         if self.recorded is not None:
             return self.recorded
-        if len(self.records) < record or not self.records[-record]["epoch"]:
+        records = list(filter(self.tells, self.records))
+        if len(records) < record or not records[-record]["epoch"]:
             return None
-        return load_recorded(self.run, self.start.state, int(self.records[-record]["step"]))
+        return load_recorded(self.run, self.start.state, int(records[-record]["step"]))
+
+    def tells(self, record: Record) -> bool:
+        """Whether the record says if its state is one to keep."""
+        return not self.plan.watched or is_watched(record)
 
     def tell(self) -> None:
         self.plan.report(self.position.step, self.left)
@@ -262,7 +271,9 @@ def _outcome(driven: _Driven, state: State, status: str) -> Outcome:
 
 
 def _keep_recorded(driven: _Driven) -> None:
-    """Keep the state of the record just made, which is the newest on disk."""
+    """Keep the state of the record just made, which is the newest on disk, if it is a good one."""
+    if not driven.tells(driven.records[-1]):
+        return
     driven.recorded = driven.position.state
     also_named(driven.run.file(STATE), driven.run.file(STATE_RECORDED))
 

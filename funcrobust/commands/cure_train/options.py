@@ -200,7 +200,9 @@ class CureTrain(Attacked, Regularised, Run):
     """
     robust_examples: Count = 256
     """Training (and test) images, at random and the same ones throughout, that PGD-10 and then
-    sharp PGD attack after every epoch."""
+    sharp PGD attack after an epoch."""
+    watch_every: Count = 1
+    """Of so many epochs they are attacked after the last alone."""
 
     @classmethod
     def beneath(cls, given: Mapping[str, Any]) -> dict[str, Any]:

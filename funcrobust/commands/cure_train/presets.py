@@ -24,13 +24,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     # For the least time to 45 % PGD-50-10 on one data-centre GPU: 2.8e15 floating-point operations.
     "fast": _ONE_GPU | {
         "model": "preact-resnet18", "epochs": 8, "batch_size": 256, "lr_max": 0.4,
-        "attack": "rs-fgsm", "cure_every": 4,
+        "attack": "rs-fgsm", "cure_every": 4, "watch_every": 4,
     },
     # For the most robustness in ten GPU minutes: a smooth activation, TRADES over two PGD steps, a
     # long average.
     "strong": _ONE_GPU | {
         "model": "preact-resnet18-silu", "epochs": 60, "batch_size": 256, "ema": 0.9995,
         "attack": "pgd", "attack_steps": 2, "alpha": 8 / 255, "trades": 5.0, "cure_every": 4,
+        "watch_every": 10,
     },
     # 30 epochs: the long schedule of fast adversarial training (Wong et al. 2020), with CURE.
     "paper-short": _PAPERS | {"epochs": 30, "lr_schedule": "cyclic"},

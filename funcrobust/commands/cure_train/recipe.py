@@ -136,7 +136,7 @@ def _within(
     calibration = CALIBRATION * update / 2 if options.ema else 0.0  # attacks: half of an update
     epoch = (
         training.batches.steps_per_epoch * update
-        + calibration + 2 * options.robust_examples * WATCHED_STEPS * image
+        + (calibration + 2 * options.robust_examples * WATCHED_STEPS * image) / options.watch_every
     )  # fmt: skip
     final = options.evaluate_examples * options.evaluate_steps * image
     epochs = budget.count(
@@ -215,9 +215,11 @@ class Work:
             "test": chosen_test_images(self.dataset, n, seed),
         }
 
-    def examine(self, _: int, state: State) -> Record:
-        """Measure, on training and on test images, what would be kept of the state."""
-        training = self.training
+    def examine(self, epoch: int, state: State) -> Record:
+        """Measure, on training and on test images, what would be kept of the state, where due."""
+        training, options = self.training, self.options
+        if (epoch + 1) % options.watch_every and epoch + 1 != options.epochs:
+            return {"lr": float(training.rate(state.step))}
         params, buffers = self.kept(state)
         predict = evaluating(training.model, buffers, training.dtype)
         record: Record = {"lr": float(training.rate(state.step))}
