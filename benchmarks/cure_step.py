@@ -9,15 +9,17 @@ ways to differentiate CURE alone: time, memory of a fresh process, and error aga
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args
 
 import common
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 import funcrobust as fr
 from funcrobust import models
@@ -71,7 +73,8 @@ def published(module: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Callabl
 
 def ours(
     module: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, dtype: torch.dtype | None = None,
-    compiled: bool = False, graphs: bool = False, statistics: str = "running",
+    compiled: bool = False, graphs: bool = False, captured: bool = False,
+    statistics: str = "running",
 ) -> Callable[[], Any]:  # fmt: skip
     """The same step as one pure update; ``statistics`` are CURE's, the published ones running."""
     model = fr.functionalize(module).to(x.device, torch.channels_last)
@@ -93,10 +96,12 @@ def ours(
     def step() -> None:
         state[0], _ = update(state[0], drawn)
 
-    if not graphs:
+    if not (graphs or captured):
         return step
     # No graph is recorded of an update that counts on the CPU.
     state[0] = state[0]._replace(step=state[0].step.to(x.device))
+    if captured:
+        return capture(update, state[0], drawn)
     recorded = torch.compile(update, fullgraph=True, mode="reduce-overhead")
 
     def replayed() -> None:  # a graph writes to the same memory every time: what is kept is copied
@@ -104,6 +109,31 @@ def ours(
         state[0] = tree_map(torch.clone, recorded(state[0], drawn)[0])
 
     return replayed
+
+
+def capture(update: fr.Update, state: fr.State, batch: fr.Batch) -> Callable[[], Any]:
+    """A CUDA graph of the eager update: its kernels are launched as one, nothing is compiled."""
+    current = tree_map(torch.clone, state)  # the graph reads its state here every time
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):  # what is allocated and chosen once is not to be recorded
+            update(current, batch)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        after, _ = update(current, batch)
+    pairs = [
+        (old, new) for old, new in zip(tree_leaves(current), tree_leaves(after), strict=True)
+        if isinstance(old, Tensor)
+    ]  # fmt: skip
+
+    def replay() -> None:
+        graph.replay()
+        for old, new in pairs:
+            old.copy_(new)
+
+    return replay
 
 
 def steps_table(args: Any) -> dict[str, float | None]:
@@ -125,14 +155,18 @@ def steps_table(args: Any) -> dict[str, float | None]:
     if args.device.startswith("cuda"):
         half = published(network(), x, y, start)
         calls["plain eager PyTorch, bf16"] = lambda: in_bf16(half)
-        calls["funcrobust, fp32, compiled"] = ours(network(), x, y, start, compiled=True)
-    if args.device.startswith("cuda") or args.compile:
-        for name, way in (("compiled", "compiled"), ("CUDA graphs", "graphs")):
-            made = ours(network(), x, y, start, dtype=torch.bfloat16, **{way: True})
-            if (reason := why_not(made)) is None:
-                calls[f"funcrobust, bf16, {name}"] = made
-            else:
-                print(f"{name}: does not run here: {reason}")
+    for name, (dtype, way) in {
+        "bf16, eager in a CUDA graph": (torch.bfloat16, "captured"),
+        "fp32, compiled": (None, "compiled"), "bf16, compiled": (torch.bfloat16, "compiled"),
+        "bf16, compiled, CUDA graphs": (torch.bfloat16, "graphs"),
+    }.items():  # fmt: skip
+        if not (args.device.startswith("cuda") if way == "captured" else args.compile):
+            continue
+        made = partial(ours, network(), x, y, start, dtype=dtype, **{way: True})
+        if isinstance(tried := attempt(made), str):
+            print(f"{name}: does not run here: {tried}")
+        else:
+            calls[f"funcrobust, {name}"] = tried
     missing = []
     if args.no_jax or (jax_step := jax_update(network(), x, y, start)) is None:
         missing.append("JAX, jit, fp32")
@@ -151,19 +185,20 @@ def steps_table(args: Any) -> dict[str, float | None]:
     return times | dict.fromkeys(missing)
 
 
-def why_not(call: Callable[[], Any]) -> str | None:
-    """Say why a call raises, so that the other rows are not lost with it.
+def attempt(make: Callable[[], Callable[[], Any]]) -> Callable[[], Any] | str:
+    """Make a call that runs, or say why there is none, so that the other rows are not lost with it.
 
     Three times: a CUDA graph is recorded at the second call, and replayed at the third.
     """
     try:
+        call = make()
         for _ in range(3):
             call()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
     except Exception as error:
         return str(error).splitlines()[0] if str(error) else type(error).__name__
-    return None
+    return call
 
 
 def in_bf16(step: Callable[[], Any]) -> None:
@@ -267,7 +302,10 @@ def main() -> None:
     parser.add_argument("--model", default="preact-tiny")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--no-jax", action="store_true")
-    parser.add_argument("--compile", action="store_true", help="compiled rows on a CPU too")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available(),
+        help="compiled rows; an update takes minutes",
+    )  # fmt: skip
     parser.add_argument("--no-variants", action="store_true", help="leave out the second table")
     parser.add_argument("--memory", help="(used by the script itself)")
     args = parser.parse_args()

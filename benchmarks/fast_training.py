@@ -212,7 +212,8 @@ def one_seed(
     compiling = [0.0]
 
     def prepare(update: fr.Update, *, state: fr.State, batch: Any) -> Any:
-        if not args.compile:
+        asked = options.compile if args.compile is None else args.compile
+        if not (args.device.startswith("cuda") if asked is None else asked):
             return update
         began = time.perf_counter()
         compiled = fr.compile_checked(update, state, batch)
@@ -323,13 +324,17 @@ def main() -> None:
     parser.add_argument("--preset", default="fast" if on_gpu else "cpu")
     parser.add_argument("--model", help="another network than the preset's")
     parser.add_argument("--epochs", type=int, help="other than the preset's")
-    parser.add_argument("--seeds", type=int, default=1, help="each compiles anew on a GPU")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="one that compiles does so anew for each"
+    )
     parser.add_argument("--examples", type=int, default=1000, help="test images while training")
     parser.add_argument("--final-examples", type=int, default=10_000 if on_gpu else 1000)
     parser.add_argument("--parts", type=int, default=2, help="measurements an epoch")
     parser.add_argument("--autoattack", type=int, default=0, help="on so many test images")
     parser.add_argument("--no-plain", action="store_true", help="leave out plain RS-FGSM")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=on_gpu)
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="left out: as the preset says"
+    )
     parser.add_argument("--train-examples", type=int, help="use so many training images")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

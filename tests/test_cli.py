@@ -146,6 +146,8 @@ def test_the_defaults_in_the_help_are_the_presets(preset, capsys, monkeypatch):
     for name in PRESETS[preset]:
         value = getattr(options, name)
         text = written_number(value) if fields[name].kind is float else str(value)
+        if isinstance(value, bool):
+            text = fields[name].flag if value else fields[name].flag.replace("--", "--no-", 1)
         line = next(s for s in out.splitlines() if s.startswith(f"│ {fields[name].flag} "))
         assert f"[default: {text}]" in line
 

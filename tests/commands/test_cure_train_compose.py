@@ -17,12 +17,13 @@ from torch.func import grad
 import funcrobust as fr
 from funcrobust import checkpoints, data, models
 from funcrobust.commands.cure_train import recipe
-from funcrobust.commands.cure_train.assemble import assemble, input_scale
+from funcrobust.commands.cure_train.assemble import assemble, calibration, input_scale
 from funcrobust.commands.cure_train.compose import Composition, Growth, points_of, training_attack
 from funcrobust.commands.cure_train.options import CureTrain, attack_names, regularisers
 from funcrobust.commands.cure_train.presets import PRESETS
 from funcrobust.commands.cure_train.recipe import unsaid
 from funcrobust.report.console import Reporter
+from funcrobust.report.runs import RunFolder
 from funcrobust.running.options import options_of
 
 # --- the objective, against plain autograd ------------------------------------------------------
@@ -490,6 +491,38 @@ def test_no_part_of_a_training_is_compiled_twice(digits):
     for step in range(5):
         state, _ = update(state, training.batches(step))
     assert len(graphs) == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "batches"), [(64, 40), (129, 40), (1024, 5), (9000, 1)]
+)
+def test_statistics_are_taken_over_about_as_many_images_whatever_the_batch(size, batches):
+    assert calibration(size) == batches
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "found"),
+    [(None, "cuda", False), (None, "cpu", None), (True, "cuda", True), (False, "cuda", False)],
+)
+def test_a_training_of_so_many_minutes_spends_none_compiling_unasked(given, device, found):
+    options = CureTrain.filled({"preset": "strong", "minutes": 5.0, "compile": given})
+    assert recipe._uncompiled(options, torch.device(device)).compile is found
+
+
+def test_what_the_last_epoch_was_measured_by_is_what_is_kept(digits, tmp_path):
+    """Its batch-norm statistics are taken once; an epoch that is not watched takes none."""
+    given = options(robust_examples=8, watch_every=2, epochs=3, ema=0.9)
+    work = recipe.Work(
+        given, assemble(given, digits), digits, RunFolder.create(tmp_path, "cure-train", {}, "run"),
+        Reporter.silent(),
+    )  # fmt: skip
+    state = work.training.state
+    assert set(work.examine(0, state)) == {"lr"}
+    for epoch in (1, 2):  # the second by watch_every, the third because it is the last
+        other = state._replace(step=state.step + epoch)
+        assert "test_worst" in work.examine(epoch, other)
+        assert work.kept(other) is work.kept(other)
+    assert work.kept(state) is not work.kept(other)
 
 
 @pytest.mark.parametrize(("model", "said"), [("my:make", True), ("robustbench:X", False)])

@@ -183,9 +183,28 @@ def test_what_is_saved_fools_the_network(digits_run, tmp_path):
     assert (held["images"] - clean).abs().max() <= 0.2 + 1e-6
 
 
+@pytest.mark.parametrize("size", [7, 100])
+def test_the_figures_are_the_same_however_many_are_attacked_at_a_time(
+    digits_run, monkeypatch, size
+):
+    sizes = []
+    usual = recipe.attack_the_standing
+
+    def spied(*args, **named):
+        sizes.append(args[6].batch_size)
+        return usual(*args, **named)
+
+    monkeypatch.setattr(recipe, "attack_the_standing", spied)
+    monkeypatch.setattr(recipe, "CHUNK", 10)
+    known = figures(digits_run, epsilon=0.15)
+    found = figures(digits_run, epsilon=0.15, batch_size=size)
+    assert [found[k] for k in ("clean", "robust")] == [known[k] for k in ("clean", "robust")]
+    assert set(sizes) == {250, size}
+
+
 def test_an_interrupted_evaluation_goes_on_to_the_same_figures(digits_run, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "CHUNK", 10)
-    options = {"attack": "apgd-ce", "epsilon": 0.15}
+    options = {"attack": "apgd-ce", "epsilon": 0.15, "batch_size": 10}
     whole = figures(digits_run, **options, save=tmp_path / "whole.safetensors")
     calls = []
     usual = recipe.attack_the_standing

@@ -224,6 +224,26 @@ def test_a_collapse_keeps_the_same_state_after_a_resumption(tmp_path, at):
         assert same(outcome.state, expected.state)
 
 
+@pytest.mark.parametrize("at", [6, 9, 10, 11, 12])
+def test_a_collapse_keeps_the_last_state_that_was_watched(tmp_path, at):
+    """Every second epoch, of two updates, is watched; the third one watched, at 12, collapses."""
+
+    def examine(epoch, _):
+        names = ("train_clean", "train_robust", "train_worst")
+        return dict(zip(names, FIGURES[epoch // 2], strict=True)) if epoch % 2 else {}
+
+    plan = {"examine": examine, "watched": 256, "steps_per_epoch": 2, "steps": 16}
+    expected = go(tmp_path / "whole", make_plan(**plan))
+    assert (expected.status, expected.position.step) == ("collapsed", 8)
+    assert int(expected.state.step) == 8
+
+    folder = tmp_path / "run"
+    stopped_at_update(folder, at, **plan)
+    outcome = go(folder, make_plan(**plan))
+    assert outcome.status == "collapsed"
+    assert same(outcome.state, expected.state)
+
+
 def test_a_divergence_keeps_the_same_state_after_a_resumption(tmp_path):
     def diverging(state, batch):
         after, metrics = update(state, batch)

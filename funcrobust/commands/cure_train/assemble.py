@@ -109,8 +109,14 @@ def assemble(
     return Training(model, ball, batches, state, steps, rate, dtype, update)
 
 
-CALIBRATION = 40
-"""Batches behind the batch-norm statistics of an average: 2 to 3 % of an epoch's time."""
+CALIBRATION, CALIBRATING = 40, 5120
+"""Batches behind the batch-norm statistics of an average, and images in them, at most: 2 to 5 % of
+an epoch's time. (40 batches of 1024 are eight tenths of one.)"""
+
+
+def calibration(batch_size: int) -> int:
+    """Return how many batches of this size the statistics are taken over."""
+    return min(CALIBRATION, -(-CALIBRATING // batch_size))
 
 
 def evaluated(
@@ -118,7 +124,7 @@ def evaluated(
 ) -> tuple[Params, Buffers]:
     """Return the weights to measure and keep, with batch-norm statistics that fit them.
 
-    The average if one is kept. Its statistics are taken anew over `CALIBRATION` training batches
+    The average if one is kept. Its statistics are taken anew over training batches (`calibration`)
     as the training saw them: perturbed images, by the attack's own rules. ``advance(1)`` is called
     after each.
     """
@@ -137,7 +143,7 @@ def evaluated(
         return attack.perturb(loss)(params, batch.start, batch.y, center=batch.x)
 
     # Of the steps to come, whose randomness is counted too: the same after a resumption.
-    steps = range(int(state.step), int(state.step) + CALIBRATION)
+    steps = range(int(state.step), int(state.step) + calibration(batches.options.batch_size))
     return params, recalibrated(model, params, buffers, map(seen, steps))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 
 import torch
@@ -10,9 +10,9 @@ import torch
 from funcrobust import data
 from funcrobust.checkpoints import Card
 from funcrobust.commands.cure_train.assemble import (
-    CALIBRATION,
     Training,
     assemble,
+    calibration,
     evaluated,
     require_fitting,
 )
@@ -55,6 +55,8 @@ from funcrobust.running.run_report import RunReport
 from funcrobust.running.state import Kept
 from funcrobust.running.threat import pick_ball, written_threat
 
+FEW = 250
+"""Images that are measured at a time, at least."""
 WATCHED_STEPS = 10
 """Of the attacks after every epoch."""
 WATCHED = f"PGD-{WATCHED_STEPS} and sharp PGD-{WATCHED_STEPS}"
@@ -70,6 +72,8 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     options = held.options
     budget = Budget(options.minutes) if options.minutes else None
     device = pick_device(options.device)
+    if budget is not None:
+        options = _uncompiled(options, device)
     log = options.log if processes().first else "none"
     require_sink(log)
     warn_if_emulated(options.precision, device, reporter)
@@ -122,6 +126,12 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     )  # fmt: skip
 
 
+def _uncompiled(options: CureTrain, device: torch.device) -> CureTrain:
+    """Compile nothing unasked: it takes minutes, and nobody knows beforehand how many."""
+    unasked = options.compile is None and device.type == "cuda"
+    return replace(options, compile=False) if unasked else options
+
+
 def _within(
     budget: Budget, options: CureTrain, training: Training, dataset: data.Dataset
 ) -> CureTrain:
@@ -129,21 +139,29 @@ def _within(
     eager = training.update(lambda update, **_: update)
     update = update_seconds(eager, training.batches, training.state, budget, options.cycle)
     model = training.model
-    images = chosen_test_images(dataset, SAMPLE, options.seed)
+    # A GPU takes as long for a few images as for many.
+    sample = at_once(options) if dataset.y_test.is_cuda else SAMPLE
+    images = chosen_test_images(dataset, sample, options.seed)
     image = measure_seconds(
         evaluating(model, model.buffers, training.dtype), model.params, images, training.ball
     )
-    calibration = CALIBRATION * update / 2 if options.ema else 0.0  # attacks: half of an update
+    # Attacks: half of an update.
+    statistics = calibration(options.batch_size) * update / 2 if options.ema else 0.0
     epoch = (
         training.batches.steps_per_epoch * update
-        + (calibration + 2 * options.robust_examples * WATCHED_STEPS * image) / options.watch_every
+        + (statistics + 2 * options.robust_examples * WATCHED_STEPS * image) / options.watch_every
     )  # fmt: skip
     final = options.evaluate_examples * options.evaluate_steps * image
     epochs = budget.count(
-        epoch, calibration + final, f"one epoch of {options.model}",
+        epoch, statistics + final, f"one epoch of {options.model}",
         "fewer --train-examples, or a smaller --model",
     )  # fmt: skip
     return replace(options, epochs=epochs, minutes=None)
+
+
+def at_once(options: CureTrain) -> int:
+    """Return how many images are measured at a time: what an update has room for, at least."""
+    return max(FEW, options.batch_size)
 
 
 def _headline(options: CureTrain, device: torch.device) -> str:
@@ -205,6 +223,7 @@ class Work:
     run: RunFolder
     reporter: Reporter
     begun: Classifier | None = None
+    _kept: list[tuple[State, tuple[Params, Buffers]]] = field(default_factory=list, init=False)
 
     @cached_property
     def watched(self) -> dict[str, Chosen]:
@@ -226,20 +245,26 @@ class Work:
         for split, images in self.watched.items():
             found = measure(
                 predict, params, images, self.reporter, ball=training.ball, steps=WATCHED_STEPS,
-                seed=self.options.seed, title=f"{WATCHED}, {split}",
+                seed=self.options.seed, title=f"{WATCHED}, {split}", batch_size=at_once(options),
             )  # fmt: skip
             record |= {f"{split}_{name}": value for name, value in found.items()}
         if (attack := training.batches.attack) is not None:
             record["train_attacked"] = withstood(
-                predict, params, self.watched["train"], attack, seed=self.options.seed
-            )
+                predict, params, self.watched["train"], attack, seed=options.seed,
+                batch_size=at_once(options),
+            )  # fmt: skip
         return record
 
     def kept(self, state: State) -> tuple[Params, Buffers]:
         """Return what would be kept of the state; with a bar, for it takes seconds."""
-        batches = CALIBRATION if state.average else 0
+        for of, found in self._kept:  # what the last epoch was measured by is what the run leaves
+            if of is state:
+                return found
+        batches = calibration(self.options.batch_size) if state.average else 0
         with self.reporter.track("batch-norm statistics", batches, unit="batch") as bar:
-            return evaluated(self.training, state, bar.advance)
+            found = evaluated(self.training, state, bar.advance)
+        self._kept[:] = [(state, found)]
+        return found
 
     def notes(self, outcome: Outcome) -> str:
         """Say how it ended."""
@@ -264,6 +289,7 @@ class Work:
         found = measure(
             predict, params, images, reporter, ball=self.training.ball, steps=steps,
             seed=options.seed, title=f"PGD-{steps} and sharp PGD-{steps}, test",
+            batch_size=max(FEW, at_once(options) // 2),  # float32
         )  # fmt: skip
         figures = {
             "clean": found["clean"], f"pgd{steps}": found["robust"], "worst": found["worst"],

@@ -30,7 +30,8 @@ from funcrobust.running.processes import processes
 from funcrobust.running.threat import written_threat
 
 CHUNK = 500
-"""Examples that go through all attacks before the next: what can be lost is one attack on one."""
+"""Examples that go through all attacks before the next, or a batch of more: what can be lost is one
+attack on them."""
 
 LOOKED = 1000
 """Images that are classified between two looks at the clock: whole batches of `look`'s."""
@@ -127,7 +128,8 @@ def _attack(
             saving.keep(options.save, settings, numbers, y, outcome, stage)
 
     here, saved = processes(), time.monotonic()
-    chunks = torch.arange(len(y), device=y.device).split(CHUNK * here.size)
+    chunk = max(CHUNK, options.batch_size) * here.size
+    chunks = torch.arange(len(y), device=y.device).split(chunk)
     total = sum(len(here.own(rows)) for rows in chunks) * len(adversaries)
     already = sum(int(stage[here.own(rows)].sum()) for rows in chunks)
     try:
@@ -143,7 +145,9 @@ def _attack(
                         bar.advance(n, attack=name)
 
                     part = Outcome(*(value[todo] for value in outcome))
-                    run = Run(numbers[todo], options.seed, f"evaluate/{name}", advance=advance)
+                    run = Run(
+                        numbers[todo], options.seed, f"evaluate/{name}", options.batch_size, advance
+                    )
                     part = attack_the_standing(
                         predict, params, y[todo], part, k, adversary, run, targeted=targeted
                     )
