@@ -23,7 +23,7 @@ from funcrobust.report.runs import CONFIG, METRICS, REPORT, RunFolder, require_f
 from funcrobust.running.classifier import CHECKPOINT_FILE
 from funcrobust.running.config import program, resumed, resumption, said, to_config
 from funcrobust.running.groups import Run
-from funcrobust.running.inputs import require_inputs
+from funcrobust.running.inputs import record_moves, require_inputs
 from funcrobust.running.options import command_name, options_of
 from funcrobust.running.processes import processes
 from funcrobust.running.run_report import RunReport
@@ -40,6 +40,11 @@ class Held(Generic[SomeRun]):
     options: SomeRun
     """Those of the run to resume."""
     _until_the_end: ExitStack
+
+    def require(self, options: SomeRun, inputs: Mapping[str, str]) -> None:
+        """Refuse to resume a run with what it did not begin with, before any of it is loaded."""
+        if options.resume is not None:
+            require_inputs(RunFolder.open(options.resume), options, inputs)
 
     def open(
         self, options: SomeRun, state: State, reporter: Reporter, inputs: Mapping[str, str]
@@ -58,6 +63,7 @@ class Held(Generic[SomeRun]):
         run = RunFolder.open(options.resume)
         self._until_the_end.push(partial(_tell_how_to_go_on, run, reporter))
         require_inputs(run, options, inputs)
+        record_moves(run, options)
         position = load_position(run, state, reporter)
         if position is None:
             reporter.say(f"{run.path} has saved no state yet: beginning at step 0")

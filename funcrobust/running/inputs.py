@@ -27,10 +27,7 @@ def inputs(options: Options, **places: str) -> dict[str, str]:
 
 
 def require_inputs(run: RunFolder, options: Options, found: Mapping[str, str]) -> None:
-    """Raise if what a run began with holds something else by now.
-
-    Where it only lies elsewhere, the run's record says so from now on.
-    """
+    """Raise if what a run began with holds something else by now."""
     fields = options_of(type(options))
     for name, before in run.inputs.items():
         place = getattr(options, name)
@@ -45,6 +42,10 @@ def require_inputs(run: RunFolder, options: Options, found: Mapping[str, str]) -
                 f"{place or 'it'} holds was {str(before)[:12]}..., and is "
                 f"{found[name][:12]}... now: bring that back, or start anew"
             )
+
+
+def record_moves(run: RunFolder, options: Options) -> None:
+    """Let the run's record say where what it began with lies by now."""
     moved = {n: getattr(options, n) for n in run.inputs if run.config[n] != getattr(options, n)}
     if moved:
         run.revise(moved)

@@ -141,9 +141,13 @@ def test_resumed_equals_uninterrupted_and_from_another_file_is_refused(given, mo
     monkeypatch.undo()
     again = CureTrain(resume=cut.run.path, checkpoint=given["checkpoint"])
     own = given["checkpoint"]
+    another = "began from another --checkpoint: the SHA-256"
+    saved(own, model="preact-small")  # which does not fit, either: it is not loaded
+    with Reporter.silent() as reporter, pytest.raises(FuncrobustError, match=another):
+        cure_train.run(again, reporter)
     saved(own, seed=8)
     with Reporter.silent() as reporter:
-        with pytest.raises(FuncrobustError, match="began from another --checkpoint: the SHA-256"):
+        with pytest.raises(FuncrobustError, match=another):
             cure_train.run(again, reporter)
         saved(own, seed=7)
         resumed = cure_train.run(again, reporter)

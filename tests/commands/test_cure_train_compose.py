@@ -493,9 +493,7 @@ def test_no_part_of_a_training_is_compiled_twice(digits):
     assert len(graphs) == 2
 
 
-@pytest.mark.parametrize(
-    ("size", "batches"), [(64, 40), (129, 40), (1024, 5), (9000, 1)]
-)
+@pytest.mark.parametrize(("size", "batches"), [(64, 40), (129, 40), (1024, 5), (9000, 1)])
 def test_statistics_are_taken_over_about_as_many_images_whatever_the_batch(size, batches):
     assert calibration(size) == batches
 

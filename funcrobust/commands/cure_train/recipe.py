@@ -80,6 +80,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     options = replace(options, precision=pick_precision(options.precision, device))
     pick_ball(options.constraint, options.epsilon)  # refused now, not after the data are loaded
     found = inputs(options)  # with what is loaded: a run's file may hold another network later
+    held.require(options, found)
     begun = checkpointed(options, reporter)
     if budget is None:
         reporter.say(_headline(options, device))
