@@ -28,7 +28,7 @@ from funcrobust.running.machine import to_device
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
-STRONGEST = "cifar10-linf-small"
+USUAL = "cifar10-linf-small"
 """The shipped classifier to measure, to transfer and to draw with."""
 
 JUDGE = "cifar10-standard-small"
@@ -111,7 +111,7 @@ def load_classifier(
     name: str | None, device: torch.device, reporter: Reporter, *, model: str | None = None
 ) -> Classifier:
     """Load a checkpoint, or the shipped one if none is named; see `checkpoints.load`."""
-    name = name or default_checkpoint(STRONGEST)
+    name = name or default_checkpoint(USUAL)
     say_if_state(name, reporter)
     module, card = checkpoints.load(name, model=model, progress=reporter.progress_callback())
     if card.dataset == "unknown" and not is_zoo(name):

@@ -104,8 +104,8 @@ class Evaluate(Figures, Images, Machine):
     """Precision that attacks search in; left out: --precision's. bf16 is faster, and only what
     fools the network in --precision counts."""
     batch_size: Count = 250
-    """Images that are attacked at a time. A GPU takes no longer for 2000 of CIFAR-10 than for 250;
-    the figures are the same."""
+    """Images that are attacked at a time: thousands are quicker on a GPU. The figures are the same
+    but for rounding."""
     draws: Count | None = None
     """Of a network that is random, noise or dropout left on: attack and judge the mean of so many
     draws, counted from --seed."""

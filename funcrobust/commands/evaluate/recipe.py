@@ -22,7 +22,7 @@ from funcrobust.core.images import as_float
 from funcrobust.core.network.functional import Params, Predict
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import write_json
-from funcrobust.running.classifier import STRONGEST, Classifier, load_classifier
+from funcrobust.running.classifier import USUAL, Classifier, load_classifier
 from funcrobust.running.config import as_command
 from funcrobust.running.heading import measured_on
 from funcrobust.running.places import AUTO, say_replaced
@@ -198,7 +198,7 @@ def _surrogate(
     """Return another shipped network that knows the same images, a robust one if there is."""
     card = classifier.card
     own = classifier.file
-    for name in sorted(checkpoints.shipped(), key=lambda name: (name != STRONGEST, name)):
+    for name in sorted(checkpoints.shipped(), key=lambda name: (name != USUAL, name)):
         path = checkpoints.resolve(name)
         if path == own:
             continue

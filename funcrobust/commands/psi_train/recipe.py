@@ -28,7 +28,7 @@ from funcrobust.report.console import Reporter
 from funcrobust.report.sinks import open_sink, require_sink
 from funcrobust.running.budget import SAMPLE, Budget, measure_seconds, update_seconds
 from funcrobust.running.classifier import (
-    STRONGEST,
+    USUAL,
     default_checkpoint,
     load_classifier,
     save_checkpoint,
@@ -208,7 +208,7 @@ def pictured(part: int, parts: int, strips: int) -> bool:
 def _card(work: Work, notes: str) -> Card:
     """What travels with the weights."""
     options = work.options
-    begun = options.checkpoint or default_checkpoint(STRONGEST)
+    begun = options.checkpoint or default_checkpoint(USUAL)
     card, dataset = work.card, work.dataset
     if card.dataset == "unknown":  # somebody else's file, which does not say: it was this
         card = replace(
@@ -258,7 +258,7 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float], new: Card) -
     )  # fmt: skip
     change = after["drift"] / before["drift"] - 1 if before["drift"] else 0.0
     reporter.say(f"held-out drift {change:+.1%}")
-    begun = options.checkpoint or default_checkpoint(STRONGEST)
+    begun = options.checkpoint or default_checkpoint(USUAL)
     code = both = trusting(options)
     if options.model:  # begun may be a file that says nothing of itself
         names = ("model", "dataset")
