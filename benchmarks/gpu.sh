@@ -22,7 +22,7 @@
 # foolbox, eagerpy, gitpython and pyautoattack. So it ran on Python 3.12 and torch 2.11: on one H100
 # torch.compile was right about one CURE update of ResNet-18, and took 283 s of one processor core
 # for it, so the short form compiles nothing. CIFAR-10 is looked for in $FUNCROBUST_CACHE, or in
-# ~/.cache/funcrobust (cifar10.safetensors, 184 MB).
+# ~/.cache/funcrobust (cifar10.safetensors, 184 MB); benchmarks/carry.py makes parts of 50 MB of it.
 #
 # A part that fails or runs out of time is named at the end, and the others are done all the same.
 set -uo pipefail

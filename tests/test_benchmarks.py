@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from problems import ROOT
+
+from funcrobust.data.dataset import Arrays
 
 
 def compared(*words):
@@ -40,6 +44,29 @@ def test_a_result_says_where_it_is_from_and_what_was_missing(rehearsed):
     steps = found["step_seconds"]
     assert steps.pop("JAX, jit, fp32") is None  # it was told to leave JAX out
     assert all(seconds > 0 for seconds in steps.values())
+
+
+def test_images_that_are_carried_in_parts_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    carry = importlib.import_module("carry")
+    draw = np.random.default_rng(0)
+    shapes = {
+        "x_train": (1203, 8, 8, 3),
+        "y_train": (1203,),
+        "x_test": (7, 8, 8, 3),
+        "y_test": (7,),
+    }
+    drawn = {
+        k: draw.integers(256 if k[0] == "x" else 2, size=s, dtype=np.uint8)
+        for k, s in shapes.items()
+    }
+    arrays = Arrays(**drawn, class_names=("a", "b"))
+    carry.pack(arrays, tmp_path, 2)
+    parts = [sorted(p.suffix for p in (tmp_path / n).iterdir()) for n in "12"]
+    assert parts == [[".json", ".webp", ".webp"], [".webp", ".webp"]]
+    found = carry.unpack(tmp_path)
+    assert found.class_names == arrays.class_names
+    assert all(np.array_equal(v, found.named()[k]) for k, v in arrays.named().items())
 
 
 def test_gpu_sh_knows_its_parts():

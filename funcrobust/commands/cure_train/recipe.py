@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 
@@ -101,6 +102,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     run, position = held.open(options, training.state, reporter, found)
     reporter.attach(run.file("console.log"))
     work = Work(options, training, dataset, run, reporter, begun)
+    reporter.say(work.watching())
     compiling = partial(
         maybe_compile, asked=options.compile, default=device.type == "cuda", reporter=reporter
     )
@@ -234,6 +236,16 @@ class Work:
             "train": chosen_training_images(self.dataset, n, seed),
             "test": chosen_test_images(self.dataset, n, seed),
         }
+
+    def watching(self) -> str:
+        """Say when the epochs are looked at, and how well what is seen is known."""
+        train, test = (len(images.y) for images in self.watched.values())
+        every = self.options.watch_every
+        when = "every epoch" if every == 1 else f"every {every} epochs and the last"
+        said = f"after {when} {WATCHED}, on {train} training and {test} test images"
+        if test == len(self.dataset.y_test):
+            return said
+        return f"{said}: of all, to ±{100 * 1.96 * math.sqrt(0.25 / test):.0f} points"
 
     def examine(self, epoch: int, state: State) -> Record:
         """Measure, on training and on test images, what would be kept of the state, where due."""
