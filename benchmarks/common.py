@@ -163,7 +163,7 @@ def provenance() -> dict[str, Any]:
     changed = git("status", "--porcelain", "--", "../funcrobust", ".", ":!results")
     commit = git("rev-parse", "HEAD") or os.environ.get("COMMIT")  # a copy without its .git
     return {
-        "commit": commit, "changed_since": bool(changed),
+        "commit": commit, "changed_since": None if changed is None else bool(changed),
         "script": script.name, "script_sha256": hashlib.sha256(code).hexdigest(),
     }  # fmt: skip
 

@@ -9,7 +9,7 @@ looks at training images, on which robustness that is only overfitted rises:
 
     fall   "train_worst" is lower, by `FALL` or by half, than in an earlier epoch in which the
            network classified no better: clean images, or what it was trained on ("accuracy")
-    mask   "train_robust" − "train_worst" has grown by `MASK` since the epoch before, and
+    mask   "train_robust" − "train_worst" has grown by `MASK` since the epoch watched before, and
            "train_worst" has not grown
     apart  "train_attacked" is higher by `FALL` than in an earlier epoch, "train_worst" no higher,
            and the latter a quarter of the former at most: so a training is stopped that never was
@@ -85,7 +85,7 @@ def _mask(records: Sequence[Record], examples: int) -> str:
     return (
         f"masked gradients in epoch {last['epoch']}: PGD leaves {last['train_robust']:.1%} of the "
         f"training images, and a second attack {last['train_worst']:.1%}; they were {before:.1%} "
-        f"apart in the epoch before, and are {now:.1%}"
+        f"apart in epoch {records[-2]['epoch']}, and are {now:.1%}"
     )
 
 

@@ -195,8 +195,8 @@ class Run(Images, Machine, Optimiser):
     precision: Precision = "auto"
     """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
     compile: bool | None = None
-    """Make the update one graph, checked against the eager one; left out: on CUDA where --minutes
-    says nothing.
+    """Make the update one graph, checked against the eager one; left out: on CUDA, but for
+    trainings of so many --minutes.
 
     On two CPU cores compiling costs two minutes and gains nothing, and beside an H100 it cost five.
     """

@@ -138,7 +138,7 @@ class _Driven:
         self.records = [_read_back(record) for record in run.metrics()]
         self.position = start
         self.recorded: State | None = None
-        """The state of the last record, where this session has made it."""
+        """The state of the last record that `tells`, where this session has made it."""
         self._began = time.monotonic()
 
     @property
@@ -261,7 +261,8 @@ def _ended(driven: _Driven) -> Outcome | None:
     """Tell whether the last record is one to stop at."""
     plan, state = driven.plan, driven.position.state
     if plan.watched and (found := collapse(driven.records, plan.watched)):
-        driven.reporter.warn(f"{found}; keeping the parameters of the epoch before")
+        before = list(filter(driven.tells, driven.records))[-2]["epoch"]
+        driven.reporter.warn(f"{found}; keeping the parameters of epoch {before}")
         return _outcome(driven, driven.last_recorded(2) or driven.start.state, "collapsed")
     return _outcome(driven, state, "finished") if plan.enough(driven.records[-1]) else None
 

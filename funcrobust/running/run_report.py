@@ -227,7 +227,7 @@ def records_of(run: RunFolder) -> tuple[list[Record], str]:
 
 
 def figures_of(result: Record | None, records: Sequence[Record]) -> tuple[dict[str, float], str]:
-    """Return the final figures, or else those of the last record; and which they are."""
+    """Return the final figures, or else the newest of each in the records; and which they are."""
     with suppress(FuncrobustError):
         if result is not None:
             found = structured(dict[str, float | None], result.get("metrics"), "figures")
@@ -235,8 +235,10 @@ def figures_of(result: Record | None, records: Sequence[Record]) -> tuple[dict[s
                 return _numbers(found), "When the training had ended."
     if not records:
         return {}, ""
-    last = {k: v for k, v in records[-1].items() if k not in ("epoch", "step")}
-    return _numbers(last), f"In the last record, at update {records[-1].get('step')}."
+    newest = {k: v for record in records for k, v in record.items() if k not in ("epoch", "step")}
+    since = [r.get("step") for r in records if newest.keys() & r.keys() - records[-1].keys()]
+    older = f"; what it lacks at update {since[-1]}" if since else ""
+    return _numbers(newest), f"In the last record, at update {records[-1].get('step')}{older}."
 
 
 def _numbers(found: Mapping[str, Any]) -> dict[str, float]:

@@ -26,7 +26,8 @@ from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 
 STATE_RECORDED = "state-recorded.safetensors"
-"""The state of the last record: what is kept when the epoch after it goes wrong."""
+"""The state of the last record, or the last one that was watched: what is kept when the epochs
+after it go wrong."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from by_hand import ALPHA, EPS
-from problems import largest_difference
+from problems import largest_difference, parsed
 from torch.func import grad
 
 import funcrobust as fr
@@ -24,6 +25,7 @@ from funcrobust.commands.cure_train.presets import PRESETS
 from funcrobust.commands.cure_train.recipe import unsaid
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
+from funcrobust.running.config import as_command
 from funcrobust.running.options import options_of
 
 # --- the objective, against plain autograd ------------------------------------------------------
@@ -505,6 +507,33 @@ def test_statistics_are_taken_over_about_as_many_images_whatever_the_batch(size,
 def test_a_training_of_so_many_minutes_spends_none_compiling_unasked(given, device, found):
     options = CureTrain.filled({"preset": "strong", "minutes": 5.0, "compile": given})
     assert recipe._uncompiled(options, torch.device(device)).compile is found
+
+
+@pytest.mark.parametrize("preset", ["fast", "strong"])
+def test_a_presets_trades_goes_with_its_attack_alone(preset):
+    """What another attack is asked for is adversarial training by it; the flags say either."""
+    assert CureTrain.filled({"preset": preset, "epsilon": 0.01}).trades == 5
+    plain = CureTrain.filled({"preset": preset, "attack": "rs-fgsm", "delta_init": "zero"})
+    assert plain.trades is None
+    assert "--no-trades" in as_command(plain)
+    asked = CureTrain.filled({"preset": preset, "attack": "n-fgsm", "trades": 3.0})
+    assert asked.trades == 3
+    for options in (plain, asked, CureTrain.filled({"preset": preset, "trades": None})):
+        assert parsed(*shlex.split(as_command(options))[2:]) == options
+
+
+@pytest.mark.parametrize(
+    ("given", "p"), [({}, math.inf), ({"epsilon": 16 / 255}, math.inf),
+                     ({"constraint": "l2", "epsilon": 0.5}, 2)]
+)  # fmt: skip
+def test_the_steps_of_a_gpus_preset_are_as_long_as_its_ball_is_wide(given, p):
+    """Two of them reach the surface, from the image itself."""
+    options = CureTrain.filled({"preset": "fast", **given})
+    ball = {"linf": fr.linf, "l2": fr.l2}[options.constraint](options.epsilon)
+    x, y = torch.full((3, 1, 8, 8), 0.5), torch.zeros(3, dtype=torch.long)
+    perturb = training_attack(options, ball).perturb(lambda w, x, _: x.flatten(1) @ w)
+    found = perturb(torch.linspace(0.1, 1, 64), x, y, center=x)
+    assert (found - x).flatten(1).norm(p, dim=1).tolist() == pytest.approx([options.epsilon] * 3)
 
 
 def test_what_the_last_epoch_was_measured_by_is_what_is_kept(digits, tmp_path):

@@ -141,7 +141,7 @@ def test_images_are_looked_at_in_parts_with_a_bar(digits_run, tracks, monkeypatc
     whole = figures(digits_run)
     assert tracks[:2] == [("clean", 40), ("attack", 40)]
     monkeypatch.setattr(recipe, "LOOKED", 7)
-    assert {**figures(digits_run), "seconds": 0} == {**whole, "seconds": 0}
+    assert {**figures(digits_run, batch_size=7), "seconds": 0} == {**whole, "seconds": 0}
 
 
 NET = """

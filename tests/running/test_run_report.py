@@ -70,6 +70,18 @@ def test_a_finished_run_in_the_order_of_weight(digits_run, tmp_path):
     assert refreshes(seen) == []
 
 
+def test_figures_are_the_newest_of_each():
+    """Not every epoch is watched."""
+    records = [
+        {"epoch": 1, "step": 10, "loss": 3.0}, {"epoch": 2, "step": 20, "loss": 2.0, "worst": 0.3},
+        {"epoch": 3, "step": 30, "loss": 1.0},
+    ]  # fmt: skip
+    found, note = run_report.figures_of(None, records)
+    assert found == {"loss": 1.0, "worst": 0.3}
+    assert note == "In the last record, at update 30; what it lacks at update 20."
+    assert run_report.figures_of(None, records[:2])[1] == "In the last record, at update 20."
+
+
 @pytest.mark.parametrize(
     ("attack", "paper"), [("fgsm", "2001.03994"), ("rs-fgsm", "2001.03994"), ("pgd", "1706.06083")]
 )

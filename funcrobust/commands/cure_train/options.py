@@ -129,7 +129,9 @@ class Regularised(Restored):
     """Another regulariser and its weight, again and again."""
     kappa: Weight = 0.0
     """Weight of the cross-entropy on clean images."""
-    trades: Annotated[float, Gt(0), only_with(attack=...)] | None = None
+    trades: Annotated[
+        Annotated[float, Gt(0)] | None, Flag("--trades", off="--no-trades"), only_with(attack=...)
+    ] = None  # fmt: skip
     """TRADES' β: its two terms in place of the cross-entropy on x̂."""
     hat: Weight = 0.0
     """Weight of HAT's helper examples."""
@@ -202,7 +204,8 @@ class CureTrain(Attacked, Regularised, Run):
     """Training (and test) images, at random and the same ones throughout, that PGD-10 and then
     sharp PGD attack after an epoch."""
     watch_every: Count = 1
-    """Of so many epochs they are attacked after the last alone."""
+    """Of so many epochs they are attacked after the last alone: a collapse is seen by comparing two
+    such looks."""
 
     @classmethod
     def beneath(cls, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,6 +223,8 @@ class CureTrain(Attacked, Regularised, Run):
         """
         preset = cls.beneath(given) if preset is None else preset
         checkpoint = given.get("checkpoint")
+        if given.get("attack", preset.get("attack")) != preset.get("attack"):  # it is of that one
+            preset = {name: value for name, value in preset.items() if name != "trades"}
         own = given.get("model") is not None or given.get("resume") is not None
         if isinstance(checkpoint, str) and not own:
             preset = {**preset, **network_of(checkpoint)}

@@ -26,14 +26,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     # batch, so the batch is large; and compiling one takes longer than all of the training.
     "fast": _ONE_GPU | {
         "model": "preact-resnet14-silu", "epochs": 22, "batch_size": 1024, "lr_max": 0.4,
-        "attack": "pgd", "attack_steps": 2, "alpha": 8 / 255, "trades": 5.0, "compile": False,
-        "watch_every": 11,
+        "attack": "pgd", "attack_steps": 2, "trades": 5.0, "compile": False, "watch_every": 4,
     },
     # For more robustness, in some ten GPU minutes and as many to compile (not measured yet): a
     # smooth activation, TRADES over two PGD steps, a long average.
     "strong": _ONE_GPU | {
         "model": "preact-resnet18-silu", "epochs": 60, "batch_size": 256, "ema": 0.9995,
-        "attack": "pgd", "attack_steps": 2, "alpha": 8 / 255, "trades": 5.0, "cure_every": 4,
+        "attack": "pgd", "attack_steps": 2, "trades": 5.0, "cure_every": 4,
         "watch_every": 10,
     },
     # 30 epochs: the long schedule of fast adversarial training (Wong et al. 2020), with CURE.

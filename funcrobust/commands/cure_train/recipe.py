@@ -142,21 +142,22 @@ def _within(
     eager = training.update(lambda update, **_: update)
     update = update_seconds(eager, training.batches, training.state, budget, options.cycle)
     model = training.model
-    # A GPU takes as long for a few images as for many.
-    sample = at_once(options) if dataset.y_test.is_cuda else SAMPLE
+    # A GPU takes as long for a few images as for many, and longer the first time.
+    on_gpu = dataset.y_test.is_cuda
+    sample = min(at_once(options), options.robust_examples) if on_gpu else SAMPLE
     images = chosen_test_images(dataset, sample, options.seed)
-    image = measure_seconds(
-        evaluating(model, model.buffers, training.dtype), model.params, images, training.ball
-    )
+    predict = evaluating(model, model.buffers, training.dtype)
+    if on_gpu:
+        measure_seconds(predict, model.params, images, training.ball)
+    image = measure_seconds(predict, model.params, images, training.ball)
     # Attacks: half of an update.
     statistics = calibration(options.batch_size) * update / 2 if options.ema else 0.0
-    epoch = (
-        training.batches.steps_per_epoch * update
-        + (statistics + 2 * options.robust_examples * WATCHED_STEPS * image) / options.watch_every
-    )  # fmt: skip
+    look = statistics + 2 * options.robust_examples * WATCHED_STEPS * image
+    epoch = training.batches.steps_per_epoch * update + look / options.watch_every
     final = options.evaluate_examples * options.evaluate_steps * image
+    once = final + (look if options.watch_every > 1 else statistics)  # the last epoch's
     epochs = budget.count(
-        epoch, statistics + final, f"one epoch of {options.model}",
+        epoch, once, f"one epoch of {options.model}",
         "fewer --train-examples, or a smaller --model",
     )  # fmt: skip
     return replace(options, epochs=epochs, minutes=None)
@@ -241,8 +242,10 @@ class Work:
         """Say when the epochs are looked at, and how well what is seen is known."""
         train, test = (len(images.y) for images in self.watched.values())
         every = self.options.watch_every
-        when = "every epoch" if every == 1 else f"every {every} epochs and the last"
+        when = "every epoch" if every == 1 else f"every {every} epochs and the last one"
         said = f"after {when} {WATCHED}, on {train} training and {test} test images"
+        if self.options.epochs <= every:
+            said += ", once, which shows no collapse"
         if test == len(self.dataset.y_test):
             return said
         return f"{said}: of all, to ±{100 * 1.96 * math.sqrt(0.25 / test):.0f} points"

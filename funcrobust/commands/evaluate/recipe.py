@@ -117,7 +117,7 @@ def _attack(
     targeted = options.target is not None
     predict, params = subject.predict, subject.params
     y, numbers = subject.y, subject.numbers
-    outcome = _looked(subject, targeted, reporter)
+    outcome = _looked(subject, options.batch_size, targeted, reporter)
     stage = torch.zeros_like(y)
     if options.save is not None and options.save.exists():
         outcome, stage = saving.taken_up(options.save, settings, numbers, y, outcome)
@@ -128,7 +128,7 @@ def _attack(
             saving.keep(options.save, settings, numbers, y, outcome, stage)
 
     here, saved = processes(), time.monotonic()
-    chunk = max(CHUNK, options.batch_size) * here.size
+    chunk = options.batch_size * -(-CHUNK // options.batch_size) * here.size  # whole batches
     chunks = torch.arange(len(y), device=y.device).split(chunk)
     total = sum(len(here.own(rows)) for rows in chunks) * len(adversaries)
     already = sum(int(stage[here.own(rows)].sum()) for rows in chunks)
@@ -168,14 +168,17 @@ def _attack(
     return outcome
 
 
-def _looked(subject: Subject, targeted: bool, reporter: Reporter) -> Outcome:
+def _looked(subject: Subject, batch_size: int, targeted: bool, reporter: Reporter) -> Outcome:
     """Return what becomes of each image without an attack: a forward pass of all, with a bar."""
-    parts = torch.arange(len(subject.y), device=subject.y.device).split(LOOKED)
+    parts = torch.arange(len(subject.y), device=subject.y.device).split(max(LOOKED, batch_size))
     found = []
     with reporter.track("clean", len(subject.y), unit="img") as bar:
         for rows in parts:
             x, y = subject.x[rows], subject.y[rows]
-            found.append(look(subject.predict, subject.params, x, y, targeted=targeted))
+            seen = look(
+                subject.predict, subject.params, x, y, batch_size=batch_size, targeted=targeted
+            )
+            found.append(seen)
             bar.advance(len(rows))
     return Outcome(*map(torch.cat, zip(*found, strict=True)))
 

@@ -74,8 +74,9 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     options = replace(options, precision=pick_precision(options.precision, device))
     dtype = pick_dtype(options.precision, device)
     ball = psi_ball(options)
+    found = inputs(options, checkpoint=options.checkpoint or default_checkpoint(USUAL))
+    held.require(options, found)
     begun = load_classifier(options.checkpoint, device, reporter, model=options.model)
-    found = inputs(options, checkpoint=begun.name)
     _, card, _, model = begun
     options = replace(options, epsilon=_radius(options, card))
     if options.step_size is None:
