@@ -5,9 +5,11 @@
 #     bash benchmarks/gpu.sh                      # every part, in this order
 #     bash benchmarks/gpu.sh step attacks         # some of them
 #     OUT=folder bash benchmarks/gpu.sh           # where the JSON goes (benchmarks/results)
-#     SHORT=1 bash benchmarks/gpu.sh to45 attacks autoattack step psi    # meant for a quarter of an hour
+#     SHORT=1 bash benchmarks/gpu.sh ship        # a quarter of an hour; and so are all the others:
+#     SHORT=1 bash benchmarks/gpu.sh to45 step psi attacks autoattack
 #     REHEARSE=1 bash benchmarks/gpu.sh           # the same scripts on a CPU with tiny work
 #
+#   ship      a network to be shipped, with PGD-50-10 of all and AutoAttack of 1000  40 min
 #   compile   does torch.compile get the presets' updates right here?                25 min
 #   step      one CURE step: eager, compiled, CUDA graphs; against plain PyTorch     25 min
 #   to45      preset fast: seconds to 45 %, AutoAttack, model-FLOP utilisation       30 min
@@ -22,8 +24,8 @@
 # foolbox, eagerpy, gitpython and pyautoattack. So it ran on Python 3.12 and torch 2.11: on one H100
 # torch.compile was right about one CURE update of ResNet-18, and took 283 s of one processor core
 # for it, so those of the short form compile nothing. A copy without its .git is told its commit by
-# COMMIT=... CIFAR-10 is looked for in $FUNCROBUST_CACHE, or in
-# ~/.cache/funcrobust (cifar10.safetensors, 184 MB); benchmarks/carry.py makes parts of 50 MB of it.
+# COMMIT=... CIFAR-10 is looked for in $FUNCROBUST_CACHE, or in ~/.cache/funcrobust
+# (cifar10.safetensors, 184 MB); benchmarks/carry.py makes parts of 50 MB of it.
 #
 # A part that fails or runs out of time is named at the end, and the others are done all the same.
 set -uo pipefail
@@ -31,7 +33,7 @@ cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-benchmarks/results}
-ALL="compile step to45 to48 attacks autoattack psi"
+ALL="ship compile step to45 to48 attacks autoattack psi"
 
 if [ -n "${REHEARSE:-}" ]; then
   ON="--device cpu --threads 1 --out $OUT"
@@ -42,6 +44,8 @@ if [ -n "${REHEARSE:-}" ]; then
   ATTACKS="--examples 4 --repeats 1 --warmup 0 --attacks PGD-10"
   AUTOATTACK="--examples 2"
   PSI="--batch 2 --steps 2 --repeats 1"
+  SHIP="--examples 2 --autoattack 1 --train '--preset cpu --precision fp32 --epochs 1 --train-examples 256
+    --robust-examples 8 --evaluate-examples 8 --evaluate-steps 2'"
 elif [ -n "${SHORT:-}" ]; then
   ON="--device cuda --out $OUT"
   COMPILE="--presets fast"
@@ -51,6 +55,7 @@ elif [ -n "${SHORT:-}" ]; then
   ATTACKS="--examples 500"
   AUTOATTACK="--checkpoint cifar10-linf-small --examples 300 --search"
   PSI="--batch 256 --steps 5 20"
+  SHIP="--minutes 6"
 else
   ON="--device cuda --out $OUT"
   COMPILE=""
@@ -60,6 +65,7 @@ else
   ATTACKS="--examples 1000"
   AUTOATTACK="--checkpoint cifar10-linf-small --examples 1000 --search"
   PSI="--batch 256"
+  SHIP="--minutes 20"
 fi
 
 part() { # NAME SECONDS SCRIPT [ARGS...]
@@ -75,6 +81,7 @@ part() { # NAME SECONDS SCRIPT [ARGS...]
 failed=()
 for name in ${@:-$ALL}; do
   case $name in
+    ship) eval part ship 2400 ship.py "$SHIP" ;;
     compile) part compile 1500 compile_check.py $COMPILE ;;
     step) part step 1500 cure_step.py $STEP ;;
     to45) part to45 1800 fast_training.py $TO45 ;;
