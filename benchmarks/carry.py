@@ -3,8 +3,8 @@
     python benchmarks/carry.py pack FOLDER --parts 2    # here: FOLDER/1 and FOLDER/2, of one size
     python benchmarks/carry.py unpack FOLDER            # there, once all the parts lie in it
 
-Packing takes two minutes of two cores, unpacking seconds. What is unpacked is checked against the
-published SHA-256, and lies where `funcrobust data` would have put it.
+Packing takes two and a half minutes of a core, unpacking seconds. What is unpacked is checked
+against the published SHA-256, and lies where `funcrobust data` would have put it.
 """
 
 from __future__ import annotations
