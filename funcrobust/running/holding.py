@@ -51,8 +51,8 @@ class Held(Generic[SomeRun]):
     ) -> tuple[RunFolder, Position]:
         """Make the run's folder, with ``options``; or find where the one to resume is.
 
-        ``state`` is the one to begin from, ``inputs`` what `inputs` finds: a run is resumed with
-        the same only.
+        ``state`` is the one to begin from, ``inputs`` what `inputs` finds, which `require` has been
+        asked about.
         """
         if options.resume is None:
             command = command_name(type(options))
@@ -62,7 +62,6 @@ class Held(Generic[SomeRun]):
             return run, Position(state)
         run = RunFolder.open(options.resume)
         self._until_the_end.push(partial(_tell_how_to_go_on, run, reporter))
-        require_inputs(run, options, inputs)
         record_moves(run, options)
         position = load_position(run, state, reporter)
         if position is None:

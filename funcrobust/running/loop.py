@@ -167,7 +167,7 @@ class _Driven:
         """
         if self.recorded is not None:
             return self.recorded
-        records = list(filter(self.tells, self.records))
+        records = self.telling
         if len(records) < record or not records[-record]["epoch"]:
             return None
         return load_recorded(self.run, self.start.state, int(records[-record]["step"]))
@@ -175,6 +175,10 @@ class _Driven:
     def tells(self, record: Record) -> bool:
         """Whether the record says if its state is one to keep."""
         return not self.plan.watched or is_watched(record)
+
+    @property
+    def telling(self) -> list[Record]:
+        return list(filter(self.tells, self.records))
 
     def tell(self) -> None:
         self.plan.report(self.position.step, self.left)
@@ -261,8 +265,9 @@ def _ended(driven: _Driven) -> Outcome | None:
     """Tell whether the last record is one to stop at."""
     plan, state = driven.plan, driven.position.state
     if plan.watched and (found := collapse(driven.records, plan.watched)):
-        before = list(filter(driven.tells, driven.records))[-2]["epoch"]
-        driven.reporter.warn(f"{found}; keeping the parameters of epoch {before}")
+        driven.reporter.warn(
+            f"{found}; keeping the parameters of epoch {driven.telling[-2]['epoch']}"
+        )
         return _outcome(driven, driven.last_recorded(2) or driven.start.state, "collapsed")
     return _outcome(driven, state, "finished") if plan.enough(driven.records[-1]) else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 
 import torch
 
@@ -121,7 +121,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
         report=report.renew,
     )
     outcome = drive(plan, position, run, reporter, open_sink(log, run, "cure-train"))
-    left = cache(partial(work.kept, outcome.state))
+    left = partial(work.kept, outcome.state)
     return conclude(
         run, outcome.status, outcome.position, reporter, kept,
         save=lambda: work.save(outcome, *left()), finish=lambda: work.finish(outcome, *left()),
