@@ -85,7 +85,9 @@ def stopped(tmp_path_factory):
     terminal = Terminal(
         "cure-train", *TINY, "--epochs", "2000", "--out", str(folder), "--name", "run", NO_COLOR="1"
     )
-    terminal.until(lambda lines: any(line.startswith("epoch 3/2000  loss") for line in lines))
+    # The whole record: at Ctrl-C a terminal forgets what of a line it has not shown yet.
+    record = re.compile(r"epoch 3/2000 loss .* train_attacked [\d.]+%")
+    terminal.until(lambda lines: record.search(words(lines)))
     os.write(terminal.ours, b"\x03")
     acknowledged = terminal.until(lambda lines: any("again to stop now" in line for line in lines))
     return folder / "run", acknowledged, terminal, terminal.end()
