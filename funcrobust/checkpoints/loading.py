@@ -67,19 +67,25 @@ def load(
     if path.suffix != SUFFIX:
         return _load_foreign(path, model)
     tensors, card = _read(path, verify=verify)
-    if model not in (None, card.model):
-        raise FuncrobustError(f"{path} holds a {card.model}, not a {model}: leave model= out")
-    if names_code(card.model) and model is None:
-        raise FuncrobustError(
-            f"{path} needs the code {card.model!r}: if you trust it, say so with "
-            f"--model {shlex.quote(card.model)} (in Python: model={card.model!r})"
-        )
+    _require_named(path, card, model)
     network = _made(
         card.model, card.num_classes, lambda: build(card), tensors, lambda _: tensors, path
     )
     if verify and card.fingerprint:
         _prove(network, card, path)
     return network, card
+
+
+def _require_named(path: Path, card: Card, model: str | None) -> None:
+    """Raise unless ``model`` is what a checkpoint holds, or nothing where that is no code."""
+    if names_code(card.model) and model != card.model:
+        instead = f", not {model!r}" if model else ""
+        raise FuncrobustError(
+            f"{path} needs the code {card.model!r}{instead}: if you trust it, say so with "
+            f"--model {shlex.quote(card.model)} (in Python: model={card.model!r})"
+        )
+    if model not in (None, card.model):
+        raise FuncrobustError(f"{path} holds a {card.model}, not a {model}: leave model= out")
 
 
 def needs_model(path_or_name: str | Path) -> bool:

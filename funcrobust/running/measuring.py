@@ -7,6 +7,7 @@ import torch
 from funcrobust.core import evaluation
 from funcrobust.core.attacks import Attack
 from funcrobust.core.balls.ball import Ball
+from funcrobust.core.evaluation.adversary import AT_ONCE
 from funcrobust.core.images import as_float
 from funcrobust.core.losses import cross_entropy
 from funcrobust.core.network.functional import (
@@ -31,7 +32,7 @@ def measure(
     steps: int,
     seed: int,
     title: str,
-    batch_size: int = 250,
+    batch_size: int = AT_ONCE,
 ) -> dict[str, float]:
     """Measure, with a bar, the shares of the images that are classified right.
 
@@ -62,7 +63,7 @@ def measure(
 
 def withstood(
     predict: Predict, params: Params, images: Chosen, attack: Attack, *, seed: int,
-    batch_size: int = 250,
+    batch_size: int = AT_ONCE,
 ) -> float:  # fmt: skip
     """Measure the share of the images that is classified right after ``attack``, once each.
 

@@ -200,6 +200,17 @@ def test_a_factory_whose_code_has_changed(factory, monkeypatch, name, value):
         checkpoints.load(path, model=card.model)
 
 
+@pytest.mark.parametrize("model", [None, "own_print:other", "preact-tiny"])
+def test_the_way_out_of_a_refusal_is_no_other_refusal(factory, model):
+    _, card, network = factory
+    path = checkpoints.save("own", network.state_dict(), card, network=network)
+    with pytest.raises(FuncrobustError) as refused:
+        checkpoints.load(path, model=model)
+    assert "--model own_print:net" in str(refused.value)
+    assert "leave model= out" not in str(refused.value)
+    assert (model is None) or repr(model) in str(refused.value)
+
+
 def test_tensors_that_are_not_the_networks_are_not_saved(factory, tmp_path):
     """They would be found not to fit when the file is read, and then it is too late."""
     _, card, network = factory

@@ -21,6 +21,7 @@ from funcrobust.commands.cure_train.beginning import checkpointed
 from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.commands.cure_train.pictures import draw
 from funcrobust.commands.cure_train.presets import DOCUMENTED
+from funcrobust.core.evaluation.adversary import AT_ONCE
 from funcrobust.core.network.functional import Buffers, Params
 from funcrobust.core.training.updates import State
 from funcrobust.models.registry import is_factory
@@ -56,8 +57,6 @@ from funcrobust.running.run_report import RunReport
 from funcrobust.running.state import Kept
 from funcrobust.running.threat import pick_ball, written_threat
 
-FEW = 250
-"""Images that are measured at a time, at least."""
 WATCHED_STEPS = 10
 """Of the attacks after every epoch."""
 WATCHED = f"PGD-{WATCHED_STEPS} and sharp PGD-{WATCHED_STEPS}"
@@ -165,7 +164,7 @@ def _within(
 
 def at_once(options: CureTrain) -> int:
     """Return how many images are measured at a time: what an update has room for, at least."""
-    return max(FEW, options.batch_size)
+    return max(AT_ONCE, options.batch_size)
 
 
 def _headline(options: CureTrain, device: torch.device) -> str:
@@ -305,7 +304,7 @@ class Work:
         found = measure(
             predict, params, images, reporter, ball=self.training.ball, steps=steps,
             seed=options.seed, title=f"PGD-{steps} and sharp PGD-{steps}, test",
-            batch_size=max(FEW, at_once(options) // 2),  # float32
+            batch_size=max(AT_ONCE, at_once(options) // 2),  # float32
         )  # fmt: skip
         figures = {
             "clean": found["clean"], f"pgd{steps}": found["robust"], "worst": found["worst"],

@@ -24,6 +24,9 @@ from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params, Predict
 from funcrobust.core.randomness import generator
 
+AT_ONCE = 250
+"""Images that are looked at together, where nobody says how many: what a CPU is quick with."""
+
 
 def ignore(_: int) -> None:
     """Take no notice of progress."""
@@ -37,7 +40,7 @@ class Run(NamedTuple):
     it does not matter who else is in a batch, nor how many."""
     seed: int = 0
     purpose: str = "evaluate"
-    batch_size: int = 250
+    batch_size: int = AT_ONCE
     advance: Callable[[int], object] = ignore
     """Told of every example done with, n in all."""
 

@@ -12,7 +12,7 @@ from funcrobust.core.arguments import require_adversary, require_predict
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation.accuracy import classes, require_pairs
-from funcrobust.core.evaluation.adversary import Adversary, Run, ignore, inside, succeeds
+from funcrobust.core.evaluation.adversary import AT_ONCE, Adversary, Run, ignore, inside, succeeds
 from funcrobust.core.examples import flat
 from funcrobust.core.images import as_float
 from funcrobust.core.network.functional import Params, Predict
@@ -52,7 +52,7 @@ def attack_all(
     *,
     numbers: Tensor | None = None,
     seed: int = 0,
-    batch_size: int = 250,
+    batch_size: int = AT_ONCE,
     advance: Callable[[int], object] = ignore,
     targeted: bool = False,
     ball: Ball | None = None,
@@ -117,7 +117,7 @@ def _images(found: Tensor, x: Tensor) -> Tensor:
 
 
 def look(
-    predict: Predict, params: Params, x: Tensor, y: Tensor, *, batch_size: int = 250,
+    predict: Predict, params: Params, x: Tensor, y: Tensor, *, batch_size: int = AT_ONCE,
     targeted: bool = False,
 ) -> Outcome:  # fmt: skip
     """Return what becomes of each example without an attack; raise where there are none."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError, require_count
+from funcrobust.core.evaluation.adversary import AT_ONCE
 from funcrobust.core.images import as_float
 from funcrobust.core.losses import own_and_others
 from funcrobust.core.network.functional import Params, Predict
@@ -54,7 +55,7 @@ def likeliest_others(logits: Tensor, y: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def least_likely(
-    predict: Predict, params: Params, x: Tensor, y: Tensor, *, batch_size: int = 250
+    predict: Predict, params: Params, x: Tensor, y: Tensor, *, batch_size: int = AT_ONCE
 ) -> Targets:
     """Aim at the class that the clean image is least taken for, the label apart.
 
