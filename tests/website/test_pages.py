@@ -104,7 +104,7 @@ def test_every_command_has_its_place():
     assert set(re.findall(r"^\$ python -m funcrobust (.+) --help$", text, re.MULTILINE)) == COMMANDS
 
 
-READY = {"RUN": "cifar10-linf-tiny", "runs/FOLDER": "cifar10-linf-tiny"}
+READY = {"RUN": "cifar10-linf-tiny", "runs/FOLDER": "cifar10-linf-tiny", "TASK": "generation"}
 READY |= {"drawing.png": str(DOCS / "sketch.png")}
 
 
