@@ -190,13 +190,13 @@ class Run(Images, Machine, Optimiser):
 
     shared: ClassVar[bool] = True
     minutes: Annotated[float, Gt(0)] | None = None
-    """Train for as long as ends, measured and drawn, after so many minutes on this machine: some
-    updates are timed, and the length that follows is kept in their place."""
+    """Choose the length so that training, measuring and drawing are done within so many minutes on
+    this machine. A few updates are timed first; config.json keeps the length that follows."""
     precision: Precision = "auto"
     """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
     compile: bool | None = None
-    """Make the update one graph, checked against the eager one; left out: on CUDA, but for
-    trainings of so many --minutes.
+    """Make the update one graph, checked against the eager one; left out: yes on CUDA, except with
+    --minutes.
 
     On two CPU cores compiling costs two minutes and gains nothing, and beside an H100 it cost five.
     """

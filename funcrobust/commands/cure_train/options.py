@@ -78,7 +78,7 @@ class Attacked(Options):
     attack: Annotated[str, Choices(attack_names)] = "n-fgsm"
     """What the network is trained on; fgsm is the document's name of rs-fgsm."""
     attack_steps: Annotated[Count, _attacks("steps")] = 10
-    """Steps of PGD."""
+    """Steps of PGD and of Auto-PGD."""
     noise: Annotated[Weight, _attacks("noise"), only_with(delta_init="random")] = 2.0
     """N-FGSM's k: its start is uniform in ±k·ε."""
     quantile: Annotated[float, Ge(0), Lt(1), _attacks("quantile")] = 0.35
@@ -88,8 +88,9 @@ class Attacked(Options):
     epsilon: Radius = 8 / 255
     """Its radius."""
     alpha: Annotated[float, Gt(0), _attacks("step_size")] | None = None
-    """The attack's step; left out: 1.25 ε (the usual 10/255 at ε = 8/255), ε for N-FGSM, of
-    PGD ε/4, and of fewer than ten steps more."""
+    """The attack's step; left out: 1.25 ε for rs-fgsm and zerograd (10/255 at ε = 8/255), ε for
+    n-fgsm, 2 ε for the first of apgd-k; for pgd-k ε/4, or 2.5 ε/steps for fewer than ten, at most
+    1.25 ε."""
     delta_init: Annotated[Literal["random", "zero"], only_with(attack=...)] = "random"
     """The attack's start; zero is the image itself."""
     attack_statistics: Annotated[Literal["batch", "running"], only_with(attack=...)] = "batch"
@@ -201,11 +202,11 @@ class CureTrain(Attacked, Regularised, Run):
     short one of a small network fits too little as it is (docs/recipes.md).
     """
     robust_examples: Count = 256
-    """Training (and test) images, at random and the same ones throughout, that PGD-10 and then
-    sharp PGD attack after an epoch."""
+    """So many training images and as many test images, at random and the same throughout, are
+    attacked after an epoch by PGD-10 and then by sharp PGD."""
     watch_every: Count = 1
-    """Of so many epochs they are attacked after the last alone: a collapse is seen by comparing two
-    such looks."""
+    """Attack them after every N-th epoch, and after the last. A collapse is found by comparing two
+    such measurements."""
 
     @classmethod
     def beneath(cls, given: Mapping[str, Any]) -> dict[str, Any]:

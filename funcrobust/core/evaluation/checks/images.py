@@ -59,7 +59,7 @@ def fools_again(case: Case) -> Check:
 
 @torch.no_grad()
 def in_bytes(case: Case) -> Check:
-    """Do four in five survive being stored in 8 bits a number, or as many but for chance?"""
+    """Do at least four in five still fool when rounded to 8 bits, up to sampling error?"""
     places = case.some(case.outcome.fell_to > 0)
     if not len(places):
         return Check("fooling images in 8 bits", None, "there are none", "suspicious")
