@@ -77,6 +77,18 @@ def own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return logits.gather(-1, y.unsqueeze(-1)).squeeze(-1), others
 
 
+def spread_of(logits: Tensor) -> Tensor:
+    """Return the standard deviation over the classes of logits (B, C): (B,).
+
+    A class that is masked, with a logit of −∞, does not count; 0 where no two are left.
+    """
+    there = logits.isfinite()
+    count = there.sum(-1)
+    mean = torch.where(there, logits, 0.0).sum(-1) / count
+    apart = torch.where(there, logits - mean.unsqueeze(-1), 0.0)
+    return (apart.square().sum(-1) / (count - 1)).sqrt().nan_to_num(nan=0.0)
+
+
 def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
     """Build the cross-entropy, −log softmax(z)_y, z = predict(θ, x), in nats.
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from problems import DERIVATIVES, directional_difference, inner, random_direction
+from scipy.optimize import minimize
 from torch.func import grad, vmap
 
 import funcrobust as fr
+from funcrobust.core import evaluation
 
 
 def square() -> torch.Tensor:
@@ -195,3 +197,58 @@ def test_balls_that_hold_tensors_can_be_compared_and_be_keys(make):
     assert ball != other
     assert ball in {ball: 1}
     assert other not in {ball: 1}
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.4])
+@pytest.mark.parametrize("build", [fr.linf, lambda r: fr.with_steps(fr.linf(r), fr.l2(1.0))])
+def test_block_means_in_a_box_are_the_nearest_such_point(build, radius):
+    """Against SciPy's own, square by square, the data bounds in the way of some."""
+    draw = fr.generator(0, "box")
+    x = torch.rand(3, 2, 4, 6, generator=draw, dtype=torch.float64)
+    z = x + 0.5 * torch.randn(x.shape, generator=draw, dtype=torch.float64)
+    ball = fr.with_block_means(build(radius), 2)
+    p = ball.project(z, x)
+    assert (F.avg_pool2d(p, 2) - F.avg_pool2d(x, 2)).abs().max() < 1e-12
+    assert (p - x).abs().max() <= radius + 1e-12
+    assert evaluation.inside(ball, p, x).all()
+    for at in [(0, 0), (2, 4)]:
+        rows, columns = slice(at[0], at[0] + 2), slice(at[1], at[1] + 2)
+        goal, center = (t[1, 1, rows, columns].flatten().numpy() for t in (z, x))
+        ends = list(zip((center - radius).clip(0), (center + radius).clip(None, 1), strict=True))
+        held = {"type": "eq", "fun": lambda v, c=center: v.mean() - c.mean()}
+        nearest = minimize(
+            lambda v, g=goal: ((v - g) ** 2).sum(), center, method="SLSQP", bounds=ends,
+            constraints=[held], options={"ftol": 1e-14, "maxiter": 500},
+        ).x  # fmt: skip
+        assert abs(nearest - p[1, 1, rows, columns].flatten().numpy()).max() < 1e-5
+
+
+def test_block_means_hold_where_images_saturate():
+    draw = fr.generator(0, "saturated")
+    x = torch.rand(3, 1, 8, 8, generator=draw, dtype=torch.float64).round()
+    x[:, :, ::2] = 0.5
+    z = x + torch.randn(x.shape, generator=draw, dtype=torch.float64)
+    for ball in (fr.l2(2.0), fr.unconstrained()):
+        both = fr.with_block_means(ball, 4)
+        p = both.project(z, x)
+        assert (F.avg_pool2d(p, 4) - F.avg_pool2d(x, 4)).abs().max() < 1e-12
+        assert p.min() >= 0
+        assert p.max() <= 1
+        assert evaluation.inside(both, p, x).all()
+    assert torch.autograd.gradcheck(both.project, (z.requires_grad_(), x.requires_grad_()))
+
+
+def test_means_that_no_point_has_are_come_as_near_as_can_be():
+    x = torch.full((1, 1, 2, 2), 0.5)
+    ball = fr.with_block_means(fr.linf(0.1), 2, torch.full((1, 1, 1, 1), 0.9))
+    assert torch.allclose(ball.project(x, x), torch.tensor(0.6))
+
+
+def test_an_attack_over_block_means_stays_in_its_ball():
+    x = torch.rand(5, 1, 8, 8, generator=fr.generator(0, "five"), dtype=torch.float64) / 2 + 0.25
+    w = torch.randn(64, 2, generator=fr.generator(0, "w"), dtype=torch.float64)
+    y = torch.zeros(5, dtype=torch.int64)
+    ball = fr.with_block_means(fr.linf(0.1), 2)
+    found = fr.pgd(fr.log_odds(lambda w, x: x.flatten(1) @ w["w"]), ball, step_size=0.05, steps=9)
+    moved = found({"w": w}, x, y) - x
+    assert 0.05 < moved.abs().max() <= 0.1 + 1e-9

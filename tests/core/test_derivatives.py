@@ -248,3 +248,28 @@ def test_a_closed_over_batch_is_told_too(problem):
     psi = fr.psi(fr.away_from(reference), fr.l2(1.0), step_size=0.1, steps=3)
     with pytest.raises(fr.FuncrobustError, match="closes over"):
         psi(problem.params, problem.x + 0.1, problem.y)
+
+
+@pytest.mark.parametrize(
+    "derivative", [fr.adjoint(), fr.adjoint(kept=0), fr.truncated(2), fr.one_step()],
+    ids=["adjoint", "kept=0", "truncated", "one-step"],
+)  # fmt: skip
+def test_a_second_derivative_in_the_start_alone_is_refused_too(derivative):
+    """ψ's end is linear in what is differentiated first, so that only the iterates carry it."""
+
+    def loss(params, x, _y):
+        return params["a"] * (x**3).sum(1)
+
+    def first(start):
+        psi = fr.psi(
+            loss, fr.unconstrained(bounds=None), step_size=0.1, steps=3, derivative=derivative
+        )
+        a = {"a": torch.tensor(1.0, dtype=torch.float64)}
+        end = torch.func.grad(lambda a: psi(a, start, y, center=center).sum())
+        return end(a)["a"]
+
+    start = torch.tensor([[0.5]], dtype=torch.float64)
+    y, center = torch.zeros(1, dtype=torch.int64), start.clone()
+    assert first(start).isfinite()
+    with pytest.raises(fr.FuncrobustError, match=r"no second derivative|none in the start"):
+        torch.func.grad(first)(start)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import grad, vmap
 
 import funcrobust as fr
+from funcrobust.core import evaluation
 
 
 def test_predict_is_the_modules_evaluation_mode(problem):
@@ -275,3 +276,35 @@ def test_batch_norm_refuses_what_torchs_own_does():
     with pytest.raises(fr.FuncrobustError, match="more than one value a channel"):
         flat.by_batch(flat.buffers)(flat.params, torch.zeros(1, 4))
     assert flat.by_batch(flat.buffers)(flat.params, torch.zeros(2, 4)).shape == (2, 4)
+
+
+class _Twice(nn.Module):
+    """Calls one norm for two halves of what it gives."""
+
+    def __init__(self, momentum):
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm1d(2, momentum=momentum), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(torch.cat([self.norm(x), self.norm(3 * x.flip(1))], 1))
+
+
+@pytest.mark.parametrize("momentum", [0.1, 1.0, None])
+def test_a_batch_norm_that_is_called_twice_has_statistics(momentum):
+    """Between those of its two calls: of the running ones, the last weighs most."""
+    model = fr.functionalize(_Twice(momentum).double())
+    x = torch.rand(64, 2, generator=fr.generator(0, "twice"), dtype=torch.float64)
+    found = evaluation.recalibrated(model, model.params, model.buffers, [x])
+    share = {0.1: 1 / 1.9, 1.0: 1.0, None: 1 / 2}[momentum]  # of the second call
+    for name, of in (("mean", torch.mean), ("var", torch.var)):
+        first, second = of(x, dim=0), of(3 * x.flip(1), dim=0)
+        assert torch.allclose(found[f"norm.running_{name}"], torch.lerp(first, second, share))
+
+
+def test_instance_norm_is_recalibrated():
+    network = nn.Sequential(nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten())
+    model = fr.functionalize(network.double())
+    x = 10 * torch.rand(8, 2, 30, generator=fr.generator(0, "instances"), dtype=torch.float64)
+    found = evaluation.recalibrated(model, model.params, model.buffers, [x])
+    assert torch.allclose(found["0.running_mean"], x.mean((0, 2)))
+    assert torch.allclose(found["0.running_var"], x.var(2).mean(0))

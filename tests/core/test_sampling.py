@@ -139,3 +139,16 @@ def test_a_ball_confines_and_does_not_change_the_steps():
     inside = MEANS[Y][:, None] + 0.01 * START  # whose end the clamp to [0, 1] does not touch
     gone = (walk(PARAMS, inside, Y) - MEANS[Y][:, None]).norm(dim=1) / (0.01 * START).norm(dim=1)
     assert (gone - 0.2).abs().max() < 1e-10
+
+
+def test_an_example_without_a_gradient_has_no_derivative_that_is_nan():
+    network = torch.nn.Linear(3, 2).double()
+    torch.nn.init.zeros_(network.weight)
+    model = fr.functionalize(network)
+    draw = fr.sampler(
+        fr.logit(model.predict), fr.unconstrained(bounds=None), step_size=0.1, steps=3,
+        key=fr.key(0, "draw"),
+    )  # fmt: skip
+    x, y = torch.rand(2, 3, dtype=torch.float64), torch.tensor([0, 1])
+    found = torch.func.grad(lambda p: draw(p, x, y).square().sum())(model.params)
+    assert all(g.isfinite().all() for g in found.values())

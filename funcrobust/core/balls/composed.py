@@ -17,6 +17,7 @@ from funcrobust.core.balls.ball import (
     require_float,
     require_images,
 )
+from funcrobust.core.balls.linf import Linf
 from funcrobust.core.errors import FuncrobustError, require_count
 
 
@@ -106,9 +107,18 @@ class WithBlockMeans(Composed):
         require_images("with_block_means", x)
         low = F.avg_pool2d(center, self.scale) if self.low is None else self.low
         _require_fitting(low, x, self.scale)
-        x = self.ball.project(x, center)
-        x = x + _enlarged(low - F.avg_pool2d(x, self.scale), self.scale)
-        return inside(x, self.bounds)
+        confining = self.ball
+        while isinstance(confining, WithSteps):
+            confining = confining.ball
+        if isinstance(confining, Linf):  # a box, too
+            least, most = center - confining.radius, center + confining.radius
+            least, most = inside(least, self.bounds), inside(most, self.bounds)
+        else:
+            x = self.ball.project(x, center)
+            if self.bounds is None:
+                return x + _enlarged(low - F.avg_pool2d(x, self.scale), self.scale)
+            least, most = (torch.full_like(x, bound) for bound in self.bounds)
+        return _shifted(x, low, least, most, self.scale)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         _require_squares(gradient, self.scale)
@@ -151,15 +161,55 @@ def with_block_means(ball: Ball, scale: int, low: Tensor | None = None) -> Ball:
     """Build ``ball`` cut with {x : the mean of every scale×scale square of x is as ``low`` says}.
 
     For images (B, C, H, W); ``low`` (B, C, H/scale, W/scale) holds the means, by default the
-    centre's own. The set is affine and x + U(low − A·x) is its orthogonal projection, with A the
-    mean over squares and U its pseudo-inverse, repetition; it comes after the ball's, and the data
-    bounds after it, so that all hold to within what the later ones move (about a gray level of the
-    means, where images saturate). For super-resolution that keeps to its input.
+    centre's own. After the ball's own projection x goes to the nearest point that has these means
+    within the data bounds: clip(x + t), t one number a square. Of an L∞ ball, a box, it is the
+    nearest point that is in the ball as well. The means hold wherever the box has such points (and
+    an L2 ball is not left, where ``low`` is the centre's own). For super-resolution that keeps to
+    its input.
     """
     require_straight(ball)
     _require_alone(ball, "a mask and block means undo each other: use one of them")
     require_count("scale", scale, minimum=1)
     return WithBlockMeans(ball, scale, low)
+
+
+def _shifted(x: Tensor, low: Tensor, least: Tensor, most: Tensor, scale: int) -> Tensor:
+    """Return clip(x + t, least, most), t one number a square, such that its means are ``low``.
+
+    That is x's orthogonal projection onto these points. The mean is increasing in t, so halving
+    finds which of a square's numbers are clipped; of those that are not, t follows, and with it
+    its derivative. Where no t will do, all of a square is at the end that is nearer.
+    """
+    squares, least, most = (_in_squares(each, scale) for each in (x, least, most))
+    goal = low.unsqueeze(-1).expand(*squares.shape[:-1], 1)
+    held = squares.detach(), least.detach(), most.detach(), goal.detach()
+    t = _halved(*held)
+    free = (held[0] + t > held[1]) & (held[0] + t < held[2])
+    count = free.sum(-1, keepdim=True)
+    clipped = torch.where(free, squares, (squares + t).clamp(least, most))
+    needed = (goal * squares.shape[-1] - clipped.sum(-1, keepdim=True)) / count.clamp_min(1)
+    moved = (squares + torch.where(count > 0, needed, t)).clamp(least, most)
+    return moved.unflatten(-1, (scale, scale)).movedim(-2, -3).reshape(x.shape)
+
+
+HALVINGS = {torch.float64: 52}
+"""Of the range of t; 24 in single and half precision."""
+
+
+def _halved(x: Tensor, least: Tensor, most: Tensor, goal: Tensor) -> Tensor:
+    below = (least - x).amin(-1, keepdim=True)
+    above = (most - x).amax(-1, keepdim=True)
+    for _ in range(HALVINGS.get(x.dtype, 24)):
+        t = (below + above) / 2
+        short = (x + t).clamp(least, most).mean(-1, keepdim=True) < goal
+        below, above = torch.where(short, t, below), torch.where(short, above, t)
+    return (below + above) / 2
+
+
+def _in_squares(x: Tensor, scale: int) -> Tensor:
+    """(…, H, W) -> (…, H/scale, W/scale, scale²)."""
+    x = x.unflatten(-2, (-1, scale)).unflatten(-1, (-1, scale))
+    return x.movedim(-3, -2).flatten(-2)
 
 
 def _enlarged(x: Tensor, scale: int) -> Tensor:

@@ -137,18 +137,18 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.step, ctx.length, ctx.spec, _, y, center, *leaves = inputs
+        ctx.step, ctx.length, ctx.spec, start, y, center, *leaves = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)  # or zeros as large as all iterates are made
-        ctx.save_for_backward(output[1], y, center, *leaves)
+        ctx.save_for_backward(output[1], start, y, center, *leaves)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        iterates, y, center, *leaves = ctx.saved_tensors
+        iterates, start, y, center, *leaves = ctx.saved_tensors
         if cotangents[0] is None:
             return (None,) * (6 + len(leaves))
         pulled = _Pullback.apply(
-            ctx.step, ctx.length, ctx.spec, cotangents[0], iterates, y, center, *leaves
+            ctx.step, ctx.length, ctx.spec, cotangents[0], iterates, start, y, center, *leaves
         )
         start_bar, center_bar, *leaves_bar = pulled
         return None, None, None, start_bar, None, center_bar, *leaves_bar
@@ -160,7 +160,8 @@ class _Pullback(torch.autograd.Function):
     It is a Function of its own for two reasons. ``torch.func.grad`` runs every backward with
     ``create_graph=True``; a Function's forward records no graph, so memory stays flat. And its
     own backward, the second derivative of the iteration, can say that it does not exist instead
-    of being silently zero.
+    of being silently zero. It takes the start for that alone: the iterates, which have no
+    derivative of their own, move with it.
     """
 
     generate_vmap_rule = True
@@ -172,6 +173,7 @@ class _Pullback(torch.autograd.Function):
         spec: Any,
         cotangent: Tensor,
         iterates: Tensor,
+        start: Tensor,  # noqa: ARG004
         y: Tensor,
         center: Tensor,
         *leaves: Tensor,

@@ -30,8 +30,8 @@ class Truncated:
             x = iterate(step, before, constant(params), *held).detach()
             if not torch.compiler.is_compiling():
                 x = _CutFrom.apply(start, x)
-        # No step's graph is kept: a second derivative through it would leave out, without a word,
-        # how the iterate held constant moves. The walk back refuses one.
+        # No step's graph is kept: a second reverse derivative through it would leave out, without a
+        # word, how the iterate held constant moves. The walk back refuses one.
         walk = adjoint(kept=0)
         return walk(step, min(steps, self.k), params, x, y, center)
 
@@ -42,7 +42,9 @@ def truncated(k: int) -> Derivative:
     k vjps, whatever the steps; biased by all that reaches the end through that iterate (Shaban et
     al. 2019, arXiv:1810.10667). Where it is longer than the iteration it is the adjoint; elsewhere
     the start has no derivative, and asking for one raises `FuncrobustError`: it would be a zero
-    that means nothing. (In compiled code, where nothing can be raised, it is that zero.)
+    that means nothing. (In compiled code, where nothing can be raised, it is that zero.) A second
+    derivative forward over reverse (``jvp`` of ``grad``) is of the last ``k`` steps alone, too: it
+    leaves out how the iterate before them moves, and is not the Hessian of anything.
     """
     require_count("k", k, minimum=1)
     return Truncated(k)

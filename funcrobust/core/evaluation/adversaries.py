@@ -14,7 +14,7 @@ from funcrobust.core.errors import FuncrobustError, require_count, require_finit
 from funcrobust.core.evaluation.adversary import Adversary, Run
 from funcrobust.core.evaluation.climbing import Aims, Climber, Score
 from funcrobust.core.evaluation.targets import likeliest_others
-from funcrobust.core.losses import cross_entropy_of, odds_of
+from funcrobust.core.losses import cross_entropy_of, odds_of, spread_of
 from funcrobust.core.margins import difference_of, dlr_of, targeted_dlr_of
 from funcrobust.core.network.functional import Params, Predict
 from funcrobust.core.perturbations.ascent import steepest_ascent
@@ -62,10 +62,10 @@ def sharp_pgd(
 
         m_t = log Σ_{j≠y} e^{t·z_j} − t·z_y,        t = sharpness / std_j(z_j)
 
-    with the clean image's own standard deviation over the classes, so that a factor on the logits
-    changes nothing. At t → 0 the gradient goes after all classes at once, at t → ∞ after the
-    likeliest other alone: either can be masked, by confidence or by the lack of it. ``targeted`` it
-    descends, toward y.
+    with the clean image's own standard deviation over the classes (those of finite logits), so that
+    a factor on the logits changes nothing. At t → 0 the gradient goes after all classes at once, at
+    t → ∞ after the likeliest other alone: either can be masked, by confidence or by the lack of it.
+    ``targeted`` it descends, toward y.
     """
     if not sharpness or not all(0 < s < math.inf for s in sharpness):
         raise FuncrobustError(f"sharpness must be finite numbers > 0, got {tuple(sharpness)}")
@@ -73,7 +73,7 @@ def sharp_pgd(
     require_count("steps", steps, minimum=1)
 
     def aims(logits: Tensor, _y: Tensor) -> Tensor:
-        spread = logits.float().std(-1).clamp_min(1e-30)
+        spread = spread_of(logits.float()).clamp_min(1e-30)
         return torch.stack([s / spread for s in sharpness])
 
     def score(logits: Tensor, y: Tensor, aim: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from funcrobust.core.attacks import Attack
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError, require_count
+from funcrobust.core.evaluation.slopes import climbable
 from funcrobust.core.examples import at_least_single, flat
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params, Predict
@@ -133,7 +134,8 @@ class _OfAttack:
             raise FuncrobustError(
                 "adversary_of takes what builds a loss, fr.log_odds or fr.cross_entropy itself"
             )
-        return (lambda params, x, y: -loss(params, x, y)) if self.targeted else loss
+        sign = -1.0 if self.targeted else 1.0
+        return lambda params, x, y: sign * loss(params, climbable(x), y)
 
 
 def inside(ball: Ball, x_hat: Tensor, center: Tensor, *, slack: float = 1e-6) -> Tensor:

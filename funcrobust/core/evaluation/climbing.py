@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.balls.ball import Ball
-from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation.adversary import Run, succeeds
+from funcrobust.core.evaluation.slopes import gradient_of
 from funcrobust.core.examples import per_example
 from funcrobust.core.network.functional import Params, Predict
 from funcrobust.core.perturbations.ascent import Ascent, AscentState
@@ -137,23 +137,6 @@ class Climber:
         with torch.no_grad():
             state = self.ascent.update(state, losses.detach(), gradient, center)
         return state, ~succeeds(logits.detach().argmax(-1), y, self.targeted)
-
-
-def gradient_of(value: Tensor, x: Tensor) -> Tensor:
-    """Return the gradient; 0 where ``value`` does not hang on x, as with logits that were cut off.
-
-    A check says so by name (`checks.gradients`), where an error would say less. An entry that is
-    NaN is 0 too: it says nowhere to go, and what it would make of the image fools nobody.
-    """
-    if torch.is_inference_mode_enabled():
-        raise FuncrobustError(
-            "an attack takes gradients, and inside torch.inference_mode() there are none: use "
-            "torch.no_grad(), or nothing at all"
-        )
-    if not value.requires_grad:
-        return torch.zeros_like(x)
-    (gradient,) = torch.autograd.grad(value, x, allow_unused=True)
-    return torch.zeros_like(x) if gradient is None else gradient.nan_to_num(nan=0.0)
 
 
 LEG = {"cpu": 1, "cuda": 10}

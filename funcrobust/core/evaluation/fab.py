@@ -24,8 +24,8 @@ from funcrobust.core.balls.l2 import L2
 from funcrobust.core.balls.linf import Linf
 from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.evaluation.adversary import Adversary, Run
-from funcrobust.core.evaluation.climbing import gradient_of
 from funcrobust.core.evaluation.minimum_norm import norm_in
+from funcrobust.core.evaluation.slopes import slope_of
 from funcrobust.core.evaluation.targets import likeliest_others
 from funcrobust.core.examples import flat, per_example
 from funcrobust.core.margins import difference_of
@@ -95,7 +95,9 @@ class _Fab:
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             f = difference_of(predict(params, at), y, target)
-            w = gradient_of(f.sum(), at)
+            w = slope_of(f.sum(), at)
+        # An infinite slope would put the plane at x itself, where no step leads anywhere.
+        w = w.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         both, normals = torch.cat([x, center]), torch.cat([w, w])
         # ⟨w, z⟩ = ⟨w, x⟩ − f(x) on the plane; how far each of the two is from it:
         gap = torch.cat([f, f + flat(w * (center - x)).sum(1)])

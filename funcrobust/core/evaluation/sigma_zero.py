@@ -18,7 +18,7 @@ from torch import Tensor
 
 from funcrobust.core.errors import require_count
 from funcrobust.core.evaluation.adversary import Adversary, Run
-from funcrobust.core.evaluation.climbing import gradient_of
+from funcrobust.core.evaluation.slopes import gradient_of
 from funcrobust.core.examples import flat, per_example
 from funcrobust.core.losses import own_and_others
 from funcrobust.core.network.functional import Params, Predict

@@ -61,20 +61,20 @@ class _Square:
         table = run.starts(self._numbers, x, numbers, restart=1)
         found = self.ball.project(x + self.ball.radius * stripes, x)
         rows = torch.arange(len(x), device=x.device)
-        now = _Standing(rows, found.clone(), x, y, table, _margin(predict, params, found, y))
+        now = _Standing(rows, found.clone(), x, y, table, *_look(predict, params, found, y))
         for query in range(self.queries - 1):
-            fell = now.least <= 0
-            if fell.any():
-                run.advance(int(fell.sum()))
+            if now.fell.any():
+                run.advance(int(now.fell.sum()))
                 found[now.rows] = now.best
-                now = _Standing(*(each[~fell] for each in now))
+                now = _Standing(*(each[~now.fell] for each in now))
             if not len(now.rows):
                 return found
             window = self._window(now.table[:, query], now.center, query)
             tried = self.ball.project(now.best + 2 * self.ball.radius * window, now.center)
-            margin = _margin(predict, params, tried, now.y)
-            lower = margin < now.least
+            margin, fell = _look(predict, params, tried, now.y)
+            lower = (margin < now.least) | fell
             now.least[lower] = margin[lower]
+            now.fell[lower] = fell[lower]
             now.best[lower] = tried[lower]
         run.advance(len(now.rows))
         found[now.rows] = now.best
@@ -111,6 +111,8 @@ class _Standing(NamedTuple):
     table: Tensor
     least: Tensor
     """The margin at ``best``."""
+    fell: Tensor
+    """Whether ``best`` is misclassified: of equal logits the true one may be seen."""
 
 
 def _stripes(one: Tensor, generator: torch.Generator) -> Tensor:
@@ -122,7 +124,9 @@ def _sign(uniform: Tensor) -> Tensor:
     return torch.where(uniform < 0.5, -1.0, 1.0)
 
 
-def _margin(predict: Predict, params: Params, x: Tensor, y: Tensor) -> Tensor:
-    """z_y − max_{j≠y} z_j: (m,); at most 0 where x is misclassified."""
-    own, others = own_and_others(predict(params, x).float(), y)
-    return own - others.amax(-1)
+def _look(predict: Predict, params: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """z_y − max_{j≠y} z_j, and where x is misclassified: (m,) each."""
+    logits = predict(params, x)
+    own, others = own_and_others(logits.float(), y)
+    margin = own - others.amax(-1)
+    return margin, (margin <= 0) & (logits.argmax(-1) != y)

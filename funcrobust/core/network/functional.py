@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.attention import differentiable_attention, uses_fused_attention
@@ -166,11 +166,12 @@ class Functional:
         """Return ``after`` with the batch's own statistics for the running ones, constant.
 
         ``after`` is what `predict_train` made of ``before``: running ← (1 − m)·running + m·batch
-        in every batch norm, solved here for batch (the variance is the unbiased one).
+        in every batch norm, solved here for batch (the variance is the unbiased one). Of one that
+        is called k times it is their mean, the last calls weighing most: 1 − (1 − m)^k is new.
         """
         found = dict(after)
         for path, module in self._train_skeleton.named_modules():
-            if not isinstance(module, (_BatchNorm, RunningBatchNorm)):
+            if not isinstance(module, (_NormBase, RunningBatchNorm)):
                 continue
             if module.running_mean is None:
                 continue
@@ -178,10 +179,12 @@ class Functional:
                 continue
             for name in ("running_mean", "running_var"):
                 key = f"{path}.{name}" if path else name
-                m: float | Tensor | None = module.momentum
-                if m is None:  # a cumulative average
-                    m = 1.0 / after[key.removesuffix(name) + "num_batches_tracked"]
-                found[key] = before[key] + (after[key] - before[key]) / m
+                counter = key.removesuffix(name) + "num_batches_tracked"
+                # Of instance norm the counter stays where it is.
+                calls = (after[counter] - before[counter]).clamp_min(1).double()
+                m: float | None = module.momentum
+                new = calls / after[counter] if m is None else 1 - (1 - m) ** calls
+                found[key] = before[key] + (after[key] - before[key]) / new.to(before[key])
         return {name: b.detach() for name, b in found.items()}
 
     def to(

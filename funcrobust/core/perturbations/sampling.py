@@ -13,7 +13,7 @@ from funcrobust.core.arguments import require_ball
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.balls.composed import require_straight
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
-from funcrobust.core.examples import flat, per_example
+from funcrobust.core.examples import flat, per_example, safe_norm
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.projected_gradient import Perturbation, input_gradient
@@ -75,7 +75,7 @@ def sampler(
         x = start
         for t in range(steps):
             g = gradient(params, x, y)
-            found = step_size * flat(g).square().mean(1).sqrt()
+            found = step_size * safe_norm(g) / flat(g).shape[1] ** 0.5
             if gamma:
                 noise = normal(key.to(x.device), t, x.shape).to(x.dtype)
                 x = x + per_example(gamma * found, x) * noise

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.evaluation.checks.case import Case, Check, share
-from funcrobust.core.evaluation.climbing import gradient_of
+from funcrobust.core.evaluation.slopes import slope_of, usable
 from funcrobust.core.examples import flat
-from funcrobust.core.losses import odds_of
+from funcrobust.core.losses import odds_of, spread_of
 from funcrobust.core.perturbations.ascent import steepest_ascent
 
 TWICE = "same logits twice"
@@ -19,7 +19,7 @@ def deterministic(case: Case) -> Check:
     """Does the same image give the same logits twice? Else one gradient says little."""
     x = case.x[case.some()]
     first, second = (case.predict(case.params, x).float() for _ in range(2))
-    apart = float((first - second).abs().max() / _spread(first))
+    apart = float(_apart(first, second).max() / _spread(first))
     return Check(TWICE, apart <= 1e-3, f"differ by {apart:.1g} spreads", "invalid")
 
 
@@ -28,8 +28,8 @@ def alone(case: Case) -> Check:
     """Does an image get the same logits alone as among others (else batch statistics are used)?"""
     x = case.x[case.some()[:16]]
     together = case.predict(case.params, x).float()
-    apart = torch.cat([case.predict(case.params, one).float() for one in x.split(1)]) - together
-    largest = float(apart.abs().max() / _spread(together))
+    single = torch.cat([case.predict(case.params, one).float() for one in x.split(1)])
+    largest = float(_apart(single, together).max() / _spread(together))
     figure = f"differ by {largest:.1g} spreads"
     return Check("same logits in any batch", largest <= 5e-2, figure, "invalid")
 
@@ -49,11 +49,12 @@ def gradients(case: Case) -> Check:
     places = case.some(case.outcome.clean)
     if not len(places):
         return Check("gradients", None, "no image stands as it is", "suspicious")
-    slope = _slope(case, case.x[places], case.y[places])
-    sizes = flat(slope).abs().amax(1)
-    bad = ~sizes.isfinite() | (sizes == 0)
-    entries = share(flat(slope)[~bad] == 0) if not bad.all() else 1.0
-    figure = f"{int(bad.sum())} of {len(bad)} are 0 or NaN; {entries:.0%} of their entries are 0"
+    slope = flat(_slope(case, case.x[places], case.y[places]))
+    bad = ~slope.isfinite().all(1) | (slope == 0).all(1)
+    entries = share(slope[~bad] == 0) if not bad.all() else 1.0
+    figure = (
+        f"{int(bad.sum())} of {len(bad)} are 0, or not finite; {entries:.0%} of their entries are 0"
+    )
     return Check("gradients", not bad.any() and entries < 0.5, figure, "suspicious")
 
 
@@ -71,7 +72,7 @@ def climbs(case: Case) -> Check:
         with torch.no_grad():
             odds = odds_of(case.predict(case.params, state["x"]).float(), y)
             seen.append(-odds if case.targeted else odds)
-        slope = _slope(case, state["x"], y)
+        slope = usable(_slope(case, state["x"], y))
         state = ascent.update(state, seen[-1], slope, x)
     rises = share(torch.stack(seen).diff(dim=0) > 0)
     figure = f"in {rises:.0%} of the first steps"
@@ -83,8 +84,13 @@ def _slope(case: Case, x: Tensor, y: Tensor) -> Tensor:
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         odds = odds_of(case.predict(case.params, x).float(), y).sum()
-        return gradient_of(-odds if case.targeted else odds, x)
+        return slope_of(-odds if case.targeted else odds, x)
+
+
+def _apart(z: Tensor, other: Tensor) -> Tensor:
+    """Return how far logits differ; two that are −∞, of a masked class, do not."""
+    return torch.where(z == other, 0.0, (z - other).abs())
 
 
 def _spread(z: Tensor) -> Tensor:
-    return z.std(-1).mean().clamp_min(1e-30)
+    return spread_of(z).mean().clamp_min(1e-30)
