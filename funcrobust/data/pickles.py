@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.archives import reading
-from funcrobust.reading import PlainUnpickler
+from funcrobust.unpickling import PlainUnpickler
 
 
 class _ByteType:
