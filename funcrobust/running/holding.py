@@ -19,7 +19,7 @@ from funcrobust.core.training.updates import State
 from funcrobust.files import WriteError, atomic_write
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import Record, as_json, as_line
-from funcrobust.report.runs import CONFIG, METRICS, REPORT, RunFolder, require_free
+from funcrobust.report.runs import CONFIG, METRICS, REPORT, RunFolder, Status, require_free
 from funcrobust.running.classifier import CHECKPOINT_FILE
 from funcrobust.running.config import program, resumed, resumption, said, to_config
 from funcrobust.running.groups import Run
@@ -150,13 +150,12 @@ class Result:
     """What a training hands back: its folder, how it ended, its final figures."""
 
     run: RunFolder
-    status: str
-    """ "finished", "interrupted", "collapsed" or "diverged"."""
+    status: Status
     metrics: dict[str, float]
 
 
 def conclude(
-    run: RunFolder, status: str, position: Position, reporter: Reporter, kept: Kept,
+    run: RunFolder, status: Status, position: Position, reporter: Reporter, kept: Kept,
     save: Callable[[], None], finish: Callable[[], dict[str, float]], report: RunReport,
 ) -> Result:  # fmt: skip
     """Let ``save`` leave a checkpoint and ``finish`` evaluate and draw; say what is complete.

@@ -25,7 +25,7 @@ from funcrobust.report.html import PNG, Mark, colophon
 from funcrobust.report.panels import Line, Panel, series
 from funcrobust.report.records import Record, figure, is_share, percent
 from funcrobust.report.run_page import Evaluated, OptionRow, Picture, RunPage
-from funcrobust.report.runs import CONFIG, REPORT, RunFolder
+from funcrobust.report.runs import CONFIG, REPORT, RunFolder, Status
 from funcrobust.running.catalogue import Function, attacks, function, functions
 from funcrobust.running.config import (
     OF_A_SESSION,
@@ -74,7 +74,7 @@ class RunReport:
         )
         self._last = time.monotonic()
 
-    def end(self, status: str, step: int) -> None:
+    def end(self, status: Status, step: int) -> None:
         """Write the page of a run that is complete, or that was interrupted."""
         stopped = f"At update {step} of {self._steps}; it can be resumed."
         self._write(Live(status, stopped, 0) if status == "interrupted" else None)
