@@ -179,7 +179,7 @@ class _Sampler:
         _require_sigma(sigma)
         require_count("batch_size", batch_size, minimum=1)
         if len(x) == 0:
-            raise FuncrobustError("there are no examples to classify")
+            raise FuncrobustError("there are no examples to classify: x is empty")
         self.predict, self.params, self.x = predict, params, x
         self.noise, self.seed = random_smoothing(sigma), seed
         self.batch_size, self.advance = batch_size, advance

@@ -122,7 +122,7 @@ def look(
 ) -> Outcome:  # fmt: skip
     """Return what becomes of each example without an attack; raise where there are none."""
     if len(x) == 0:
-        raise FuncrobustError("there are no examples to evaluate")
+        raise FuncrobustError("there are no examples to evaluate: x is empty")
     require_predict(predict)
     require_pairs(x, y)
     images = as_float(x).clone()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from funcrobust.core.errors import FuncrobustError, require_count, require_finite
+from funcrobust.core.errors import FuncrobustError, require_count, require_finite, unknown_name
 
 Schedule = Callable[[float | Tensor], Tensor]
 
@@ -85,7 +85,7 @@ def schedule(name: str, *, lr_max: float, lr_min: float = 0.0, total_steps: int)
     if lr_min > lr_max:
         raise FuncrobustError(f"lr_min ({lr_min}) must not exceed lr_max ({lr_max})")
     if name not in SHAPES:
-        raise FuncrobustError(f"unknown schedule {name!r}: choose from {', '.join(SHAPES)}")
+        raise unknown_name("schedule", name, SHAPES)
     shape = SHAPES[name]
 
     def rate(step: float | Tensor) -> Tensor:
