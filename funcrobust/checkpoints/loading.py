@@ -51,8 +51,8 @@ def load(
 
     A file given as one of the zoo's networks takes its names and normalisation as robustbench does.
 
-    Raises `FuncrobustError`, with the first differing names, if they are not; for a network that
-    does not have the logits its card holds; and as `read` does.
+    Raises `FuncrobustError` if the tensors' names or shapes are not the network's (the first that
+    differ are named), if the network does not give the logits its card holds, and as `read` does.
     """
     if is_zoo(path_or_name):
         entry, path = locate(str(path_or_name), progress)
@@ -289,6 +289,10 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Pa
 
 
 def require_fit(network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Path) -> None:
+    """Raise `FuncrobustError` unless the tensors' names and shapes are the network's.
+
+    Nor may one be complex where the network's is real. The first that differ are named.
+    """
     expected = network.state_dict()
     misshaped = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"

@@ -125,7 +125,8 @@ def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 # --- the network in it --------------------------------------------------------------------------
 
 PARTS = ("params", "buffers", "average")
-"""What a network is of a state: the last has the last word, where an average is kept."""
+"""The parts of a state that make up the network; where an average is kept, its tensors
+replace those of the same names."""
 
 
 def with_card(meta: Mapping[str, Any], card: Mapping[str, Any], left_out: list[str]) -> Any:

@@ -141,7 +141,11 @@ def certified_accuracy(radius: Tensor, correct: Tensor, at: Sequence[float]) -> 
     """Return the share of examples that are right and certified at each of R radii: float64 (R,).
 
     ``radius`` (B,) is `Certified`'s, ``correct`` (B,) whether its label is the true one: so it is
-    false where it abstains. At radius 0 that is the accuracy of what is certified at all.
+    false where it abstains. ``at`` are the R radii, at least 0. At radius 0 that is the accuracy of
+    what is certified at all.
+
+    Raises `FuncrobustError` unless ``radius`` and ``correct`` are of one shape (B,), B at least 1,
+    and ``correct`` is bool.
     """
     if radius.shape != correct.shape or radius.ndim != 1 or len(radius) == 0:
         raise FuncrobustError(

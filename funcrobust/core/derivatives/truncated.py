@@ -43,6 +43,8 @@ def truncated(k: int) -> Derivative:
     al. 2019, arXiv:1810.10667). Where it is longer than the iteration it is the adjoint; elsewhere
     the start has no derivative, and asking for one raises `FuncrobustError`: it would be a zero
     that means nothing. (In compiled code, where nothing can be raised, it is that zero.)
+
+    Raises `FuncrobustError` for a ``k`` below 1.
     """
     require_count("k", k, minimum=1)
     return Truncated(k)

@@ -173,7 +173,9 @@ def robust(
 ) -> Tensor:
     """Tell which examples withstand one adversary: (N,) bool.
 
-    ``seed`` is `Pgd`'s own unless given, or 0.
+    ``x`` (N, …) is float or bytes, y (N,) are classes. ``seed`` is `Pgd`'s own unless given, or 0.
+
+    Raises `FuncrobustError` as `attack_all` does.
     """
     if seed is None:
         seed = int(getattr(adversary, "seed", 0))
