@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from funcrobust import models
 from funcrobust.checkpoints.card import Card
 from funcrobust.checkpoints.zoo import is_zoo
-from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.errors import FuncrobustError, unknown_name
 from funcrobust.files import atomic_write
 from funcrobust.reading import user_path
 
@@ -63,7 +63,7 @@ def place_of_export(card: Card, path: str | Path, *, to: str = "robustness") -> 
     """
     path = user_path(path)
     if to not in FORMS:
-        raise FuncrobustError(f"unknown form {to!r}: export to {' or '.join(FORMS)}")
+        raise unknown_name("form", to, FORMS)
     if to == "robustness":
         return _require_pt(path, "a name")
     place = _entry(card).place

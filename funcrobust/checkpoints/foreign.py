@@ -23,7 +23,8 @@ from torch import Tensor
 
 from funcrobust.checkpoints.format import DTYPES
 from funcrobust.core.errors import FuncrobustError, one_line
-from funcrobust.reading import PlainUnpickler, flat_items, read_file
+from funcrobust.reading import read_file
+from funcrobust.unpickling import PlainUnpickler, flat_items
 
 # The last is what robustbench takes of files that hold a "best" one too.
 _NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net", "network", "last")

@@ -31,7 +31,7 @@ DTYPES = frozenset({
     torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32,
     torch.uint64, torch.bool,
 })  # fmt: skip
-"""What tensors may be of: torch adds and compares them."""
+"""Tensor types that are read: those torch can add and compare."""
 
 KNOWINGLY = "load it with checkpoints.load(..., verify=False) and save it again"
 """What to do with a checkpoint that is not what its card says, and should not be."""

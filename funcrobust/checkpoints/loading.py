@@ -51,8 +51,8 @@ def load(
 
     A file given as one of the zoo's networks takes its names and normalisation as robustbench does.
 
-    Raises `FuncrobustError`, with the first differing names, if they are not; for a network that
-    does not have the logits its card holds; and as `read` does.
+    Raises `FuncrobustError` if the tensors' names or shapes are not the network's (the first that
+    differ are named), if the network does not give the logits its card holds, and as `read` does.
     """
     if is_zoo(path_or_name):
         entry, path = locate(str(path_or_name), progress)
@@ -134,12 +134,12 @@ def build(card: Card) -> nn.Module:
 
 def _made(
     model: str, classes: int, make: Callable[[], nn.Module], tensors: Mapping[str, Tensor],
-    named: Callable[[nn.Module], Mapping[str, Tensor]], path: Path,
+    by_its_names: Callable[[nn.Module], Mapping[str, Tensor]], path: Path,
 ) -> nn.Module:  # fmt: skip
     """Make a network and fill it, after its sizes were found to be those of the file's tensors.
 
-    ``named(network)`` are these by the network's names. Ours is first made without memory. The code
-    of a factory is called once only: it is told no number of classes that no tensor has.
+    ``by_its_names(network)`` are these by the network's names. Ours is first made without memory.
+    The code of a factory is called once only: it is told no number of classes that no tensor has.
     """
     if names_code(model):  # the zoo's too: it need not know torch's meta device
         largest = max((max(t.shape, default=0) for t in tensors.values() if t.numel()), default=0)
@@ -149,13 +149,13 @@ def _made(
         try:
             with torch.device("meta"):
                 skeleton = make()
-                require_fit(skeleton, named(skeleton), model, path)
+                require_fit(skeleton, by_its_names(skeleton), model, path)
         except (RuntimeError, OverflowError, TypeError) as error:
             raise FuncrobustError(
                 f"{path}: no {model} has such sizes: {one_line(error)}"
             ) from error
     network = make()
-    return fill(network, named(network), model, path)
+    return fill(network, by_its_names(network), model, path)
 
 
 def _prove(network: nn.Module, card: Card, path: Path) -> None:
@@ -206,7 +206,7 @@ def _load_foreign(path: Path, model: str | None) -> tuple[nn.Module, Card]:
         std=numbers[1],
     )  # fmt: skip
 
-    def named(network: nn.Module) -> dict[str, Tensor]:
+    def by_its_names(network: nn.Module) -> dict[str, Tensor]:
         # Files from before torch 0.4.1 do not hold the counters, and no logit depends on them.
         state = network.state_dict()
         counters = {n: t for n, t in state.items() if n.endswith("num_batches_tracked")}
@@ -215,7 +215,7 @@ def _load_foreign(path: Path, model: str | None) -> tuple[nn.Module, Card]:
         inner = {f"net.{name}": tensor for name, tensor in tensors.items()}
         return {**counters, **inner, "mean": network.mean, "std": network.std}
 
-    network = _made(model, classes, make, tensors, named, path)
+    network = _made(model, classes, make, tensors, by_its_names, path)
     return network, _foreign_card(path, model, network, (channels, classes), mean is not None)
 
 
@@ -289,6 +289,10 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Pa
 
 
 def require_fit(network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Path) -> None:
+    """Raise `FuncrobustError` unless the tensors' names and shapes are the network's.
+
+    Nor may one be complex where the network's is real. The first that differ are named.
+    """
     expected = network.state_dict()
     misshaped = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"

@@ -11,6 +11,8 @@ from funcrobust.reading import user_path
 
 SUFFIX = ".safetensors"
 
+CHECKPOINT = f"checkpoint{SUFFIX}"
+"""What a run leaves, and what a folder means."""
 STATE, STATE_BEFORE = f"state{SUFFIX}", f"state-before{SUFFIX}"
 """A run's newest state, and the one saved before it."""
 
@@ -37,7 +39,7 @@ def resolve(path_or_name: str | Path) -> Path:
     Raises `FuncrobustError` that lists what there is when nothing fits.
     """
     path = user_path(path_or_name)
-    inside = (path / name for name in (f"checkpoint{SUFFIX}", STATE, STATE_BEFORE))
+    inside = (path / name for name in (CHECKPOINT, STATE, STATE_BEFORE))
     for candidate in (path, Path(f"{path}{SUFFIX}"), *inside):
         if os.path.isfile(candidate):  # noqa: PTH113  (Path's own raises on too long a name)
             return candidate
@@ -47,7 +49,7 @@ def resolve(path_or_name: str | Path) -> Path:
         return known[name]
     if os.path.isdir(path):  # noqa: PTH112
         found = listing(sorted(p.name for p in path.iterdir()), 10)
-        raise FuncrobustError(f"no checkpoint{SUFFIX} in the folder {path}, which holds {found}")
+        raise FuncrobustError(f"no {CHECKPOINT} in the folder {path}, which holds {found}")
     raise FuncrobustError(
         f"no checkpoint {str(path_or_name)!r}{did_you_mean(name, known)}: give a path, or one of "
         f"the shipped ones: {listing(sorted(known), 10)}"
@@ -59,7 +61,7 @@ def destination(path: str | Path, in_folder: str) -> Path:
     is_folder = str(path).endswith(("/", os.sep))
     path = user_path(path)
     if is_folder or os.path.isdir(path):  # noqa: PTH112
-        return path / f"{in_folder}{SUFFIX}"
+        return path / in_folder
     return path if path.suffix == SUFFIX else Path(f"{path}{SUFFIX}")
 
 

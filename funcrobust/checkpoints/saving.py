@@ -27,7 +27,7 @@ from funcrobust.checkpoints.format import (
     write,
 )
 from funcrobust.checkpoints.loading import build, fill, require_fit
-from funcrobust.checkpoints.locate import destination
+from funcrobust.checkpoints.locate import CHECKPOINT, destination
 from funcrobust.files import atomic_write
 from funcrobust.models.registry import names_code
 
@@ -64,7 +64,7 @@ def save(
     Raises `FuncrobustError` for NaN or infinite values, tensors that are not those of the
     ``network``, and files that cannot be written.
     """
-    path = destination(path, "checkpoint")
+    path = destination(path, CHECKPOINT)
     check_finite(tensors, path)
     if network is not None:
         require_fit(network, tensors, type(network).__name__, path)

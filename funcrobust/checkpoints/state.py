@@ -24,11 +24,11 @@ from funcrobust.checkpoints.format import (
     to_json,
     write,
 )
-from funcrobust.checkpoints.locate import destination, resolve
+from funcrobust.checkpoints.locate import STATE, destination, resolve
 from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.reading import parse_json, structured
 
-_STATE = "funcrobust.state"  # its key in the safetensors metadata
+_KEY = "funcrobust.state"  # its key in the safetensors metadata
 
 
 def save_state(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
@@ -38,7 +38,7 @@ def save_state(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[st
     is anything JSON can hold. A folder gets ``state.safetensors``. Atomic, as `save` is; the
     values are not checked, but a SHA-256 of all of them is in the file.
     """
-    path = destination(path, "state")
+    path = destination(path, STATE)
     return write_state(path, copies(tensors, path), meta)
 
 
@@ -46,7 +46,7 @@ def write_state(path: Path, copied: dict[str, Tensor], meta: Mapping[str, Any]) 
     """Do what `save_state` does with what `format.copies` gave, to a file of exactly this name."""
     plain = json.loads(to_json(dict(meta), path))
     text = to_json({"meta": plain, "sha256": _sha256(copied, plain)}, path)
-    write(path, copied, _STATE, text)
+    write(path, copied, _KEY, text)
     return path
 
 
@@ -56,14 +56,14 @@ def load_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises `FuncrobustError` for a file that is missing, damaged (to the last bit) or not a run's
     state.
     """
-    path = destination(path, "state")
+    path = destination(path, STATE)
     tensors, metadata = parse(path)
-    if _STATE not in metadata:
+    if _KEY not in metadata:
         raise FuncrobustError(
             f"{path} is not the state of a run, so nothing can be resumed from it: give the file "
             "that save_state wrote"
         )
-    found = parse_json(metadata[_STATE], f"the state in {path}")
+    found = parse_json(metadata[_KEY], f"the state in {path}")
     if not isinstance(found, dict) or not isinstance(found.get("meta"), dict):
         raise FuncrobustError(
             f"{path} is damaged, or of an earlier version: go on with the version that wrote it, "
@@ -125,7 +125,8 @@ def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 # --- the network in it --------------------------------------------------------------------------
 
 PARTS = ("params", "buffers", "average")
-"""What a network is of a state: the last has the last word, where an average is kept."""
+"""The parts of a state that make up the network; where an average is kept, its tensors
+replace those of the same names."""
 
 
 def with_card(meta: Mapping[str, Any], card: Mapping[str, Any], left_out: list[str]) -> Any:
@@ -140,7 +141,7 @@ def step_of(path_or_name: str | Path) -> int | None:
     """Return the updates done in the state of a run; None for what is no such file."""
     try:
         with safetensors.safe_open(resolve(path_or_name), framework="pt") as file:
-            text = (file.metadata() or {})[_STATE]
+            text = (file.metadata() or {})[_KEY]
         return int(parse_json(text, "the state")["meta"]["step"])
     except (safetensors.SafetensorError, OSError, ValueError, LookupError, TypeError):
         return None

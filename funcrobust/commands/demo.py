@@ -132,6 +132,7 @@ def _summary(
     import torch
 
     from funcrobust.commands.apply.drawing import said
+    from funcrobust.report.runs import EVALUATION_PAGE, REPORT
 
     drifts = {"cure-train": moved.metrics["drift_before"], "psi-train": moved.metrics["drift"]}
     judged = list(dict.fromkeys(key for scores in drawn.values() for key in scores))
@@ -152,4 +153,4 @@ def _summary(
             reporter.say(f"  {path}")
     reporter.say("run folders, each with a page of the run and of its evaluation")
     for result in (robust, moved):
-        reporter.say(f"  {result.run.path}/report.html, evaluation.html")
+        reporter.say(f"  {result.run.path}/{REPORT}, {EVALUATION_PAGE}")

@@ -60,6 +60,9 @@ def rs_fgsm(ball: Ball, *, step_size: float | None = None) -> Attack:
 
     Wong et al. 2020 (arXiv:2001.03994), algorithm 3. α (``step_size``) defaults to 1.25·radius,
     their 10/255 for ε = 8/255.
+
+    Without a step size, raises `FuncrobustError` for a ball with no finite radius to take it from
+    and for one of `with_steps`.
     """
     alpha = step_length(step_size, ball, 1.25)
     return Attack(ball.sample, lambda loss: fgsm(loss, ball, step_size=alpha))
@@ -88,6 +91,10 @@ def zerograd(ball: Ball, *, step_size: float | None = None, quantile: float = 0.
 
     In each example the ``quantile`` of entries smallest in |∇ℓ| is set to zero before the sign is
     taken (Golgooni et al. 2021, arXiv:2103.15476, section 4.1; their q is 0.35 for ε = 8/255).
+
+    Raises `FuncrobustError` for a ``quantile`` outside [0, 1), a ball that steps otherwise than by
+    adding a direction (`fourier`), and, without a step size, for a ball with no finite radius to
+    take it from or one of `with_steps`.
     """
     largest = LargestOnly(ball, quantile)
     alpha = step_length(step_size, ball, 1.25)
@@ -99,6 +106,9 @@ def pgd_k(ball: Ball, *, step_size: float | None = None, steps: int = 10) -> Att
 
     ``step_size`` defaults to radius/4, their 2/255 for ε = 8/255; of fewer than ten steps to
     2.5·radius/steps, at most 1.25·radius, so that they can cross the ball.
+
+    Without a step size, raises `FuncrobustError` for a ball with no finite radius to take it from
+    and for one of `with_steps`.
     """
     alpha = step_length(step_size, ball, share_of(steps))
     return Attack(ball.sample, lambda loss: pgd(loss, ball, step_size=alpha, steps=steps))
@@ -108,6 +118,9 @@ def apgd_k(ball: Ball, *, step_size: float | None = None, steps: int = 10) -> At
     """Build Auto-PGD from a random start in the ball (Croce & Hein 2020, arXiv:2003.01690).
 
     See `apgd`. The first of its steps, ``step_size``, defaults to 2·radius, theirs.
+
+    Without a step size, raises `FuncrobustError` for a ball with no finite radius to take it from
+    and for one of `with_steps`.
     """
     first = step_length(step_size, ball, 2.0)
     return Attack(ball.sample, lambda loss: apgd(loss, ball, step_size=first, steps=steps))

@@ -141,7 +141,11 @@ def certified_accuracy(radius: Tensor, correct: Tensor, at: Sequence[float]) -> 
     """Return the share of examples that are right and certified at each of R radii: float64 (R,).
 
     ``radius`` (B,) is `Certified`'s, ``correct`` (B,) whether its label is the true one: so it is
-    false where it abstains. At radius 0 that is the accuracy of what is certified at all.
+    false where it abstains. ``at`` are the R radii, at least 0. At radius 0 that is the accuracy of
+    what is certified at all.
+
+    Raises `FuncrobustError` unless ``radius`` and ``correct`` are of one shape (B,), B at least 1,
+    and ``correct`` is bool.
     """
     if radius.shape != correct.shape or radius.ndim != 1 or len(radius) == 0:
         raise FuncrobustError(
@@ -179,7 +183,7 @@ class _Sampler:
         _require_sigma(sigma)
         require_count("batch_size", batch_size, minimum=1)
         if len(x) == 0:
-            raise FuncrobustError("there are no examples to classify")
+            raise FuncrobustError("there are no examples to classify: x is empty")
         self.predict, self.params, self.x = predict, params, x
         self.noise, self.seed = random_smoothing(sigma), seed
         self.batch_size, self.advance = batch_size, advance

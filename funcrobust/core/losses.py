@@ -97,6 +97,9 @@ def cross_entropy(predict: Predict, *, label_smoothing: float = 0.0) -> Loss:
 
     With ``label_smoothing`` s in [0, 1] the target is (1 − s)·onehot(y) + s/classes (Szegedy et al.
     2016). The labels y are classes (B,), or, as there, probabilities (B, classes).
+
+    Raises `FuncrobustError` for a ``label_smoothing`` outside [0, 1]; the loss, for labels of
+    another shape or type.
     """
     require_predict(predict)
     if not 0 <= label_smoothing <= 1:
@@ -282,7 +285,7 @@ def l1_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """1 − SSIM(a, b), in [0, 2], for images in [0, 1] of at least 6×6 pixels.
+    """1 − SSIM(a, b), in [0, 2]: (B,), for images (B, C, H, W) in [0, 1] of at least 6×6 pixels.
 
     Wang et al. 2004 with the 11×11 Gaussian window of σ = 1.5, as torchmetrics computes it.
     """

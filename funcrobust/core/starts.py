@@ -86,7 +86,10 @@ class GaussianStarts:
         if y not in self._of:
             x = as_float(self._images[self._labels == y])
             if len(x) < 2:
-                raise FuncrobustError(f"class {y} needs at least 2 images for a covariance")
+                raise FuncrobustError(
+                    f"class {y} needs at least 2 images for a covariance, and has {len(x)}: add "
+                    "images, or leave the class out"
+                )
             mean = x.mean(0)
             self._of[y] = mean, flat(x - mean) / (len(x) - 1) ** 0.5
         return self._of[y]

@@ -5,7 +5,6 @@ A set is read from whichever of its published layouts is there.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import tarfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,7 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.dataset import Arrays
+from funcrobust.data.arrays import Arrays
+from funcrobust.data.decoding import LIMIT, reading, require_room
 from funcrobust.reading import read_file
 
 Files = Mapping[str, bytes]
@@ -48,34 +48,6 @@ def read_layout(
                 partial = f" ({place} lacks {missing[0]})"
     forms = " or ".join(layout.form for layout in layouts)
     raise FuncrobustError(f"{folder} does not hold {what} as {forms}{partial}")
-
-
-LIMIT = 2 * 2**30
-"""Bytes that are decoded at most, unless told otherwise: a small file may claim any amount."""
-
-
-def require_room(what: object, size: int, limit: int) -> None:
-    """Raise for what would be more than ``limit`` bytes, before it is decoded."""
-    if size > limit:
-        raise FuncrobustError(
-            f"{what} would be {size / 2**30:.3g} GiB decoded, where {limit / 2**30:.3g} is the "
-            "limit: if it is meant so, say --max-data-gib (in Python max_bytes=)"
-        )
-
-
-@contextlib.contextmanager
-def reading(what: str | Path) -> Iterator[None]:
-    """Turn whatever a decoder raises on bad bytes into one line that names the file.
-
-    Decoders (tar, zip, zlib, PNG, pickle) raise many unrelated types, hence ``Exception``.
-    """
-    try:
-        yield
-    except FuncrobustError:
-        raise
-    except Exception as error:
-        detail = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise FuncrobustError(f"cannot read {what} ({detail})") from error
 
 
 def places(folder: Path, inside: Collection[str]) -> list[Path]:

@@ -17,7 +17,7 @@ import safetensors.numpy
 from filelock import FileLock
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.dataset import Arrays
+from funcrobust.data.arrays import Arrays
 from funcrobust.files import TEMPORARY, atomic_write
 from funcrobust.reading import user_path
 

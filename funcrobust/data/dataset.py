@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,22 +14,8 @@ from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.randomness import generator
+from funcrobust.data.arrays import Arrays as Arrays  # kept under this name, too
 from funcrobust.data.streaming.images import Streamed
-
-
-class Arrays(NamedTuple):
-    """A decoded set before it becomes tensors: images (N, H, W, C), integer labels (N,)."""
-
-    x_train: NDArray[Any]
-    y_train: NDArray[Any]
-    x_test: NDArray[Any]
-    y_test: NDArray[Any]
-    class_names: tuple[str, ...]
-
-    def named(self) -> dict[str, NDArray[Any]]:
-        """Return the four arrays by name, each in C order."""
-        keys = ("x_train", "y_train", "x_test", "y_test")
-        return {key: np.ascontiguousarray(getattr(self, key)) for key in keys}
 
 
 @dataclass(frozen=True, eq=False)

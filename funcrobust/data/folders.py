@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.archives import LIMIT, reading, require_room
-from funcrobust.data.dataset import Arrays
+from funcrobust.data.arrays import Arrays
+from funcrobust.data.decoding import LIMIT, reading, require_room
 from funcrobust.reading import read_file
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")

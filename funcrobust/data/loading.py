@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from funcrobust.core.errors import FuncrobustError, did_you_mean
-from funcrobust.data.archives import LIMIT
 from funcrobust.data.cache import default_cache
 from funcrobust.data.dataset import Dataset, dataset_from
+from funcrobust.data.decoding import LIMIT
 from funcrobust.data.folders import read_image_folder
 from funcrobust.data.npz import read_npz
 from funcrobust.data.progress import Progress, silent

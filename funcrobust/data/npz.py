@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.archives import LIMIT, reading, require_room
-from funcrobust.data.dataset import Arrays
+from funcrobust.data.arrays import Arrays
+from funcrobust.data.decoding import LIMIT, reading, require_room
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _CHANNELS = (1, 3)

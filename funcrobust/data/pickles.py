@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.archives import reading
-from funcrobust.reading import PlainUnpickler
+from funcrobust.data.decoding import reading
+from funcrobust.unpickling import PlainUnpickler
 
 
 class _ByteType:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from funcrobust.core.errors import FuncrobustError, visible
+from funcrobust.data.arrays import Arrays
 from funcrobust.data.cache import (
     Digests,
     cache_file,
@@ -21,7 +22,6 @@ from funcrobust.data.cache import (
     verify,
     write_cache,
 )
-from funcrobust.data.dataset import Arrays
 from funcrobust.data.progress import Progress
 from funcrobust.reading import user_path
 

@@ -18,9 +18,9 @@ from funcrobust.models.robustbench_zoo import network as zoo_network
 
 
 def names() -> tuple[str, ...]:
-    """Return the built-in names; `build` takes ``package.module:factory`` as well.
+    """Return the built-in names.
 
-    And ``robustbench:NAME``, for the classes of RobustBench's model zoo.
+    `build` also takes ``package.module:factory`` and ``robustbench:NAME``.
     """
     return tuple(sorted(_networks()))
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from filelock import FileLock, Timeout
 
@@ -28,8 +28,12 @@ from funcrobust.reading import LARGEST_TEXT, parse_json, read_file
 from funcrobust.report.records import Record, append_line, as_json, as_line, parse_line, write_json
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
-REPORT = "report.html"
-"""The page on a run."""
+REPORT, EVALUATION_PAGE = "report.html", "evaluation.html"
+"""The page on a run, and the one on its evaluation."""
+
+Status = Literal["finished", "interrupted", "collapsed", "diverged"]
+"""How a training ended: one that was interrupted can be resumed, the others are complete."""
+
 _LOCK = ".lock"
 
 _PACKAGES = (

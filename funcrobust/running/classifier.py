@@ -13,6 +13,7 @@ from torch import nn
 from funcrobust import checkpoints
 from funcrobust.checkpoints import Card, save
 from funcrobust.checkpoints.loading import card_of, needs_model
+from funcrobust.checkpoints.locate import CHECKPOINT as CHECKPOINT_FILE
 from funcrobust.checkpoints.zoo import is_zoo, locate
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Buffers, Functional, Params, functionalize
@@ -25,8 +26,6 @@ from funcrobust.report.records import shortest
 from funcrobust.report.runs import RunFolder
 from funcrobust.running.judge_names import read_judge_name
 from funcrobust.running.machine import to_device
-
-CHECKPOINT_FILE = "checkpoint.safetensors"
 
 USUAL = "cifar10-linf-small"
 """The shipped classifier to measure, to transfer and to draw with."""

@@ -25,7 +25,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-Record = dict[str, float]
+Figures = dict[str, float]
+"""What a record of a run says, by name."""
 
 FALL = 0.15
 """Honest runs fall by less: worst-case accuracy is down by some points while the learning rate is
@@ -38,12 +39,12 @@ are noisier than the same images again, at most 2 in 10 000 were stopped within 
 1000 within 200, with 64 to 1000 images."""
 
 
-def is_watched(record: Record) -> bool:
+def is_watched(record: Figures) -> bool:
     """Tell whether the record is of an epoch that was attacked; not every one need be."""
     return "train_worst" in record
 
 
-def collapse(records: Sequence[Record], examples: int) -> str:
+def collapse(records: Sequence[Figures], examples: int) -> str:
     """Say how robustness collapsed in the last record, or return an empty string.
 
     ``records`` are a run's, in order, their figures shares of ``examples`` training images. Those
@@ -55,7 +56,7 @@ def collapse(records: Sequence[Record], examples: int) -> str:
     return _fall(records, examples) or _mask(records, examples) or _apart(records, examples)
 
 
-def _fall(records: Sequence[Record], examples: int) -> str:
+def _fall(records: Sequence[Figures], examples: int) -> str:
     last = records[-1]
     no_better = [r for r in records[:-1] if any(r[k] <= last[k] for k in LEARNED if k in r)]
     if not no_better:
@@ -74,7 +75,7 @@ def _fall(records: Sequence[Record], examples: int) -> str:
 LEARNED = ("train_clean", "accuracy")
 
 
-def _mask(records: Sequence[Record], examples: int) -> str:
+def _mask(records: Sequence[Figures], examples: int) -> str:
     if len(records) < 2:
         return ""
     before, now = (r["train_robust"] - r["train_worst"] for r in records[-2:])
@@ -89,7 +90,7 @@ def _mask(records: Sequence[Record], examples: int) -> str:
     )
 
 
-def _apart(records: Sequence[Record], examples: int) -> str:
+def _apart(records: Sequence[Figures], examples: int) -> str:
     last = records[-1]
     if "train_attacked" not in last:
         return ""

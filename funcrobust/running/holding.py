@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from funcrobust.checkpoints.format import copies
-from funcrobust.checkpoints.locate import STATE, STATE_BEFORE
+from funcrobust.checkpoints.locate import CHECKPOINT, STATE, STATE_BEFORE
 from funcrobust.checkpoints.state import write_state
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.training.updates import State
 from funcrobust.files import WriteError, atomic_write
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import Record, as_json, as_line
-from funcrobust.report.runs import CONFIG, METRICS, REPORT, RunFolder, require_free
-from funcrobust.running.classifier import CHECKPOINT_FILE
+from funcrobust.report.runs import CONFIG, METRICS, REPORT, RunFolder, Status, require_free
 from funcrobust.running.config import program, resumed, resumption, said, to_config
 from funcrobust.running.groups import Run
 from funcrobust.running.inputs import record_moves, require_inputs
@@ -150,13 +149,12 @@ class Result:
     """What a training hands back: its folder, how it ended, its final figures."""
 
     run: RunFolder
-    status: str
-    """ "finished", "interrupted", "collapsed" or "diverged"."""
+    status: Status
     metrics: dict[str, float]
 
 
 def conclude(
-    run: RunFolder, status: str, position: Position, reporter: Reporter, kept: Kept,
+    run: RunFolder, status: Status, position: Position, reporter: Reporter, kept: Kept,
     save: Callable[[], None], finish: Callable[[], dict[str, float]], report: RunReport,
 ) -> Result:  # fmt: skip
     """Let ``save`` leave a checkpoint and ``finish`` evaluate and draw; say what is complete.
@@ -184,7 +182,7 @@ def conclude(
         report.end(status, position.step)
         return Result(run, status, metrics)
     report.end("interrupted", position.step)
-    there = run.file(CHECKPOINT_FILE)
+    there = run.file(CHECKPOINT)
     held = f"{there} holds the parameters as they are" if there.exists() else "all is saved"
     reporter.warn(f"interrupted: {held}. Continue with", command=resumption(run))
     return Result(run, "interrupted", {})
@@ -195,7 +193,7 @@ def say_what_is_next(run: RunFolder, reporter: Reporter, *commands: str) -> None
 
     ``{run}`` in a command is the run's folder; the table of all runs comes last.
     """
-    reporter.say(f"in {run.path}: {REPORT}, {CHECKPOINT_FILE}, pictures. Next:")
+    reporter.say(f"in {run.path}: {REPORT}, {CHECKPOINT}, pictures. Next:")
     folder, others = (shlex.quote(str(path)) for path in (run.path, run.path.parent))
     for command in (*commands, f"runs --out {others}"):
         reporter.say(f"  {program()} {command.replace('{run}', folder)}", whole=True)

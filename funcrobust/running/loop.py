@@ -24,9 +24,9 @@ from funcrobust.core.training.updates import State, Update
 from funcrobust.files import WriteError, also_named
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import as_line, is_share, parse_line
-from funcrobust.report.runs import RunFolder
+from funcrobust.report.runs import RunFolder, Status
 from funcrobust.report.sinks import Sink
-from funcrobust.running.collapse import Record, collapse, is_watched
+from funcrobust.running.collapse import Figures, collapse, is_watched
 from funcrobust.running.config import resumption
 from funcrobust.running.holding import rescued
 from funcrobust.running.processes import is_loss_of_another, processes
@@ -51,10 +51,10 @@ class Plan:
     steps_per_epoch: int
     """Updates between two records; the last stretch may be shorter."""
     batch_size: int
-    examine: Callable[[int, State], Record]
+    examine: Callable[[int, State], Figures]
     unit: str = "epoch"
     """What a stretch between two records is called."""
-    enough: Callable[[Record], bool] = lambda _: False
+    enough: Callable[[Figures], bool] = lambda _: False
     """Whether a record says that the run has reached its aim and may end early."""
     watched: int = 0
     """Training images behind a record's figures, which are then watched for a `collapse`; 0: none
@@ -78,8 +78,7 @@ class Outcome:
     """How a run ended, and the state worth keeping."""
 
     position: Position
-    status: str
-    """ "finished", "interrupted", "collapsed" or "diverged"."""
+    status: Status
 
     @property
     def state(self) -> State:
@@ -172,23 +171,23 @@ class _Driven:
             return None
         return load_recorded(self.run, self.start.state, int(records[-record]["step"]))
 
-    def tells(self, record: Record) -> bool:
+    def tells(self, record: Figures) -> bool:
         """Whether the record says if its state is one to keep."""
         return not self.plan.watched or is_watched(record)
 
     @property
-    def telling(self) -> list[Record]:
+    def telling(self) -> list[Figures]:
         return list(filter(self.tells, self.records))
 
     def tell(self) -> None:
         self.plan.report(self.position.step, self.left)
 
-    def log(self, record: Record) -> None:
+    def log(self, record: Figures) -> None:
         self.run.log(record)
         self.records.append(_read_back(parse_line(as_line(record)) or {}))
 
 
-def _read_back(record: Mapping[str, Any]) -> Record:
+def _read_back(record: Mapping[str, Any]) -> Figures:
     """Return a record as a later session finds it; what was NaN is NaN again."""
     return {name: math.nan if value is None else value for name, value in record.items()}
 
@@ -234,7 +233,7 @@ def _begin(driven: _Driven) -> Outcome | None:
     return None
 
 
-def _examined(driven: _Driven, stops: Stops) -> Record | None:
+def _examined(driven: _Driven, stops: Stops) -> Figures | None:
     """Return the record of the epoch just done; None if a signal came: it is made on resuming."""
     try:
         with stops.at_once():
@@ -243,11 +242,11 @@ def _examined(driven: _Driven, stops: Stops) -> Record | None:
         raise
     except KeyboardInterrupt:
         return None
-    record: Record = processes().same(_mean(driven.position) | found)
+    record: Figures = processes().same(_mean(driven.position) | found)
     return record
 
 
-def _record(driven: _Driven, record: Record) -> None:
+def _record(driven: _Driven, record: Figures) -> None:
     epoch, at = driven.epochs, driven.position
     numbered = {"epoch": epoch + 1, "step": at.step, **record}
     driven.log(numbered)
@@ -272,7 +271,7 @@ def _ended(driven: _Driven) -> Outcome | None:
     return _outcome(driven, state, "finished") if plan.enough(driven.records[-1]) else None
 
 
-def _outcome(driven: _Driven, state: State, status: str) -> Outcome:
+def _outcome(driven: _Driven, state: State, status: Status) -> Outcome:
     return Outcome(Position(state, seconds=driven.seconds), status)
 
 
@@ -331,7 +330,7 @@ def _further(at: Position, after: State, metrics: dict[str, Tensor], seconds: fl
     return Position(after, sums, counts, seconds)
 
 
-def _mean(position: Position) -> Record:
+def _mean(position: Position) -> Figures:
     """The loss first, the others by name: which update has which metrics first is chance."""
     names = sorted(position.sums, key=lambda name: (name != "loss", name))
     return {name: float(position.sums[name] / position.counts[name]) for name in names}
@@ -341,7 +340,7 @@ def _device(state: State) -> torch.device:
     return next(iter(state.params.values())).device
 
 
-def _line(plan: Plan, epoch: int, record: Record) -> str:
+def _line(plan: Plan, epoch: int, record: Figures) -> str:
     facts = "  ".join(
         f"{name} {value:.1%}" if is_share(name) else f"{name} {value:.4g}"
         for name, value in record.items()

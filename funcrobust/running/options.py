@@ -52,7 +52,7 @@ Weight = Annotated[float, Ge(0)]
 class Flag:
     """The names on the command line, where they are not the field's own.
 
-    ``off`` says False, or of what is no bool None.
+    ``off`` is the flag for False; for an option that is not a bool, the flag for None.
     """
 
     def __init__(self, *names: str, off: str | None = None) -> None:

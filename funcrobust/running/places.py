@@ -76,8 +76,10 @@ def require_there(place: Path) -> None:
 
 def require_run(place: Path) -> None:
     """Raise unless a folder is a run's."""
-    if not os.path.lexists(place / "config.json"):
-        raise FuncrobustError(f"{place} is not a run folder: there is no config.json in it")
+    from funcrobust.report.runs import CONFIG
+
+    if not os.path.lexists(place / CONFIG):
+        raise FuncrobustError(f"{place} is not a run folder: there is no {CONFIG} in it")
 
 
 def require_writable(path: Path) -> None:

@@ -25,7 +25,7 @@ from funcrobust.report.html import PNG, Mark, colophon
 from funcrobust.report.panels import Line, Panel, series
 from funcrobust.report.records import Record, figure, is_share, percent
 from funcrobust.report.run_page import Evaluated, OptionRow, Picture, RunPage
-from funcrobust.report.runs import CONFIG, REPORT, RunFolder
+from funcrobust.report.runs import CONFIG, EVALUATION_PAGE, REPORT, RunFolder, Status
 from funcrobust.running.catalogue import Function, attacks, function, functions
 from funcrobust.running.config import (
     OF_A_SESSION,
@@ -74,7 +74,7 @@ class RunReport:
         )
         self._last = time.monotonic()
 
-    def end(self, status: str, step: int) -> None:
+    def end(self, status: Status, step: int) -> None:
         """Write the page of a run that is complete, or that was interrupted."""
         stopped = f"At update {step} of {self._steps}; it can be resumed."
         self._write(Live(status, stopped, 0) if status == "interrupted" else None)
@@ -288,7 +288,7 @@ def _evaluated(found: Evaluation | None) -> Evaluated | None:
         f"{percent(found.robust)} ({100 * low:.1f} to {percent(high)}) of {found.examples} "
         f"test images withstand {', then '.join(found.attacks)} at "
         f"{written_threat(found.constraint, found.epsilon)}; {percent(found.clean)} without an "
-        "attack. evaluation.html has the rest."
+        f"attack. {EVALUATION_PAGE} has the rest."
     )
     because = found.because or tuple(f"not tried: {name}" for name in found.not_tried)
     mark = run_page.VERDICTS.get(found.verdict, "none")

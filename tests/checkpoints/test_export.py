@@ -187,7 +187,7 @@ def test_a_normalisation_that_the_class_cannot_hold(tmp_path):
 @pytest.mark.parametrize(
     ("file", "to", "message"),
     [
-        ("net.pt", "foolbox", "unknown form 'foolbox': export to robustness or robustbench"),
+        ("net.pt", "foolbox", "unknown form 'foolbox'.*: choose from robustness, robustbench"),
         ("net.safetensors", "robustness", "give a name that ends in .pt"),
         ("", "robustness", "give a name that ends in .pt"),
         ("net.pth", "robustbench", "give a folder, or a name that ends in .pt"),

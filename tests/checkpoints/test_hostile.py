@@ -18,7 +18,7 @@ from torch import nn
 
 from funcrobust import checkpoints, models
 from funcrobust.checkpoints.format import CARD as KEY
-from funcrobust.checkpoints.state import _STATE
+from funcrobust.checkpoints.state import _KEY
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.dataset import dataset_for
 
@@ -199,7 +199,7 @@ def test_a_state_that_is_none(tmp_path, text):
     path = checkpoints.save_state(tmp_path, {"step": torch.tensor(3)}, {"step": 3})
 
     def change(header):
-        header["__metadata__"][_STATE] = text
+        header["__metadata__"][_KEY] = text
         return header
 
     refused(checkpoints.load_state, rewritten(path, change), match="state")

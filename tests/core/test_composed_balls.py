@@ -119,7 +119,7 @@ def test_samples_obey(problem):
 
 
 def test_refused(problem):
-    with pytest.raises(fr.FuncrobustError, match="straight"):
+    with pytest.raises(fr.FuncrobustError, match=r"straight.*fr\.l2\(radius\)"):
         fr.masked(fr.fourier(), square())
     with pytest.raises(fr.FuncrobustError, match="boolean"):
         fr.masked(fr.l2(1.0), square().double())
@@ -133,7 +133,7 @@ def test_refused(problem):
     with pytest.raises(fr.FuncrobustError, match="images"):
         fr.with_block_means(fr.l2(1.0), 2).project(torch.rand(4, 8, 8), torch.rand(4, 8, 8))
     for shape in ((5, 1, 8, 8), (7,), (1, 4, 3, 8, 8)):
-        with pytest.raises(fr.FuncrobustError, match="broadcast"):
+        with pytest.raises(fr.FuncrobustError, match=r"broadcast.*sizes of 1"):
             fr.masked(fr.l2(1.0), torch.ones(shape).bool()).project(problem.x, problem.x)
     with pytest.raises(fr.FuncrobustError, match="scale"):
         fr.with_block_means(fr.l2(1.0), 0)
@@ -178,7 +178,7 @@ def test_a_mask_comes_last(problem):
         fr.with_steps(hidden, fr.l2(1.0))
     with pytest.raises(fr.FuncrobustError, match="undo each other"):
         fr.masked(fr.with_block_means(fr.l2(1.0), 2), square())
-    with pytest.raises(fr.FuncrobustError, match="7x8 images cannot be cut"):
+    with pytest.raises(fr.FuncrobustError, match=r"7x8 images cannot be cut.*divides both"):
         fr.with_block_means(fr.l2(1.0), 2).steepest(problem.x[..., :7, :])
     assert fr.masked(fr.linf(8 / 255), square()).radius == 8 / 255
     assert fr.rs_fgsm(fr.masked(fr.linf(8 / 255), square()))

@@ -71,5 +71,5 @@ def test_gaussian_starts_follow_their_labels_and_stay_in_range():
     assert samples.min() >= 0
     assert samples.max() <= 1
     assert samples[0].mean() > samples[1].mean()
-    with pytest.raises(fr.FuncrobustError, match="class 7"):
+    with pytest.raises(fr.FuncrobustError, match=r"class 7 .*, and has 0: add images"):
         fr.class_conditional_gaussian(images, labels, torch.tensor([7]), generator)

@@ -410,7 +410,8 @@ def test_lr_min_is_a_floor_and_cyclics_base():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"name": "zigzag"}, "unknown schedule"), ({"lr_max": -1.0}, "lr_max"),
+        ({"name": "cosin"}, r"unknown schedule .*did you mean 'cosine'.*choose from piecewise"),
+        ({"lr_max": -1.0}, "lr_max"),
         ({"lr_min": 0.3}, "must not exceed"), ({"total_steps": 0}, "total_steps"),
     ],
 )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.archives import LIMIT, reading, require_room
+from funcrobust.data.decoding import LIMIT, reading, require_room
 from funcrobust.data.folders import opened
 from funcrobust.report import plots
 

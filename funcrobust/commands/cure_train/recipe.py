@@ -30,7 +30,7 @@ from funcrobust.report.runs import RunFolder
 from funcrobust.report.sinks import open_sink, require_sink
 from funcrobust.running.budget import SAMPLE, Budget, measure_seconds, update_seconds
 from funcrobust.running.classifier import Classifier, save_checkpoint
-from funcrobust.running.collapse import Record
+from funcrobust.running.collapse import Figures
 from funcrobust.running.config import as_command, trusting
 from funcrobust.running.dataset import (
     Chosen,
@@ -249,14 +249,14 @@ class Work:
             return said
         return f"{said}: of all, to ±{100 * 1.96 * math.sqrt(0.25 / test):.0f} points"
 
-    def examine(self, epoch: int, state: State) -> Record:
+    def examine(self, epoch: int, state: State) -> Figures:
         """Measure, on training and on test images, what would be kept of the state, where due."""
         training, options = self.training, self.options
         if (epoch + 1) % options.watch_every and epoch + 1 != options.epochs:
             return {"lr": float(training.rate(state.step))}
         params, buffers = self.kept(state)
         predict = evaluating(training.model, buffers, training.dtype)
-        record: Record = {"lr": float(training.rate(state.step))}
+        record: Figures = {"lr": float(training.rate(state.step))}
         for split, images in self.watched.items():
             found = measure(
                 predict, params, images, self.reporter, ball=training.ball, steps=WATCHED_STEPS,

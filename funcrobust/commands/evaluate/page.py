@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from funcrobust.checkpoints import Card
+from funcrobust.checkpoints.locate import CHECKPOINT as CHECKPOINT_FILE
 from funcrobust.commands.cure_train import CureTrain
 from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.commands.psi_train import PsiTrain
@@ -29,14 +30,13 @@ from funcrobust.report.plots.images import change_row
 from funcrobust.report.records import write_json
 from funcrobust.report.run_page import VERDICTS
 from funcrobust.report.runs import CONFIG, RunFolder
-from funcrobust.running.classifier import CHECKPOINT_FILE, Classifier
+from funcrobust.report.runs import EVALUATION_PAGE as FILE
+from funcrobust.running.classifier import Classifier
 from funcrobust.running.config import as_command
 from funcrobust.running.options import written_number
 from funcrobust.running.places import AUTO
 from funcrobust.running.run_report import EVALUATION, own_file, renew
 from funcrobust.running.threat import written_threat
-
-FILE = "evaluation.html"
 
 MEANING = {
     "invalid": "{robust} means nothing: a check says that what was measured is something else.",

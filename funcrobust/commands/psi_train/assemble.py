@@ -94,15 +94,15 @@ class Batches:
         x = data.as_float(self._images(step))
         if options.objective != "drift" and self.dataset.mirrored:
             x = flipped(x, draw)
-        x, y = x.contiguous(memory_format=torch.channels_last), self.dataset.y_train[index]
+        x, y = _channels_last(x), self.dataset.y_train[index]
         batch = PsiBatch(x, y, y)
         if self.degrade is not None:
             n = carried(options.drift_fraction, len(x))
             worse = self.degrade(x[:n], y[:n], self.drawing("degraded", step))
-            batch = batch._replace(degraded=_like(worse))
+            batch = batch._replace(degraded=_channels_last(worse))
         if options.anchor and options.anchor_steps == 1 and options.anchor_loss != "clean":
             near = linf(threat_radius(options)).sample(x, self.drawing("near", step))
-            batch = batch._replace(near=_like(near))
+            batch = batch._replace(near=_channels_last(near))
         return self.drifting(batch, draw, step) if options.drifts else batch
 
     @cached_property
@@ -131,7 +131,7 @@ class Batches:
             return batch._replace(start=start, stops=stops)
         if self.mix is None:
             return batch
-        return batch._replace(start=_like(self.mix(x, y, self.drawing("start", step))))
+        return batch._replace(start=_channels_last(self.mix(x, y, self.drawing("start", step))))
 
     def approached(self, label: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Gaussian starts for the labels, and how many steps each is to walk."""
@@ -139,7 +139,7 @@ class Batches:
         draw = self.drawing("start", step)
         low, high = STOPS
         stops = torch.randint(low, high + 1, label.shape, generator=draw, device=label.device)
-        return _like(self.gaussian(label, draw)), stops
+        return _channels_last(self.gaussian(label, draw)), stops
 
     def drawing(self, purpose: str, step: int) -> torch.Generator:
         """Return the generator of one purpose at one step."""
@@ -152,7 +152,7 @@ def flipped(x: Tensor, draw: torch.Generator) -> Tensor:
     return torch.where(per_example(mirror, x), x.flip(-1), x)
 
 
-def _like(x: Tensor) -> Tensor:
+def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 

@@ -33,7 +33,7 @@ from funcrobust.running.classifier import (
     load_classifier,
     save_checkpoint,
 )
-from funcrobust.running.collapse import Record
+from funcrobust.running.collapse import Figures
 from funcrobust.running.config import as_command, trusting
 from funcrobust.running.dataset import chosen_test_images, load_known, part_of, which_test_images
 from funcrobust.running.groups import of_another_norm
@@ -179,7 +179,7 @@ def _headline(options: PsiTrain, card: Card, device: torch.device) -> str:
     )
 
 
-def _examine(work: Work, part: int, state: State) -> Record:
+def _examine(work: Work, part: int, state: State) -> Figures:
     """Measure, and leave a picture now and then."""
     if pictured(part, parts_of(work.options.updates), work.options.strips):
         picture = work.run.file(f"strips/step-{int(state.step):05d}.png")

@@ -28,7 +28,7 @@ from funcrobust.core.training.updates import State, averaged
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import shortest
 from funcrobust.report.runs import RunFolder
-from funcrobust.running.collapse import Record
+from funcrobust.running.collapse import Figures
 from funcrobust.running.dataset import Chosen, chosen_test_images, first_of_each_class
 from funcrobust.running.measuring import evaluating, measure
 from funcrobust.running.restoring import gaussian_starts
@@ -88,7 +88,7 @@ class Work:
             made = torch.cat([psi(params, s, label) for s, label in parts]).clamp(0, 1)
         return psnr(made, data.as_float(x))
 
-    def drift_and_clean(self, state: State) -> Record:
+    def drift_and_clean(self, state: State) -> Figures:
         """Held-out drift, clean accuracy on the same images, how well ψ restores if it is to."""
         (predict, params), (x, y, label) = self.network(state), self.heldout
         restored = {"restored": self.restored(state)} if self.options.restore else {}

@@ -228,6 +228,7 @@ def _require_broadcast(mask: Tensor, x: Tensor) -> None:
     if mask.ndim > x.ndim or any(m not in (1, n) for m, n in sizes):
         raise FuncrobustError(
             f"a mask of shape {tuple(mask.shape)} does not broadcast to x of shape {tuple(x.shape)}"
+            ": give it x's shape, or sizes of 1"
         )
 
 
@@ -235,7 +236,8 @@ def _require_squares(x: Tensor, scale: int) -> None:
     height, width = x.shape[-2:]
     if height % scale or width % scale:
         raise FuncrobustError(
-            f"{height}x{width} images cannot be cut into squares of {scale}x{scale}"
+            f"{height}x{width} images cannot be cut into squares of {scale}x{scale}: choose a "
+            "scale that divides both sides"
         )
 
 
@@ -249,6 +251,9 @@ def _require_fitting(low: Tensor, x: Tensor, scale: int) -> None:
         )
 
 
-def require_straight(ball: Ball, what: str = "and cannot be composed") -> None:
+def require_straight(
+    ball: Ball,
+    what: str = "and cannot be composed: use fr.unconstrained(), fr.l2(radius) or fr.linf(radius)",
+) -> None:
     if hasattr(ball, "advance"):
         raise FuncrobustError(f"{type(ball).__name__} does not step in a straight line, {what}")

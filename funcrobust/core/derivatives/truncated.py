@@ -45,6 +45,8 @@ def truncated(k: int) -> Derivative:
     that means nothing. (In compiled code, where nothing can be raised, it is that zero.) A second
     derivative forward over reverse (``jvp`` of ``grad``) is of the last ``k`` steps alone, too: it
     leaves out how the iterate before them moves, and is not the Hessian of anything.
+
+    Raises `FuncrobustError` for a ``k`` below 1.
     """
     require_count("k", k, minimum=1)
     return Truncated(k)

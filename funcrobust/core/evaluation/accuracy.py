@@ -65,9 +65,13 @@ def require_pairs(x: Tensor, y: Tensor) -> None:
 
 
 def mean_of(loss: Loss, params: Params, x: Tensor, y: Tensor, *, batch_size: int = 128) -> float:
-    """Average a loss over a set, in batches and without derivatives."""
+    """Average a loss over a set, in batches and without derivatives.
+
+    ``x`` (N, …) is float or bytes, y (N, …) the labels that the loss takes. Raises
+    `FuncrobustError` where there are no examples.
+    """
     if len(x) == 0:
-        raise FuncrobustError("there are no examples to average over")
+        raise FuncrobustError("there are no examples to average over: x is empty")
     with torch.no_grad():
         batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
         return float(torch.cat([loss(params, as_float(xb), yb) for xb, yb in batches]).mean())

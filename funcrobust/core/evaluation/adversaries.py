@@ -27,6 +27,9 @@ class Pgd(NamedTuple):
     Madry et al. 2018 (arXiv:1706.06083). It ascends the log-odds, of which the cross-entropy is an
     increasing function: over a ball whose steps are normalised, the same steps, which confidence
     cannot round away. Who runs it gives the seed: ``seed`` is what `evaluation.robust` takes.
+
+    ``step_size`` is in units of the data. When it is run, it raises `FuncrobustError` for a step
+    size that is negative or not finite, and for fewer than one step or restart.
     """
 
     ball: Ball
@@ -65,7 +68,10 @@ def sharp_pgd(
     with the clean image's own standard deviation over the classes (those of finite logits), so that
     a factor on the logits changes nothing. At t → 0 the gradient goes after all classes at once, at
     t → ∞ after the likeliest other alone: either can be masked, by confidence or by the lack of it.
-    ``targeted`` it descends, toward y.
+    ``targeted`` it descends, toward y. ``step_size`` is in units of the data.
+
+    Raises `FuncrobustError` for no sharpness or one that is not positive and finite, a step size
+    that is negative or not finite, and fewer than one step.
     """
     if not sharpness or not all(0 < s < math.inf for s in sharpness):
         raise FuncrobustError(f"sharpness must be finite numbers > 0, got {tuple(sharpness)}")

@@ -122,7 +122,7 @@ def look(
 ) -> Outcome:  # fmt: skip
     """Return what becomes of each example without an attack; raise where there are none."""
     if len(x) == 0:
-        raise FuncrobustError("there are no examples to evaluate")
+        raise FuncrobustError("there are no examples to evaluate: x is empty")
     require_predict(predict)
     require_pairs(x, y)
     images = as_float(x).clone()
@@ -173,7 +173,9 @@ def robust(
 ) -> Tensor:
     """Tell which examples withstand one adversary: (N,) bool.
 
-    ``seed`` is `Pgd`'s own unless given, or 0.
+    ``x`` (N, …) is float or bytes, y (N,) are classes. ``seed`` is `Pgd`'s own unless given, or 0.
+
+    Raises `FuncrobustError` as `attack_all` does.
     """
     if seed is None:
         seed = int(getattr(adversary, "seed", 0))

@@ -287,6 +287,8 @@ def autocast(predict: Predict, dtype: torch.dtype | None) -> Predict:
 
     Parameters, inputs, losses and every gradient stay float32: only the network's matrix products
     and convolutions run in ``dtype`` (bfloat16 needs no loss scaling).
+
+    Raises `FuncrobustError` for float16, which does need it.
     """
     if dtype is None:
         return predict

@@ -43,6 +43,14 @@ def apgd(
     or, toward each class in turn, `targeted_dlr`, and the ball `linf` or `l2`; any of either will
     do. For ψ's derivative through steps see `psi`: here the best point is what is wanted, and the
     unrolled derivative is the only one.
+
+    ``step_size`` is the first step, in units of the data, 2·radius unless given. ``rho`` ρ in
+    [0, 1] is the share of the steps between two checkpoints that must raise the loss: where no more
+    do, the step is halved.
+
+    Raises `FuncrobustError` for fewer than one step, a ρ outside [0, 1], a step size that is
+    negative or not finite, and, where none is given, a ball with no finite radius to take it from
+    or one of `with_steps`.
     """
     require_loss(loss)
     ascent = auto_ascent(ball, steps=steps, step_size=step_size, rho=rho)

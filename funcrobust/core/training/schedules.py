@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from funcrobust.core.errors import FuncrobustError, require_count, require_finite
+from funcrobust.core.errors import FuncrobustError, require_count, require_finite, unknown_name
 
 Schedule = Callable[[float | Tensor], Tensor]
 
@@ -75,6 +75,9 @@ def schedule(name: str, *, lr_max: float, lr_min: float = 0.0, total_steps: int)
     superconverge; any other function of the step will do for `optimizer` just as well. cyclic
     starts at ``lr_min`` and returns to it, the others never fall below it.
 
+    Raises `FuncrobustError` for an unknown name, rates that are negative or not finite, an
+    ``lr_min`` above ``lr_max``, and fewer than one step.
+
     >>> lr = schedule("cyclic", lr_max=0.2, total_steps=100)
     >>> float(lr(0)), float(lr(25)), float(lr(50))
     (0.0, 0.1, 0.2)
@@ -85,7 +88,7 @@ def schedule(name: str, *, lr_max: float, lr_min: float = 0.0, total_steps: int)
     if lr_min > lr_max:
         raise FuncrobustError(f"lr_min ({lr_min}) must not exceed lr_max ({lr_max})")
     if name not in SHAPES:
-        raise FuncrobustError(f"unknown schedule {name!r}: choose from {', '.join(SHAPES)}")
+        raise unknown_name("schedule", name, SHAPES)
     shape = SHAPES[name]
 
     def rate(step: float | Tensor) -> Tensor:

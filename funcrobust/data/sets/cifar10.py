@@ -16,8 +16,9 @@ from PIL import Image
 from torchvision import datasets as published
 
 from funcrobust.data import npm
-from funcrobust.data.archives import Files, Layout, read_layout, reading
-from funcrobust.data.dataset import Arrays
+from funcrobust.data.archives import Files, Layout, read_layout
+from funcrobust.data.arrays import Arrays
+from funcrobust.data.decoding import reading
 from funcrobust.data.download import download
 from funcrobust.data.pickles import planes, read_pickle
 from funcrobust.data.progress import Progress

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from funcrobust.data.dataset import Arrays
+from funcrobust.data.arrays import Arrays
 from funcrobust.data.sources import Embedded
 
 _TEST_SIZE = 397

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torchvision import datasets as published
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.archives import Files, Layout, read_layout, reading
-from funcrobust.data.dataset import Arrays
+from funcrobust.data.archives import Files, Layout, read_layout
+from funcrobust.data.arrays import Arrays
+from funcrobust.data.decoding import reading
 from funcrobust.data.download import download
 from funcrobust.data.progress import Progress
 from funcrobust.data.sources import Published, Remote

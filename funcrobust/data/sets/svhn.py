@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets as published
 
-from funcrobust.data.archives import reading
-from funcrobust.data.dataset import Arrays
+from funcrobust.data.arrays import Arrays
+from funcrobust.data.decoding import reading
 from funcrobust.data.download import download
 from funcrobust.data.progress import Progress
 from funcrobust.data.sources import Published, Remote

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.archives import reading
+from funcrobust.data.decoding import reading
 from funcrobust.data.folders import EIGHT_BIT, FORMATS
 
 Cut = Callable[[Image.Image], Tensor]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.data.archives import reading
+from funcrobust.data.decoding import reading
 from funcrobust.data.npz import MOST_CLASSES
 from funcrobust.data.streaming.encoded import Array, ShardImages, as_bytes
 
