@@ -102,6 +102,12 @@ def step_size(options: Evaluate, ball: Ball, steps: int | None = None) -> float:
     return step_length(options.step_size, ball, share)
 
 
+def recorded_step_size(options: Evaluate, ball: Ball) -> float | None:
+    """Return the step size that the attack takes; of one with its own, what was said, or None."""
+    own = None if options.autoattack else OWN.get(options.attack)
+    return step_size(options, ball) if own is not None and own.sized else options.step_size
+
+
 def autoattack(ball: Ball, classes: int) -> dict[str, Adversary]:
     """Build the standard ensemble; of an L2 ball with the authors' own Square."""
     last = l2_square(ball) if type(ball) is L2 else None

@@ -180,7 +180,7 @@ def compose(
             f"PGD of one sharpness and one start: weaker than the evaluation, and shown for its "
             "shape. It should fall to nothing as ε grows, and be flat in the last steps. At each "
             f"ε: {CURVE_STEPS} steps in proportion to it; over steps: each of "
-            f"{written_number(figures['step_size'])}."
+            f"{written_number(case.step_size)}."
         ),
         rows=_rows(classifier.card, case, figures["attacks"], curves),
         command=as_command(again, places=True),

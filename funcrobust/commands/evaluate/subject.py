@@ -103,6 +103,6 @@ def settings_of(options: Evaluate, subject: Subject, attacks: list[str]) -> dict
         "attack": "autoattack" if options.autoattack else options.attack, "attacks": attacks,
         "constraint": subject.constraint, "epsilon": subject.epsilon, "steps": options.steps,
         "restarts": options.restarts,
-        "step_size": attacking.step_size(options, subject.ball), "search": search,
+        "step_size": attacking.recorded_step_size(options, subject.ball), "search": search,
         "target": options.target, "draws": options.draws,
     }  # fmt: skip
