@@ -235,6 +235,7 @@ def test_what_cannot_be_tried_says_why(honest):
     answers = {name: CHECKS[name](case) for name in
                ("effort", "transferred", "without_gradients", "nothing", "everything")}  # fmt: skip
     assert all(check.passed is None and check.figure for check in answers.values())
+    assert answers["effort"].figure == "no stronger attack was given"
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def one(options: Evaluate, ball: Ball) -> Adversary:
 
 
 def stronger(options: Evaluate, ball: Ball) -> Adversary:
-    """Return what more effort of the plain kind is: three times the steps, other sharpnesses."""
+    """Return sharp PGD at sharpness 20 and 5: thrice the steps of pgd and sharp-pgd, else 60."""
     steps = 3 * (options.asked_steps or 20) if options.attack in ("pgd", "sharp-pgd") else 60
     return sharp_pgd(
         ball, step_size=step_size(options, ball, steps), steps=steps, sharpness=(20.0, 5.0),

@@ -45,7 +45,7 @@ class Case:
     seed: int = 0
     step_size: float = 2 / 255
     stronger: Adversary | None = None
-    """The same attack with more steps and restarts; None: it has none."""
+    """What `effort` tries on those that withstood; None: nothing was given."""
     surrogate: tuple[Predict, Params] | None = None
     """Another network on the same images, whose adversarial images are tried."""
     few: int = 64

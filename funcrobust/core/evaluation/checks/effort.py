@@ -49,10 +49,11 @@ def everything(case: Case) -> Check:
 
 
 def effort(case: Case) -> Check:
-    """Do more steps and more restarts change nothing that chance would not?"""
+    """Does the case's stronger attack find no more than chance would?"""
+    name = "more effort, no gain"
     if case.stronger is None:
-        return Check("more effort, no gain", None, "the attack has no stronger form", "upper bound")
-    return _on_the_standing(case, case.stronger, "more effort, no gain", "upper bound", 0.05)
+        return Check(name, None, "no stronger attack was given", "upper bound")
+    return _on_the_standing(case, case.stronger, name, "upper bound", 0.05)
 
 
 def without_gradients(case: Case) -> Check:
