@@ -90,7 +90,7 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
     figures = {
         **about, "sigma": sigma, "samples": n, "choosing": n0, "alpha": alpha,
         "largest_radius": most,
-        "network": _share(noiseless), "smoothed": _share(smoothed == y),
+        "network": _accuracy(noiseless), "smoothed": _accuracy(smoothed == y),
         "smoothed_abstains": float((smoothed == certification.ABSTAINS).double().mean()),
         "abstains": float((found.label == certification.ABSTAINS).double().mean()),
         "certified": _accuracies(found, y, _radii(options, most), most),
@@ -115,12 +115,12 @@ def _radii(options: Certify, most: float) -> list[float]:
     return sorted(options.radii) or [half * i for i in range(int(most / half) + 1)]
 
 
-def _share(which: Tensor) -> dict[str, float]:
+def _accuracy(which: Tensor) -> dict[str, float]:
     """Return how many of the images it is, with a 95 % interval for all images like them."""
-    from funcrobust.core.binomial import interval
+    from funcrobust.core.binomial import share
 
-    low, high = interval(which.sum(), len(which))
-    return {"accuracy": float(which.double().mean()), "low": float(low), "high": float(high)}
+    value, low, high = share(int(which.sum()), len(which))
+    return {"accuracy": value, "low": low, "high": high}
 
 
 def _accuracies(
@@ -130,7 +130,7 @@ def _accuracies(
     none = {"accuracy": 0.0, "low": 0.0, "high": 0.0}
     correct = found.label == y
     return [
-        {"radius": r, **(_share(correct & (found.radius >= r)) if r <= most else none)}
+        {"radius": r, **(_accuracy(correct & (found.radius >= r)) if r <= most else none)}
         for r in radii
     ]
 

@@ -191,7 +191,7 @@ def _figures(found: Measured, seed: int) -> dict[str, Any]:
     import torch
     from scipy import stats
 
-    from funcrobust.core.evaluation.verdict import interval
+    from funcrobust.core.binomial import share
     from funcrobust.core.randomness import derive_seed
 
     rows = [row for by_severity in found.corrupted.values() for row in by_severity.values()]
@@ -200,9 +200,10 @@ def _figures(found: Measured, seed: int) -> dict[str, Any]:
         (each,), np.mean, confidence_level=0.95, method="percentile", batch=100,
         rng=np.random.default_rng(derive_seed(seed, "bootstrap")),
     )  # fmt: skip
+    clean, *clean_interval = share(int(found.clean.sum()), len(found.clean))
     return {
-        "clean": float(found.clean.double().mean()),
-        "clean_interval": list(interval(int(found.clean.sum()), len(found.clean))),
+        "clean": clean,
+        "clean_interval": clean_interval,
         "mean": float(each.mean()),
         "mean_interval": [float(end) for end in drawn.confidence_interval],
         "accuracy": {

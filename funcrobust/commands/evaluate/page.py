@@ -14,11 +14,11 @@ from funcrobust.checkpoints import Card
 from funcrobust.commands.cure_train import CureTrain
 from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.commands.psi_train import PsiTrain
+from funcrobust.core.binomial import share
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation import Run
 from funcrobust.core.evaluation.checks import Case
 from funcrobust.core.evaluation.curves import COUNTS, Point, over_radius, over_steps, steps_to_fall
-from funcrobust.core.evaluation.verdict import interval
 from funcrobust.core.randomness import generator
 from funcrobust.environment import device_name
 from funcrobust.files import free_place
@@ -81,10 +81,10 @@ class Curves(NamedTuple):
 
 
 def _as_figures(name: str, point: Point) -> dict[str, Any]:
+    accuracy, *interval = share(point.standing, point.examples)
     return {
         name: point.at, "correct": point.standing, "examples": point.examples,
-        "accuracy": point.standing / point.examples,
-        "interval": list(interval(point.standing, point.examples)),
+        "accuracy": accuracy, "interval": interval,
     }  # fmt: skip
 
 
@@ -226,12 +226,7 @@ def _check_row(check: dict[str, Any]) -> report.CheckRow:
 
 def _curves(curves: Curves, epsilon: float) -> list[report.Curve]:
     def shares(points: Sequence[Point], name: Any) -> list[tuple[float, report.Share]]:
-        return [
-            (p.at, report.Share(
-                name(p.at), p.standing / p.examples, *interval(p.standing, p.examples)
-            ))
-            for p in points
-        ]  # fmt: skip
+        return [(p.at, report.Share(name(p.at), *share(p.standing, p.examples))) for p in points]
 
     found = []
     if curves.radius:

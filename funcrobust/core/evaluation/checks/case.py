@@ -80,8 +80,3 @@ class Case:
     def fooled(self, seen: Tensor, places: Tensor) -> Tensor:
         """Tell where the classes ``seen`` of the examples at ``places`` are an attack's success."""
         return succeeds(seen, self.y[places], self.targeted)
-
-
-def share(which: Tensor) -> float:
-    """Return the mean of booleans, as a float."""
-    return float(which.double().mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from funcrobust.core.evaluation.checks.case import Case, Check, share
+from funcrobust.core.evaluation.checks.case import Case, Check
 from funcrobust.core.evaluation.climbing import gradient_of
 from funcrobust.core.examples import flat
 from funcrobust.core.losses import odds_of
@@ -52,7 +52,7 @@ def gradients(case: Case) -> Check:
     slope = _slope(case, case.x[places], case.y[places])
     sizes = flat(slope).abs().amax(1)
     bad = ~sizes.isfinite() | (sizes == 0)
-    entries = share(flat(slope)[~bad] == 0) if not bad.all() else 1.0
+    entries = float((flat(slope)[~bad] == 0).double().mean()) if not bad.all() else 1.0
     figure = f"{int(bad.sum())} of {len(bad)} are 0 or NaN; {entries:.0%} of their entries are 0"
     return Check("gradients", not bad.any() and entries < 0.5, figure, "suspicious")
 
@@ -73,7 +73,7 @@ def climbs(case: Case) -> Check:
             seen.append(-odds if case.targeted else odds)
         slope = _slope(case, state["x"], y)
         state = ascent.update(state, seen[-1], slope, x)
-    rises = share(torch.stack(seen).diff(dim=0) > 0)
+    rises = float((torch.stack(seen).diff(dim=0) > 0).double().mean())
     figure = f"in {rises:.0%} of the first steps"
     return Check("the loss rises", rises >= 0.75, figure, "suspicious")
 
