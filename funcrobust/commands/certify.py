@@ -77,8 +77,7 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
     dataset = load_known(options, card, reporter).to(device)
     predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
     require_taken(predict, model.params, dataset)
-    chosen = chosen_test_images(dataset, options.examples, options.seed)
-    places, x, y = chosen
+    places, x, y = chosen_test_images(dataset, options.examples, options.seed)
     about = heading(classifier, dataset, len(y), options.seed, options.precision, device)
     with reporter.track("certify", total=len(y) * (n0 + n), unit="copy") as bar:
         found = certification.certify(
@@ -99,7 +98,7 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
             "radius": found.radius.tolist(), "smoothed": smoothed.tolist(),
         },
     }  # fmt: skip
-    _show(figures, which_test_images(chosen, dataset), reporter)
+    _show(figures, which_test_images(len(y), len(dataset.y_test)), reporter)
     if options.png is not None:
         fine = [most * i / 200 for i in range(211)]
         _draw(figures, _accuracies(found, y, fine, most), options.png)

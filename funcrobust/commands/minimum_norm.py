@@ -85,8 +85,7 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
     dataset = load_known(options, card, reporter).to(device)
     predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
     require_taken(predict, model.params, dataset)
-    chosen = chosen_test_images(dataset, options.examples, options.seed)
-    places, x, y = chosen
+    places, x, y = chosen_test_images(dataset, options.examples, options.seed)
     about = heading(classifier, dataset, len(y), options.seed, options.precision, device)
     steps = {name: options.steps or ATTACKS[name].steps for name in names}
     most = sum(passes(name, steps[name], card.num_classes) for name in names)
@@ -117,7 +116,7 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
             **{name: _plain(values) for name, values in norms.items()},
         },
     }  # fmt: skip
-    _show(figures, which_test_images(chosen, dataset), reporter)
+    _show(figures, which_test_images(len(y), len(dataset.y_test)), reporter)
     if options.png is not None:
         _draw(figures, norms, options.png)
         reporter.say(f"picture  {options.png}")

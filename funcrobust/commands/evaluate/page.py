@@ -31,6 +31,7 @@ from funcrobust.report.run_page import VERDICTS
 from funcrobust.report.runs import CONFIG, RunFolder
 from funcrobust.running.classifier import CHECKPOINT_FILE, Classifier
 from funcrobust.running.config import as_command
+from funcrobust.running.dataset import which_test_images
 from funcrobust.running.options import written_number
 from funcrobust.running.places import AUTO
 from funcrobust.running.run_report import EVALUATION, own_file, renew
@@ -163,7 +164,8 @@ def compose(
     because = figures["because"] or [f"not tried: {name}" for name in figures["not_tried"]]
     attacks = [(row["attack"], row["accuracy"], row["interval"]) for row in figures["after"]]
     shares = [("no attack", figures["clean"], figures["clean_interval"]), *attacks]
-    in_turn = " in turn; each row is what is left after it and those above" * (len(attacks) > 1)
+    several = len(attacks) > 1
+    in_turn = "; attacks in turn, each row is what is left after it and those above" * several
     again = replace(options, checkpoint=classifier.name, save=None)
     threat = written_threat(figures["constraint"], figures["epsilon"])
     return report.Page(
@@ -189,10 +191,8 @@ def compose(
 
 
 def _which(figures: dict[str, Any]) -> str:
-    n, there = figures["examples"], figures["test_images"]
-    if n == there:
-        return f"All {n} test images of {figures['dataset']}"
-    return f"{n} of the {there} test images of {figures['dataset']}, a random part"
+    which = which_test_images(figures["examples"], figures["test_images"])
+    return f"{figures['dataset']}: {which}"
 
 
 def _facts(options: Evaluate, classifier: Classifier, figures: dict[str, Any]) -> dict[str, str]:
@@ -208,7 +208,7 @@ def _facts(options: Evaluate, classifier: Classifier, figures: dict[str, Any]) -
         + ", of images in [0, 1]",
         "attacks": ", then ".join(figures["attacks"]) + (f" ({', '.join(given)})" if given else ""),
         "examples": _which(figures)
-        + f", drawn by seed {figures['seed']}" * (figures["examples"] < figures["test_images"]),
+        + f", by seed {figures['seed']}" * (figures["examples"] < figures["test_images"]),
         "normalisation": figures["normalisation"],
         "mode": f"{figures['mode']}: batch norm with its running statistics, no dropout",
         "numbers": figures["dtype"],

@@ -25,6 +25,7 @@ from funcrobust.report.console import Reporter
 from funcrobust.report.records import write_json
 from funcrobust.running.classifier import USUAL, Classifier, load_classifier
 from funcrobust.running.config import as_command
+from funcrobust.running.dataset import which_test_images
 from funcrobust.running.heading import measured_on
 from funcrobust.running.places import AUTO, say_replaced
 from funcrobust.running.processes import processes
@@ -257,7 +258,7 @@ def _show(
     classifier: Classifier, settings: dict[str, Any], outcome: Outcome, accuracy: Tensor,
     checks: list[Check], judged: Verdict | None, dataset: Any, reporter: Reporter,
 ) -> None:  # fmt: skip
-    n, target = len(outcome.fell_to), settings["target"]
+    target = settings["target"]
     attacks = list(enumerate(settings["attacks"], start=1))
     if target is None:
         rows = [("clean", outcome.clean), *((a, outcome.after(k)) for k, a in attacks)]
@@ -265,8 +266,7 @@ def _show(
         rows = [("accuracy, clean", accuracy), ("the target, clean", ~outcome.clean)]
         rows += [(f"the target, by {a}", ~outcome.after(k)) for k, a in attacks]
     shares = [(name, _share(which)) for name, which in rows]
-    there = len(dataset.y_test)
-    which = f"all {n} test images" if n == there else f"{n} random test images of {there}"
+    which = which_test_images(len(outcome.fell_to), len(dataset.y_test))
     reporter.table(
         f"{classifier.label}: {settings['model']} on {dataset.name}, {which}, "
         + written_threat(settings["constraint"], settings["epsilon"])
