@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt, Lt
 
-from funcrobust.running.groups import Figures, Images, Machine, Precision
+from funcrobust.running.groups import Measured
 from funcrobust.running.options import Count, Weight, require_once
-from funcrobust.running.places import CheckpointName, Picture, say_replaced
+from funcrobust.running.places import Picture, say_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,13 +20,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certify(Figures, Images, Machine):
+class Certify(Measured):
     """Certification."""
 
-    checkpoint: CheckpointName | None = field(default=None, kw_only=False)
-    """File, run folder or shipped name; left out: the shipped classifier."""
-    model: str | None = None
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     sigma: Annotated[float, Gt(0)] = 0.25
     """Standard deviation of the noise, in units of the data, [0, 1]."""
     samples: Count = 1000
@@ -40,8 +36,6 @@ class Certify(Figures, Images, Machine):
     """Test images, at random."""
     radii: tuple[Weight, ...] = ()
     """An L2 radius of the table; say it again for another. Left out: multiples of sigma / 2."""
-    precision: Precision = "fp32"
-    """fp32, bf16 for autocast, or auto: what is certified is the network in this precision."""
     png: Picture | None = None
     """Draw certified accuracy over the radius there."""
 

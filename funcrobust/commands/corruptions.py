@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from annotated_types import Ge, Le
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.groups import Figures, Images, Machine, Precision
+from funcrobust.running.groups import Measured
 from funcrobust.running.options import Choices, Flag, Lies, Where, require_once
-from funcrobust.running.places import CheckpointName, Picture, require_there, say_replaced
+from funcrobust.running.places import Picture, require_there, say_replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,13 +32,9 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corruptions(Figures, Images, Machine):
+class Corruptions(Measured):
     """Corruptions."""
 
-    checkpoint: CheckpointName | None = field(default=None, kw_only=False)
-    """File, run folder or shipped name; left out: the shipped classifier."""
-    model: str | None = None
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     data_dir: Annotated[Path | None, Where(), Lies(require_there)] = None
     """A local folder with CIFAR-10-C's own arrays, used in place of images computed here: only
     their figures are the literature's. Or one with the dataset."""
@@ -48,8 +44,6 @@ class Corruptions(Figures, Images, Machine):
     """1 to 5; again and again for several; left out: all."""
     examples: Annotated[int, Ge(2)] = 500
     """Test images, at random; where there are fewer: all."""
-    precision: Precision = "fp32"
-    """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
     png: Picture | None = None
     """Write a picture there: one image under each corruption at each severity."""
 
@@ -60,7 +54,7 @@ class Corruptions(Figures, Images, Machine):
         require_once("--severity", self.severities)
 
 
-class Measured(NamedTuple):
+class Found(NamedTuple):
     """Which images were classified right, and how the first of them looks."""
 
     clean: Tensor
@@ -167,7 +161,7 @@ def _corrupted(
 def _measure(
     correct: Callable[[Tensor], Tensor], x: Tensor, corrupted: Callable[[str, int], Tensor],
     options: Corruptions, reporter: Reporter,
-) -> Measured:  # fmt: skip
+) -> Found:  # fmt: skip
     import torch
 
     names, severities = options.corruptions or NAMES, options.severities or SEVERITIES
@@ -182,10 +176,10 @@ def _measure(
                 found[name][severity] = correct(images)
                 looks[severity].append(images[0])
                 bar.advance(len(x), now=f"{name} {severity}")
-    return Measured(clean, found, {s: torch.stack(row) for s, row in looks.items()})
+    return Found(clean, found, {s: torch.stack(row) for s, row in looks.items()})
 
 
-def _figures(found: Measured, seed: int) -> dict[str, Any]:
+def _figures(found: Found, seed: int) -> dict[str, Any]:
     """Return accuracies, and the intervals of the mean and of the clean one."""
     import numpy as np
     import torch
@@ -230,7 +224,7 @@ def _show(figures: dict[str, Any], reporter: Reporter) -> None:
         reporter.say(f"{what} {figures[key]:.1%} (95 %: {low:.1%} to {high:.1%})")
 
 
-def _draw(found: Measured, png: Path) -> None:
+def _draw(found: Found, png: Path) -> None:
     from funcrobust.core.images import as_float
     from funcrobust.report import plots
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.groups import Figures, Images, Machine, Precision, Radius
+from funcrobust.running.groups import Measured, Radius
 from funcrobust.running.minimum_norm_names import ATTACKS, FOR_CONSTRAINT, passes
 from funcrobust.running.options import Choices, Count, Flag
-from funcrobust.running.places import CheckpointName, Picture, say_replaced
+from funcrobust.running.places import Picture, say_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,13 +20,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinimumNorm(Figures, Images, Machine):
+class MinimumNorm(Measured):
     """Smallest perturbations."""
 
-    checkpoint: CheckpointName | None = field(default=None, kw_only=False)
-    """File, run folder, shipped name or robustbench:NAME; left out: the shipped classifier."""
-    model: str | None = None
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     attacks: Annotated[tuple[Annotated[str, Choices(ATTACKS)], ...], Flag("--attack")] = ()
     """An attack that seeks the smallest perturbation, in the norm of its name (ddn in L2,
     sigma-zero in L0); say it again for another. Left out: fmn-linf or ddn, by the checkpoint's
@@ -37,8 +33,6 @@ class MinimumNorm(Figures, Images, Machine):
     """Steps of each attack; left out: 100, of DeepFool 50, of sigma-zero 300."""
     epsilon: Radius | None = None
     """The radius that the table and the picture mark; left out: the checkpoint's, in its norm."""
-    precision: Precision = "fp32"
-    """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
     png: Picture | None = None
     """Draw robust accuracy over the radius there; of attacks in one norm."""
 
