@@ -49,36 +49,28 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
     """Certify a random part of the test images; show a table, write what is asked for."""
     from funcrobust.core import certification, evaluation
     from funcrobust.report.records import write_json
-    from funcrobust.running.classifier import load_classifier
-    from funcrobust.running.dataset import (
-        chosen_test_images,
-        load_known,
-        require_taken,
-        which_test_images,
-    )
+    from funcrobust.running.dataset import which_test_images
     from funcrobust.running.heading import heading
-    from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
-    from funcrobust.running.measuring import evaluating
+    from funcrobust.running.machine import pick_device
+    from funcrobust.running.measured import load_measured, make_ready
 
     sigma, n, n0, alpha = options.sigma, options.samples, options.choosing, options.alpha
     most = certification.largest_radius(sigma, n, alpha)
     say_replaced(options.png, reporter)
     say_replaced(options.json_file, reporter)
     device = pick_device(options.device)
-    warn_if_emulated(options.precision, device, reporter)
-    classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
-    card, model = classifier.card, classifier.model
-    dataset = load_known(options, card, reporter).to(device)
-    predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
-    require_taken(predict, model.params, dataset)
-    places, x, y = chosen_test_images(dataset, options.examples, options.seed)
+    classifier = load_measured(options, device, reporter)
+    dataset, predict, (places, x, y) = make_ready(
+        classifier, options, options.examples, device, reporter
+    )
+    params = classifier.model.params
     about = heading(classifier, dataset, len(y), options.seed, options.precision, device)
     with reporter.track("certify", total=len(y) * (n0 + n), unit="copy") as bar:
         found = certification.certify(
-            predict, model.params, x, sigma=sigma, n=n, n0=n0, alpha=alpha, seed=options.seed,
+            predict, params, x, sigma=sigma, n=n, n0=n0, alpha=alpha, seed=options.seed,
             advance=bar.advance,
         )  # fmt: skip
-    noiseless = evaluation.correct(predict, model.params, x, y)
+    noiseless = evaluation.correct(predict, params, x, y)
     smoothed = certification.predicted(found.counts, alpha)
     figures = {
         **about, "sigma": sigma, "samples": n, "choosing": n0, "alpha": alpha,

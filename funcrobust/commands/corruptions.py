@@ -75,17 +75,16 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     """
     from funcrobust.core import evaluation
     from funcrobust.data.cifar_c import published_folder, require_published
-    from funcrobust.running.classifier import load_classifier
     from funcrobust.running.dataset import chosen_test_images, load_known, require_taken
     from funcrobust.running.heading import heading
-    from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
+    from funcrobust.running.machine import pick_device, pick_dtype
+    from funcrobust.running.measured import load_measured
     from funcrobust.running.measuring import evaluating
 
     say_replaced(options.png, reporter)
     say_replaced(options.json_file, reporter)
     device = pick_device(options.device)
-    warn_if_emulated(options.precision, device, reporter)
-    classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
+    classifier = load_measured(options, device, reporter)
     card, model = classifier.card, classifier.model
     folder = published_folder(options.data_dir)
     # The set itself is not looked for in a folder of CIFAR-10-C.

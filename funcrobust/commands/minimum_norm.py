@@ -56,30 +56,22 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
     from funcrobust.core.evaluation.minimum_norm import smallest
     from funcrobust.core.images import as_float
     from funcrobust.report.records import write_json
-    from funcrobust.running.classifier import load_classifier
-    from funcrobust.running.dataset import (
-        chosen_test_images,
-        load_known,
-        require_taken,
-        which_test_images,
-    )
+    from funcrobust.running.dataset import which_test_images
     from funcrobust.running.heading import heading
-    from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
-    from funcrobust.running.measuring import evaluating
+    from funcrobust.running.machine import pick_device
+    from funcrobust.running.measured import load_measured, make_ready
     from funcrobust.running.minimum_norm_attacks import minimum_norm_adversary
 
     say_replaced(options.png, reporter)
     say_replaced(options.json_file, reporter)
     device = pick_device(options.device)
-    warn_if_emulated(options.precision, device, reporter)
-    classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
+    classifier = load_measured(options, device, reporter)
     card, model = classifier.card, classifier.model
     names = options.attacks or (_usual(card.constraint),)
     adversaries = {name: minimum_norm_adversary(name, steps=options.steps) for name in names}
-    dataset = load_known(options, card, reporter).to(device)
-    predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
-    require_taken(predict, model.params, dataset)
-    places, x, y = chosen_test_images(dataset, options.examples, options.seed)
+    dataset, predict, (places, x, y) = make_ready(
+        classifier, options, options.examples, device, reporter
+    )
     about = heading(classifier, dataset, len(y), options.seed, options.precision, device)
     steps = {name: options.steps or ATTACKS[name].steps for name in names}
     most = sum(passes(name, steps[name], card.num_classes) for name in names)
