@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt, Lt
 
-from funcrobust.running.groups import Figures, Images, Machine, Precision
+from funcrobust.running.groups import Measured
 from funcrobust.running.options import Count, Weight, require_once
-from funcrobust.running.places import CheckpointName, Picture, say_replaced
+from funcrobust.running.places import Picture, say_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,13 +20,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certify(Figures, Images, Machine):
+class Certify(Measured):
     """Certification."""
 
-    checkpoint: CheckpointName | None = field(default=None, kw_only=False)
-    """File, run folder or shipped name; left out: the shipped classifier."""
-    model: str | None = None
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     sigma: Annotated[float, Gt(0)] = 0.25
     """Standard deviation of the noise, in units of the data, [0, 1]."""
     samples: Count = 1000
@@ -40,8 +36,6 @@ class Certify(Figures, Images, Machine):
     """Test images, at random."""
     radii: tuple[Weight, ...] = ()
     """An L2 radius of the table; say it again for another. Left out: multiples of sigma / 2."""
-    precision: Precision = "fp32"
-    """fp32, bf16 for autocast, or auto: what is certified is the network in this precision."""
     png: Picture | None = None
     """Draw certified accuracy over the radius there."""
 
@@ -55,42 +49,33 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
     """Certify a random part of the test images; show a table, write what is asked for."""
     from funcrobust.core import certification, evaluation
     from funcrobust.report.records import write_json
-    from funcrobust.running.classifier import load_classifier
-    from funcrobust.running.dataset import (
-        chosen_test_images,
-        load_known,
-        require_taken,
-        which_test_images,
-    )
+    from funcrobust.running.dataset import which_test_images
     from funcrobust.running.heading import heading
-    from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
-    from funcrobust.running.measuring import evaluating
+    from funcrobust.running.machine import pick_device
+    from funcrobust.running.measured import load_measured, make_ready
 
     sigma, n, n0, alpha = options.sigma, options.samples, options.choosing, options.alpha
     most = certification.largest_radius(sigma, n, alpha)
     say_replaced(options.png, reporter)
     say_replaced(options.json_file, reporter)
     device = pick_device(options.device)
-    warn_if_emulated(options.precision, device, reporter)
-    classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
-    card, model = classifier.card, classifier.model
-    dataset = load_known(options, card, reporter).to(device)
-    predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
-    require_taken(predict, model.params, dataset)
-    chosen = chosen_test_images(dataset, options.examples, options.seed)
-    places, x, y = chosen
+    classifier = load_measured(options, device, reporter)
+    dataset, predict, (places, x, y) = make_ready(
+        classifier, options, options.examples, device, reporter
+    )
+    params = classifier.model.params
     about = heading(classifier, dataset, len(y), options.seed, options.precision, device)
     with reporter.track("certify", total=len(y) * (n0 + n), unit="copy") as bar:
         found = certification.certify(
-            predict, model.params, x, sigma=sigma, n=n, n0=n0, alpha=alpha, seed=options.seed,
+            predict, params, x, sigma=sigma, n=n, n0=n0, alpha=alpha, seed=options.seed,
             advance=bar.advance,
         )  # fmt: skip
-    noiseless = evaluation.correct(predict, model.params, x, y)
+    noiseless = evaluation.correct(predict, params, x, y)
     smoothed = certification.predicted(found.counts, alpha)
     figures = {
         **about, "sigma": sigma, "samples": n, "choosing": n0, "alpha": alpha,
         "largest_radius": most,
-        "network": _share(noiseless), "smoothed": _share(smoothed == y),
+        "network": _accuracy(noiseless), "smoothed": _accuracy(smoothed == y),
         "smoothed_abstains": float((smoothed == certification.ABSTAINS).double().mean()),
         "abstains": float((found.label == certification.ABSTAINS).double().mean()),
         "certified": _accuracies(found, y, _radii(options, most), most),
@@ -99,7 +84,7 @@ def run(options: Certify, reporter: Reporter) -> dict[str, Any]:
             "radius": found.radius.tolist(), "smoothed": smoothed.tolist(),
         },
     }  # fmt: skip
-    _show(figures, which_test_images(chosen, dataset), reporter)
+    _show(figures, which_test_images(len(y), len(dataset.y_test)), reporter)
     if options.png is not None:
         fine = [most * i / 200 for i in range(211)]
         _draw(figures, _accuracies(found, y, fine, most), options.png)
@@ -115,12 +100,12 @@ def _radii(options: Certify, most: float) -> list[float]:
     return sorted(options.radii) or [half * i for i in range(int(most / half) + 1)]
 
 
-def _share(which: Tensor) -> dict[str, float]:
+def _accuracy(which: Tensor) -> dict[str, float]:
     """Return how many of the images it is, with a 95 % interval for all images like them."""
-    from funcrobust.core.binomial import interval
+    from funcrobust.core.binomial import share
 
-    low, high = interval(which.sum(), len(which))
-    return {"accuracy": float(which.double().mean()), "low": float(low), "high": float(high)}
+    value, low, high = share(int(which.sum()), len(which))
+    return {"accuracy": value, "low": low, "high": high}
 
 
 def _accuracies(
@@ -130,7 +115,7 @@ def _accuracies(
     none = {"accuracy": 0.0, "low": 0.0, "high": 0.0}
     correct = found.label == y
     return [
-        {"radius": r, **(_share(correct & (found.radius >= r)) if r <= most else none)}
+        {"radius": r, **(_accuracy(correct & (found.radius >= r)) if r <= most else none)}
         for r in radii
     ]
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from annotated_types import Ge, Le
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.groups import Figures, Images, Machine, Precision
+from funcrobust.running.groups import Measured
 from funcrobust.running.options import Choices, Flag, Lies, Where, require_once
-from funcrobust.running.places import CheckpointName, Picture, require_there, say_replaced
+from funcrobust.running.places import Picture, require_there, say_replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,13 +32,9 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corruptions(Figures, Images, Machine):
+class Corruptions(Measured):
     """Corruptions."""
 
-    checkpoint: CheckpointName | None = field(default=None, kw_only=False)
-    """File, run folder or shipped name; left out: the shipped classifier."""
-    model: str | None = None
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     data_dir: Annotated[Path | None, Where(), Lies(require_there)] = None
     """A local folder with CIFAR-10-C's own arrays, used in place of images computed here: only
     their figures are the literature's. Or one with the dataset."""
@@ -48,8 +44,6 @@ class Corruptions(Figures, Images, Machine):
     """1 to 5; again and again for several; left out: all."""
     examples: Annotated[int, Ge(2)] = 500
     """Test images, at random; where there are fewer: all."""
-    precision: Precision = "fp32"
-    """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
     png: Picture | None = None
     """Write a picture there: one image under each corruption at each severity."""
 
@@ -60,7 +54,7 @@ class Corruptions(Figures, Images, Machine):
         require_once("--severity", self.severities)
 
 
-class Measured(NamedTuple):
+class Found(NamedTuple):
     """Which images were classified right, and how the first of them looks."""
 
     clean: Tensor
@@ -81,17 +75,16 @@ def run(options: Corruptions, reporter: Reporter) -> dict[str, Any]:
     """
     from funcrobust.core import evaluation
     from funcrobust.data.cifar_c import published_folder, require_published
-    from funcrobust.running.classifier import load_classifier
     from funcrobust.running.dataset import chosen_test_images, load_known, require_taken
     from funcrobust.running.heading import heading
-    from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
+    from funcrobust.running.machine import pick_device, pick_dtype
+    from funcrobust.running.measured import load_measured
     from funcrobust.running.measuring import evaluating
 
     say_replaced(options.png, reporter)
     say_replaced(options.json_file, reporter)
     device = pick_device(options.device)
-    warn_if_emulated(options.precision, device, reporter)
-    classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
+    classifier = load_measured(options, device, reporter)
     card, model = classifier.card, classifier.model
     folder = published_folder(options.data_dir)
     # The set itself is not looked for in a folder of CIFAR-10-C.
@@ -167,7 +160,7 @@ def _corrupted(
 def _measure(
     correct: Callable[[Tensor], Tensor], x: Tensor, corrupted: Callable[[str, int], Tensor],
     options: Corruptions, reporter: Reporter,
-) -> Measured:  # fmt: skip
+) -> Found:  # fmt: skip
     import torch
 
     names, severities = options.corruptions or NAMES, options.severities or SEVERITIES
@@ -182,16 +175,16 @@ def _measure(
                 found[name][severity] = correct(images)
                 looks[severity].append(images[0])
                 bar.advance(len(x), now=f"{name} {severity}")
-    return Measured(clean, found, {s: torch.stack(row) for s, row in looks.items()})
+    return Found(clean, found, {s: torch.stack(row) for s, row in looks.items()})
 
 
-def _figures(found: Measured, seed: int) -> dict[str, Any]:
+def _figures(found: Found, seed: int) -> dict[str, Any]:
     """Return accuracies, and the intervals of the mean and of the clean one."""
     import numpy as np
     import torch
     from scipy import stats
 
-    from funcrobust.core.evaluation.verdict import interval
+    from funcrobust.core.binomial import share
     from funcrobust.core.randomness import derive_seed
 
     rows = [row for by_severity in found.corrupted.values() for row in by_severity.values()]
@@ -200,9 +193,10 @@ def _figures(found: Measured, seed: int) -> dict[str, Any]:
         (each,), np.mean, confidence_level=0.95, method="percentile", batch=100,
         rng=np.random.default_rng(derive_seed(seed, "bootstrap")),
     )  # fmt: skip
+    clean, *clean_interval = share(int(found.clean.sum()), len(found.clean))
     return {
-        "clean": float(found.clean.double().mean()),
-        "clean_interval": list(interval(int(found.clean.sum()), len(found.clean))),
+        "clean": clean,
+        "clean_interval": clean_interval,
         "mean": float(each.mean()),
         "mean_interval": [float(end) for end in drawn.confidence_interval],
         "accuracy": {
@@ -229,7 +223,7 @@ def _show(figures: dict[str, Any], reporter: Reporter) -> None:
         reporter.say(f"{what} {figures[key]:.1%} (95 %: {low:.1%} to {high:.1%})")
 
 
-def _draw(found: Measured, png: Path) -> None:
+def _draw(found: Found, png: Path) -> None:
     from funcrobust.core.images import as_float
     from funcrobust.report import plots
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.groups import Figures, Images, Machine, Precision, Radius
+from funcrobust.running.groups import Measured, Radius
 from funcrobust.running.minimum_norm_names import ATTACKS, FOR_CONSTRAINT, passes
 from funcrobust.running.options import Choices, Count, Flag
-from funcrobust.running.places import CheckpointName, Picture, say_replaced
+from funcrobust.running.places import Picture, say_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,13 +20,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinimumNorm(Figures, Images, Machine):
+class MinimumNorm(Measured):
     """Smallest perturbations."""
 
-    checkpoint: CheckpointName | None = field(default=None, kw_only=False)
-    """File, run folder, shipped name or robustbench:NAME; left out: the shipped classifier."""
-    model: str | None = None
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     attacks: Annotated[tuple[Annotated[str, Choices(ATTACKS)], ...], Flag("--attack")] = ()
     """An attack that seeks the smallest perturbation, in the norm of its name (ddn in L2,
     sigma-zero in L0); say it again for another. Left out: fmn-linf or ddn, by the checkpoint's
@@ -37,8 +33,6 @@ class MinimumNorm(Figures, Images, Machine):
     """Steps of each attack; left out: 100, of DeepFool 50, of sigma-zero 300."""
     epsilon: Radius | None = None
     """The radius that the table and the picture mark; left out: the checkpoint's, in its norm."""
-    precision: Precision = "fp32"
-    """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
     png: Picture | None = None
     """Draw robust accuracy over the radius there; of attacks in one norm."""
 
@@ -62,31 +56,22 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
     from funcrobust.core.evaluation.minimum_norm import smallest
     from funcrobust.core.images import as_float
     from funcrobust.report.records import write_json
-    from funcrobust.running.classifier import load_classifier
-    from funcrobust.running.dataset import (
-        chosen_test_images,
-        load_known,
-        require_taken,
-        which_test_images,
-    )
+    from funcrobust.running.dataset import which_test_images
     from funcrobust.running.heading import heading
-    from funcrobust.running.machine import pick_device, pick_dtype, warn_if_emulated
-    from funcrobust.running.measuring import evaluating
+    from funcrobust.running.machine import pick_device
+    from funcrobust.running.measured import load_measured, make_ready
     from funcrobust.running.minimum_norm_attacks import minimum_norm_adversary
 
     say_replaced(options.png, reporter)
     say_replaced(options.json_file, reporter)
     device = pick_device(options.device)
-    warn_if_emulated(options.precision, device, reporter)
-    classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
+    classifier = load_measured(options, device, reporter)
     card, model = classifier.card, classifier.model
     names = options.attacks or (_usual(card.constraint),)
     adversaries = {name: minimum_norm_adversary(name, steps=options.steps) for name in names}
-    dataset = load_known(options, card, reporter).to(device)
-    predict = evaluating(model, model.buffers, pick_dtype(options.precision, device))
-    require_taken(predict, model.params, dataset)
-    chosen = chosen_test_images(dataset, options.examples, options.seed)
-    places, x, y = chosen
+    dataset, predict, (places, x, y) = make_ready(
+        classifier, options, options.examples, device, reporter
+    )
     about = heading(classifier, dataset, len(y), options.seed, options.precision, device)
     steps = {name: options.steps or ATTACKS[name].steps for name in names}
     most = sum(passes(name, steps[name], card.num_classes) for name in names)
@@ -117,7 +102,7 @@ def run(options: MinimumNorm, reporter: Reporter) -> dict[str, Any]:
             **{name: _plain(values) for name, values in norms.items()},
         },
     }  # fmt: skip
-    _show(figures, which_test_images(chosen, dataset), reporter)
+    _show(figures, which_test_images(len(y), len(dataset.y_test)), reporter)
     if options.png is not None:
         _draw(figures, norms, options.png)
         reporter.say(f"picture  {options.png}")

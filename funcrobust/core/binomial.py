@@ -6,10 +6,32 @@ of any shape; results are float64, on their device. 0 ≤ k ≤ n is taken for g
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from scipy import special
 from torch import Tensor
+
+from funcrobust.core.errors import require_count
+
+
+class Share(NamedTuple):
+    """A share, with the ends of its exact 95 % interval (Clopper & Pearson 1934): all in [0, 1]."""
+
+    value: float
+    low: float
+    high: float
+
+
+def share(successes: int, n: int) -> Share:
+    """Return the share of ``successes`` in n ≥ 1 trials, with its exact 95 % interval.
+
+    Clopper and Pearson's, never shorter than its level. Raises `FuncrobustError` for n < 1.
+    """
+    require_count("n", n, minimum=1)
+    low, high = interval(torch.tensor(successes), n)
+    return Share(successes / n, float(low), float(high))
 
 
 def lower_bound(k: Tensor, n: int, alpha: float) -> Tensor:

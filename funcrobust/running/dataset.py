@@ -192,15 +192,11 @@ def _chosen(
     return Chosen(places, x[places], y[places])
 
 
-def which_test_images(images: Chosen, dataset: data.Dataset) -> str:
+def which_test_images(chosen: int, there: int) -> str:
     """Say how many test images were chosen, and how, for a table's title or a card's notes."""
-    there = len(dataset.y_test)
-    chosen = len(images.y)
-    return (
-        f"all {there} test images"
-        if chosen == there
-        else f"{chosen} of {there} test images, chosen at random"
-    )
+    if chosen == there:
+        return f"all {there} test images"
+    return f"{chosen} random test images of {there}"
 
 
 def wanted_class(to: str | None, names: Sequence[str]) -> int | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -30,6 +30,7 @@ from funcrobust.running.options import (
 )
 from funcrobust.running.places import (
     MAX_GIB,
+    CheckpointName,
     DatasetName,
     Decoded,
     Folder,
@@ -110,6 +111,22 @@ class Figures(Options):
     def prints_figures(self) -> bool:
         """Whether standard output is for the figures alone."""
         return str(self.json_file) == "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Figures, Images, Machine):
+    """Classifier.
+
+    What every command has that measures one and gives figures.
+    """
+
+    checkpoint: CheckpointName | None = field(default=None, kw_only=False)
+    """File, run folder, shipped name or robustbench:NAME; left out: the shipped classifier."""
+    model: str | None = None
+    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
+    precision: Precision = "fp32"
+    """What the network is measured in: fp32, bf16 for autocast, or auto, bf16 where the hardware
+    multiplies it."""
 
 
 @dataclass(frozen=True, kw_only=True)

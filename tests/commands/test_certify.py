@@ -64,7 +64,7 @@ def test_a_table_a_picture_and_a_file(digits_run, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for words in (
-        "60 of 397 test images, chosen at random",
+        "60 random test images of 397",
         "σ = 0.2",
         "radius 0.125",
         "95 % interval",

@@ -56,6 +56,27 @@ def test_every_attack(digits_run, attack):
     assert found["attacks"] == [attacking.title(evaluate.Evaluate(attack=attack, steps=steps))]
 
 
+@pytest.mark.parametrize(
+    ("asked", "share"),
+    [
+        ({"attack": "pgd", "steps": 5}, 0.5),
+        ({"attack": "pgd", "steps": 5, "step_size": 0.07}, 0.14),
+        ({"attack": "rs-fgsm", "steps": None}, None),
+        ({"attack": "rs-fgsm", "steps": None, "step_size": 0.07}, 0.14),
+        ({"attack": "apgd-ce"}, None),
+        ({"autoattack": True, "steps": None}, None),
+    ],
+)
+def test_the_step_size_on_record_is_the_attacks_and_the_pages_the_curves(
+    digits_run, tmp_path, asked, share
+):
+    path = tmp_path / "page.html"
+    found = figures(digits_run, epsilon=0.5, examples=4, page=path, **asked)
+    assert found["step_size"] == (None if share is None else pytest.approx(share * 0.5))
+    curves = asked.get("step_size", 0.125)  # a quarter of the radius, whatever the attack's is
+    assert f"over steps: each of {curves}." in path.read_text()
+
+
 def test_autoattack_runs_the_four_in_turn(digits_run):
     found = figures(digits_run, autoattack=True, steps=None, epsilon=0.3, examples=20)
     left = [row["accuracy"] for row in found["after"]]

@@ -72,8 +72,8 @@ def test_it_says_what_the_figures_say_in_the_order_of_weight(run, made):
     said = seen.text
     parts = [
         figures["verdict"], "not tried: AutoAttack (--autoattack)", written(figures["clean"]),
-        figures["after"][0]["attack"], written(figures["robust"]), "80 of the",
-        "a random part, drawn by seed 3", figures["normalisation"], "float32",
+        figures["after"][0]["attack"], written(figures["robust"]), "digits: 80 random",
+        "test images of 397, by seed 3", figures["normalisation"], "float32",
         f"torch {torch.__version__}", *(check["name"] for check in figures["checks"]),
         "Accuracy over the radius", "Accuracy over steps", "Images lost", "Images lost last",
         "To repeat it",

@@ -70,8 +70,8 @@ def test_several_norms_each_with_its_own_table(digits_run, capsys):
         )
         result = minimum_norm.run(options, reporter)
     said = capsys.readouterr().out
-    assert "10 of 397 test images, chosen at random, linf, ε = " in said
-    assert "10 of 397 test images, chosen at random, l0\n" in said
+    assert "10 random test images of 397, linf, ε = " in said
+    assert "10 random test images of 397, l0\n" in said
     assert "at most 10 passes" in said
     l0 = result["attacks"][1]
     assert l0["at"] == []

@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 
 from funcrobust.core import binomial
+from funcrobust.core.errors import FuncrobustError
 
 CASES = [(k, n) for n in (1, 7, 100, 5000) for k in sorted({0, 1, n // 2, n - 1, n})]
 
@@ -29,6 +30,20 @@ def test_the_interval_is_clopper_and_pearsons(k, n):
     expected = stats.binomtest(k, n).proportion_ci(0.95, method="exact")
     assert float(low) == pytest.approx(expected.low, abs=1e-8)
     assert float(high) == pytest.approx(expected.high, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(0, 10, 0.0, 0.3085), (5, 10, 0.1871, 0.8129), (450, 1000, 0.4189, 0.4814)],
+)
+def test_a_share_has_its_exact_interval(successes, n, low, high):
+    """Published values of the exact interval (Clopper & Pearson 1934)."""
+    assert binomial.share(successes, n) == pytest.approx((successes / n, low, high), abs=5e-5)
+
+
+def test_of_nothing_there_is_no_share():
+    with pytest.raises(FuncrobustError, match="n must be"):
+        binomial.share(0, 0)
 
 
 @pytest.mark.parametrize("p", [0.03, 0.5, 0.7, 0.999])

@@ -11,7 +11,7 @@ import funcrobust as fr
 from funcrobust import checkpoints
 from funcrobust.core import evaluation
 from funcrobust.core.evaluation.checks import CHECKS, Case
-from funcrobust.core.evaluation.verdict import interval, verdict
+from funcrobust.core.evaluation.verdict import verdict
 
 EPS = 0.06
 BALL = fr.linf(EPS)
@@ -235,15 +235,7 @@ def test_what_cannot_be_tried_says_why(honest):
     answers = {name: CHECKS[name](case) for name in
                ("effort", "transferred", "without_gradients", "nothing", "everything")}  # fmt: skip
     assert all(check.passed is None and check.figure for check in answers.values())
-
-
-@pytest.mark.parametrize(
-    ("successes", "n", "low", "high"),
-    [(0, 10, 0.0, 0.3085), (5, 10, 0.1871, 0.8129), (450, 1000, 0.4189, 0.4814)],
-)
-def test_interval(successes, n, low, high):
-    """Published values of the exact interval (Clopper & Pearson 1934)."""
-    assert interval(successes, n) == pytest.approx((low, high), abs=5e-5)
+    assert answers["effort"].figure == "no stronger attack was given"
 
 
 @pytest.mark.parametrize("name", checkpoints.shipped())

@@ -7,8 +7,13 @@ from typing import get_args, get_type_hints
 import pytest
 
 import funcrobust as fr
+from funcrobust.commands.certify import Certify
+from funcrobust.commands.corruptions import Corruptions
+from funcrobust.commands.evaluate import Evaluate
+from funcrobust.commands.minimum_norm import MinimumNorm
 from funcrobust.core.training.schedules import SHAPES
-from funcrobust.running.groups import Machine, Optimiser, Schedule
+from funcrobust.running.groups import Machine, Measured, Optimiser, Schedule
+from funcrobust.running.options import options_of
 
 
 def test_schedules_are_those_of_the_core():
@@ -43,3 +48,9 @@ def test_devices(device):
 def test_an_optimiser_that_makes_no_sense(given, message):
     with pytest.raises(fr.FuncrobustError, match=message):
         Optimiser(**given)
+
+
+@pytest.mark.parametrize("command", [Evaluate, Certify, Corruptions, MinimumNorm])
+def test_what_measures_a_classifier_takes_it_in_the_same_words(command):
+    for name in ("checkpoint", "model", "precision"):
+        assert options_of(command)[name].owner is Measured

@@ -298,7 +298,7 @@ class Work:
         model, seconds = self.training.model, outcome.position.seconds
         steps = options.evaluate_steps
         images = chosen_test_images(self.dataset, options.evaluate_examples, options.seed)
-        which = which_test_images(images, self.dataset)
+        which = which_test_images(len(images.y), len(self.dataset.y_test))
         # In float32, whatever the training was in.
         predict = evaluating(model, buffers, None)
         found = measure(

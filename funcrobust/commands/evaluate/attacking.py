@@ -88,7 +88,7 @@ def one(options: Evaluate, ball: Ball) -> Adversary:
 
 
 def stronger(options: Evaluate, ball: Ball) -> Adversary:
-    """Return what more effort of the plain kind is: three times the steps, other sharpnesses."""
+    """Return sharp PGD at sharpness 20 and 5: thrice the steps of pgd and sharp-pgd, else 60."""
     steps = 3 * (options.asked_steps or 20) if options.attack in ("pgd", "sharp-pgd") else 60
     return sharp_pgd(
         ball, step_size=step_size(options, ball, steps), steps=steps, sharpness=(20.0, 5.0),
@@ -100,6 +100,12 @@ def step_size(options: Evaluate, ball: Ball, steps: int | None = None) -> float:
     """Return the length of one of ``steps`` plain steps, the attack's own number unless given."""
     share = share_of(steps or options.asked_steps or 20)
     return step_length(options.step_size, ball, share)
+
+
+def recorded_step_size(options: Evaluate, ball: Ball) -> float | None:
+    """Return the step size that the attack takes; of one with its own, what was said, or None."""
+    own = None if options.autoattack else OWN.get(options.attack)
+    return step_size(options, ball) if own is not None and own.sized else options.step_size
 
 
 def autoattack(ball: Ball, classes: int) -> dict[str, Adversary]:

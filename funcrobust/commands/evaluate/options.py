@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from annotated_types import Gt
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.catalogue import functions
-from funcrobust.running.groups import Figures, Images, Machine, Precision, Radius, require_norm_of
+from funcrobust.running.groups import Measured, Precision, Radius, require_norm_of
 from funcrobust.running.options import (
     Acts,
     Choices,
@@ -19,7 +19,7 @@ from funcrobust.running.options import (
     only_with,
     unless,
 )
-from funcrobust.running.places import AUTO, CheckpointName, Output, Page
+from funcrobust.running.places import AUTO, Output, Page
 
 
 class Own(NamedTuple):
@@ -67,15 +67,11 @@ def attack_names() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Figures, Images, Machine):
+class Evaluate(Measured):
     """Evaluation."""
 
     shared: ClassVar[bool] = True
 
-    checkpoint: CheckpointName | None = field(default=None, kw_only=False)
-    """File, run folder, shipped name or robustbench:NAME; left out: the shipped classifier."""
-    model: str | None = None
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
     examples: Count = 500
     """Test images, at random by --seed; as many as there are, or more, for all of them."""
     attack: Annotated[str, Choices(attack_names), unless(autoattack=True)] = "sharp-pgd"
@@ -98,8 +94,6 @@ class Evaluate(Figures, Images, Machine):
         Annotated[float, Gt(0), only_with(attack=WITH_STEP_SIZE), unless(autoattack=True)] | None
     ) = None
     """Left out: radius / 4, of fewer than ten --steps more, or the attack's own."""
-    precision: Precision = "fp32"
-    """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
     search: Precision | None = None
     """Precision that attacks search in; left out: --precision's. bf16 is faster, and only what
     fools the network in --precision counts."""

@@ -15,11 +15,11 @@ from funcrobust.checkpoints.locate import CHECKPOINT as CHECKPOINT_FILE
 from funcrobust.commands.cure_train import CureTrain
 from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.commands.psi_train import PsiTrain
+from funcrobust.core.binomial import share
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation import Run
 from funcrobust.core.evaluation.checks import Case
 from funcrobust.core.evaluation.curves import COUNTS, Point, over_radius, over_steps, steps_to_fall
-from funcrobust.core.evaluation.verdict import interval
 from funcrobust.core.randomness import generator
 from funcrobust.environment import device_name
 from funcrobust.files import free_place
@@ -33,6 +33,7 @@ from funcrobust.report.runs import CONFIG, RunFolder
 from funcrobust.report.runs import EVALUATION_PAGE as FILE
 from funcrobust.running.classifier import Classifier
 from funcrobust.running.config import as_command
+from funcrobust.running.dataset import which_test_images
 from funcrobust.running.options import written_number
 from funcrobust.running.places import AUTO
 from funcrobust.running.run_report import EVALUATION, own_file, renew
@@ -81,10 +82,10 @@ class Curves(NamedTuple):
 
 
 def _as_figures(name: str, point: Point) -> dict[str, Any]:
+    accuracy, *interval = share(point.standing, point.examples)
     return {
         name: point.at, "correct": point.standing, "examples": point.examples,
-        "accuracy": point.standing / point.examples,
-        "interval": list(interval(point.standing, point.examples)),
+        "accuracy": accuracy, "interval": interval,
     }  # fmt: skip
 
 
@@ -163,7 +164,8 @@ def compose(
     because = figures["because"] or [f"not tried: {name}" for name in figures["not_tried"]]
     attacks = [(row["attack"], row["accuracy"], row["interval"]) for row in figures["after"]]
     shares = [("no attack", figures["clean"], figures["clean_interval"]), *attacks]
-    in_turn = " in turn; each row is what is left after it and those above" * (len(attacks) > 1)
+    several = len(attacks) > 1
+    in_turn = "; attacks in turn, each row is what is left after it and those above" * several
     again = replace(options, checkpoint=classifier.name, save=None)
     threat = written_threat(figures["constraint"], figures["epsilon"])
     return report.Page(
@@ -180,7 +182,7 @@ def compose(
             f"PGD of one sharpness and one start: weaker than the evaluation, and shown for its "
             "shape. It should fall to nothing as ε grows, and be flat in the last steps. At each "
             f"ε: {CURVE_STEPS} steps in proportion to it; over steps: each of "
-            f"{written_number(figures['step_size'])}."
+            f"{written_number(case.step_size)}."
         ),
         rows=_rows(classifier.card, case, figures["attacks"], curves),
         command=as_command(again, places=True),
@@ -189,10 +191,8 @@ def compose(
 
 
 def _which(figures: dict[str, Any]) -> str:
-    n, there = figures["examples"], figures["test_images"]
-    if n == there:
-        return f"All {n} test images of {figures['dataset']}"
-    return f"{n} of the {there} test images of {figures['dataset']}, a random part"
+    which = which_test_images(figures["examples"], figures["test_images"])
+    return f"{figures['dataset']}: {which}"
 
 
 def _facts(options: Evaluate, classifier: Classifier, figures: dict[str, Any]) -> dict[str, str]:
@@ -208,7 +208,7 @@ def _facts(options: Evaluate, classifier: Classifier, figures: dict[str, Any]) -
         + ", of images in [0, 1]",
         "attacks": ", then ".join(figures["attacks"]) + (f" ({', '.join(given)})" if given else ""),
         "examples": _which(figures)
-        + f", drawn by seed {figures['seed']}" * (figures["examples"] < figures["test_images"]),
+        + f", by seed {figures['seed']}" * (figures["examples"] < figures["test_images"]),
         "normalisation": figures["normalisation"],
         "mode": f"{figures['mode']}: batch norm with its running statistics, no dropout",
         "numbers": figures["dtype"],
@@ -226,12 +226,7 @@ def _check_row(check: dict[str, Any]) -> report.CheckRow:
 
 def _curves(curves: Curves, epsilon: float) -> list[report.Curve]:
     def shares(points: Sequence[Point], name: Any) -> list[tuple[float, report.Share]]:
-        return [
-            (p.at, report.Share(
-                name(p.at), p.standing / p.examples, *interval(p.standing, p.examples)
-            ))
-            for p in points
-        ]  # fmt: skip
+        return [(p.at, report.Share(name(p.at), *share(p.standing, p.examples))) for p in points]
 
     found = []
     if curves.radius:

@@ -14,16 +14,18 @@ from funcrobust import checkpoints
 from funcrobust.commands.evaluate import attacking, page, saving
 from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.commands.evaluate.subject import Subject, settings_of, subject_of
+from funcrobust.core.binomial import Share, share
 from funcrobust.core.evaluation import Adversary, Outcome, Run, correct
 from funcrobust.core.evaluation.checks import CHECKS, TWICE, Case, Check
 from funcrobust.core.evaluation.ensemble import attack_the_standing, look
-from funcrobust.core.evaluation.verdict import Verdict, interval, verdict
+from funcrobust.core.evaluation.verdict import Verdict, verdict
 from funcrobust.core.images import as_float
 from funcrobust.core.network.functional import Params, Predict
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import write_json
 from funcrobust.running.classifier import USUAL, Classifier, load_classifier
 from funcrobust.running.config import as_command
+from funcrobust.running.dataset import which_test_images
 from funcrobust.running.heading import measured_on
 from funcrobust.running.places import AUTO, say_replaced
 from funcrobust.running.processes import processes
@@ -225,50 +227,53 @@ def _checked(case: Case, reporter: Reporter) -> list[Check]:
 
 def _figures(outcome: Outcome, names: list[str]) -> dict[str, Any]:
     """Clean and worst-case accuracy, and what is left after each attack, with intervals."""
-    clean, clean_interval = _with_interval(outcome.clean)
-    robust, robust_interval = _with_interval(outcome.robust)
-    after = [(name, *_with_interval(outcome.after(k))) for k, name in enumerate(names, start=1)]
+    left = [(name, _share(outcome.after(k))) for k, name in enumerate(names, start=1)]
     return {
-        "clean": clean, "clean_interval": clean_interval,
-        "robust": robust, "robust_interval": robust_interval,
-        "after": [{"attack": a, "accuracy": b, "interval": c} for a, b, c in after],
+        **_named("clean", outcome.clean), **_named("robust", outcome.robust),
+        "after": [
+            {"attack": name, "accuracy": value, "interval": interval}
+            for name, (value, *interval) in left
+        ],
     }  # fmt: skip
 
 
 def _aimed(outcome: Outcome, accuracy: Tensor) -> dict[str, Any]:
     """Who is the target without an attack and with one, and clean accuracy on the same images."""
-    figures: dict[str, Any] = {}
-    for name, which in (
-        ("clean", accuracy), ("already", ~outcome.clean), ("success", ~outcome.robust)
-    ):  # fmt: skip
-        figures[name], figures[f"{name}_interval"] = _with_interval(which)
-    return figures
+    return {
+        **_named("clean", accuracy), **_named("already", ~outcome.clean),
+        **_named("success", ~outcome.robust),
+    }  # fmt: skip
 
 
-def _with_interval(which: Tensor) -> tuple[float, list[float]]:
-    return float(which.float().mean()), list(interval(int(which.sum()), len(which)))
+def _named(name: str, which: Tensor) -> dict[str, Any]:
+    value, *interval = _share(which)
+    return {name: value, f"{name}_interval": interval}
+
+
+def _share(which: Tensor) -> Share:
+    return share(int(which.sum()), len(which))
 
 
 def _show(
     classifier: Classifier, settings: dict[str, Any], outcome: Outcome, accuracy: Tensor,
     checks: list[Check], judged: Verdict | None, dataset: Any, reporter: Reporter,
 ) -> None:  # fmt: skip
-    n, target = len(outcome.fell_to), settings["target"]
+    target = settings["target"]
     attacks = list(enumerate(settings["attacks"], start=1))
     if target is None:
         rows = [("clean", outcome.clean), *((a, outcome.after(k)) for k, a in attacks)]
     else:
         rows = [("accuracy, clean", accuracy), ("the target, clean", ~outcome.clean)]
         rows += [(f"the target, by {a}", ~outcome.after(k)) for k, a in attacks]
-    there = len(dataset.y_test)
-    which = f"all {n} test images" if n == there else f"{n} random test images of {there}"
+    shares = [(name, _share(which)) for name, which in rows]
+    which = which_test_images(len(outcome.fell_to), len(dataset.y_test))
     reporter.table(
         f"{classifier.label}: {settings['model']} on {dataset.name}, {which}, "
         + written_threat(settings["constraint"], settings["epsilon"])
         + ("" if target is None else f", target {target}")
         + _draws(settings),
         ("", "accuracy" if target is None else "share", "95 % interval"),
-        [(name, f"{_share(w):.1%}", _interval(w)) for name, w in rows],
+        [(name, f"{s.value:.1%}", f"{s.low:.1%} – {s.high:.1%}") for name, s in shares],
     )
     if judged is None:
         return
@@ -288,12 +293,3 @@ def _show(
 
 def _draws(settings: dict[str, Any]) -> str:
     return f", mean of {settings['draws']} draws" if settings["draws"] else ""
-
-
-def _share(which: Tensor) -> float:
-    return float(which.float().mean())
-
-
-def _interval(which: Tensor) -> str:
-    low, high = interval(int(which.sum()), len(which))
-    return f"{low:.1%} – {high:.1%}"

@@ -16,12 +16,11 @@ from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.network.functional import Params, Predict, autocast
 from funcrobust.report.console import Reporter
-from funcrobust.running.classifier import Classifier, load_classifier
-from funcrobust.running.dataset import chosen_test_images, load_known, require_taken
+from funcrobust.running.classifier import Classifier
 from funcrobust.running.groups import of_another_norm, require_norm_of
 from funcrobust.running.heading import measured
 from funcrobust.running.machine import pick_device, pick_dtype, pick_precision, warn_if_emulated
-from funcrobust.running.measuring import evaluating
+from funcrobust.running.measured import load_measured, make_ready
 from funcrobust.running.threat import pick_ball, written_threat
 
 
@@ -52,17 +51,15 @@ class Subject:
 def subject_of(options: Evaluate, reporter: Reporter) -> Subject:
     """Load the network and the images that are asked about."""
     device = pick_device(options.device)
-    warn_if_emulated(options.precision, device, reporter)
     if options.search is not None:
         warn_if_emulated(options.search, device, reporter)
-    classifier = load_classifier(options.checkpoint, device, reporter, model=options.model)
+    classifier = load_measured(options, device, reporter)
     constraint, epsilon = _threat(options, classifier, reporter)
     ball = pick_ball(constraint, epsilon)
-    dataset = load_known(options, classifier.card, reporter).to(device)
-    numbers, x, labels = chosen_test_images(dataset, options.examples, options.seed)
+    dataset, predict, (numbers, x, labels) = make_ready(
+        classifier, options, options.examples, device, reporter
+    )
     model, dtype = classifier.model, pick_dtype(options.precision, device)
-    predict = evaluating(model, model.buffers, dtype)
-    require_taken(predict, model.params, dataset)
     if options.draws is not None:
         predict = autocast(mean_of_draws(model, options.draws, options.seed, x[:2]), dtype)
     y = labels
@@ -103,6 +100,6 @@ def settings_of(options: Evaluate, subject: Subject, attacks: list[str]) -> dict
         "attack": "autoattack" if options.autoattack else options.attack, "attacks": attacks,
         "constraint": subject.constraint, "epsilon": subject.epsilon, "steps": options.steps,
         "restarts": options.restarts,
-        "step_size": attacking.step_size(options, subject.ball), "search": search,
+        "step_size": attacking.recorded_step_size(options, subject.ball), "search": search,
         "target": options.target, "draws": options.draws,
     }  # fmt: skip

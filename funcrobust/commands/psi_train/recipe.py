@@ -234,7 +234,8 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float], new: Card) -
     """Measure again, save with the figures, draw, and show both beside each other."""
     options, run, reporter, state = work.options, work.run, work.reporter, outcome.state
     after = work.figures(state, "after")
-    which, steps = which_test_images(work.evaluated, work.dataset), options.evaluate_steps
+    which = which_test_images(len(work.evaluated.y), len(work.dataset.y_test))
+    steps = options.evaluate_steps
     new = replace(
         new,
         notes=f"{new.notes}; drift on {len(work.heldout[0])} of the test images, accuracies on "

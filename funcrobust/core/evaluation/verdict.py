@@ -11,10 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-import torch
-
-from funcrobust.core import binomial
-from funcrobust.core.errors import require_count
 from funcrobust.core.evaluation.checks import Check
 
 Word = Literal["invalid", "suspicious", "upper bound", "holds"]
@@ -39,10 +35,3 @@ def verdict(checks: Iterable[Check], not_tried: Iterable[str] = ()) -> Verdict:
         if because:
             return Verdict(word, tuple(because))
     return Verdict("holds", ())
-
-
-def interval(successes: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Return the Clopper–Pearson interval of a share: exact, never shorter than its level."""
-    require_count("n", n, minimum=1)
-    low, high = binomial.interval(torch.tensor(successes), n, level)
-    return float(low), float(high)

@@ -45,7 +45,7 @@ class Case:
     seed: int = 0
     step_size: float = 2 / 255
     stronger: Adversary | None = None
-    """The same attack with more steps and restarts; None: it has none."""
+    """What `effort` tries on those that withstood; None: nothing was given."""
     surrogate: tuple[Predict, Params] | None = None
     """Another network on the same images, whose adversarial images are tried."""
     few: int = 64
@@ -80,8 +80,3 @@ class Case:
     def fooled(self, seen: Tensor, places: Tensor) -> Tensor:
         """Tell where the classes ``seen`` of the examples at ``places`` are an attack's success."""
         return succeeds(seen, self.y[places], self.targeted)
-
-
-def share(which: Tensor) -> float:
-    """Return the mean of booleans, as a float."""
-    return float(which.double().mean())

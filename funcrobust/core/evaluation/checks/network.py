@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from funcrobust.core.evaluation.checks.case import Case, Check, share
+from funcrobust.core.evaluation.checks.case import Case, Check
 from funcrobust.core.evaluation.slopes import slope_of, usable
 from funcrobust.core.examples import flat
 from funcrobust.core.losses import odds_of, spread_of
@@ -51,7 +51,7 @@ def gradients(case: Case) -> Check:
         return Check("gradients", None, "no image stands as it is", "suspicious")
     slope = flat(_slope(case, case.x[places], case.y[places]))
     bad = ~slope.isfinite().all(1) | (slope == 0).all(1)
-    entries = share(slope[~bad] == 0) if not bad.all() else 1.0
+    entries = float((slope[~bad] == 0).double().mean()) if not bad.all() else 1.0
     figure = (
         f"{int(bad.sum())} of {len(bad)} are 0, or not finite; {entries:.0%} of their entries are 0"
     )
@@ -74,7 +74,7 @@ def climbs(case: Case) -> Check:
             seen.append(-odds if case.targeted else odds)
         slope = usable(_slope(case, state["x"], y))
         state = ascent.update(state, seen[-1], slope, x)
-    rises = share(torch.stack(seen).diff(dim=0) > 0)
+    rises = float((torch.stack(seen).diff(dim=0) > 0).double().mean())
     figure = f"in {rises:.0%} of the first steps"
     return Check("the loss rises", rises >= 0.75, figure, "suspicious")
 
