@@ -189,7 +189,8 @@ def _shifted(x: Tensor, low: Tensor, least: Tensor, most: Tensor, scale: int) ->
     clipped = torch.where(free, squares, (squares + t).clamp(least, most))
     needed = (goal * squares.shape[-1] - clipped.sum(-1, keepdim=True)) / count.clamp_min(1)
     moved = (squares + torch.where(count > 0, needed, t)).clamp(least, most)
-    return moved.unflatten(-1, (scale, scale)).movedim(-2, -3).reshape(x.shape)
+    found: Tensor = moved.unflatten(-1, (scale, scale)).movedim(-2, -3).reshape(x.shape)
+    return found
 
 
 HALVINGS = {torch.float64: 52}
