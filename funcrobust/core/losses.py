@@ -65,14 +65,19 @@ def odds_of(logits: Tensor, y: Tensor) -> Tensor:
     return others.logsumexp(-1) - own
 
 
-def own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return z_y (B,), and z with −∞ in y's place (B, C)."""
-    require_labels(y, logits.shape[:-1])
+def require_classes(logits: Tensor) -> None:
+    """Raise `FuncrobustError` for logits (B, C) of fewer than two classes."""
     if logits.shape[-1] < 2:
         raise FuncrobustError(
             "a classifier has a logit for each class, two at least, and this one has "
             f"{logits.shape[-1]}: of one logit z make torch.cat([torch.zeros_like(z), z], -1)"
         )
+
+
+def own_and_others(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return z_y (B,), and z with −∞ in y's place (B, C)."""
+    require_labels(y, logits.shape[:-1])
+    require_classes(logits)
     others = logits.masked_fill(_is(y, logits), -torch.inf)
     return logits.gather(-1, y.unsqueeze(-1)).squeeze(-1), others
 

@@ -79,7 +79,7 @@ def _require_classes(logits: Tensor, least: int, what: str) -> None:
     if logits.shape[-1] < least:
         raise FuncrobustError(
             f"{what} needs at least {least} classes, got {logits.shape[-1]}: use fr.log_odds or "
-            "fr.margin"
+            "fr.margin (of evaluation.autoattack(ball, classes=...) say how many)"
         )
 
 

@@ -310,3 +310,77 @@ def test_frozen_parameters_are_said_to_be_trained():
 def test_a_network_without_parameters():
     loss = lambda params, x, y: x.sum(1)  # noqa: E731
     assert trained({}, fr.optimizer("sgd", 0.1), loss).params == {}
+
+
+ONE_LOGIT = fr.functionalize(nn.Linear(3, 1))
+
+
+def test_one_logit_is_no_classifier_to_measure():
+    x, y = torch.rand(4, 3), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(fr.FuncrobustError, match=r"torch\.zeros_like"):
+        evaluation.correct(ONE_LOGIT.predict, ONE_LOGIT.params, x, y)
+    with pytest.raises(fr.FuncrobustError, match=r"torch\.zeros_like"):
+        evaluation.attack_all(ONE_LOGIT.predict, ONE_LOGIT.params, x, y, {})
+
+
+@pytest.mark.parametrize("y", [torch.zeros(4, dtype=torch.int64), {"of": torch.zeros(4)}])
+def test_a_regression_has_no_accuracy(y):
+    def compose(modes, batch):
+        return {"square": (1.0, lambda p, x, _y: modes.training(p, x).square().sum(-1))}
+
+    update = fr.make_update(fr.training_objective(ONE_LOGIT, compose), fr.optimizer("sgd", 0.1))
+    state = fr.initial_state(ONE_LOGIT, fr.optimizer("sgd", 0.1))
+    _, metrics = update(state, fr.Batch(torch.rand(4, 3), y))
+    assert "accuracy" not in metrics
+
+
+def test_robust_takes_targets():
+    model = fr.functionalize(nn.Linear(3, 3).double())
+    x = torch.rand(9, 3, dtype=torch.float64, generator=fr.generator(0, "nine"))
+    y = (model.predict(model.params, x).argmax(1) + 1) % 3
+    pgd = evaluation.Pgd(fr.linf(1.0), 0.25, targeted=True)
+    with pytest.raises(fr.FuncrobustError, match="targeted=True to what runs it"):
+        evaluation.robust(model.predict, model.params, x, y, pgd)
+    told = evaluation.robust(model.predict, model.params, x, y, pgd, targeted=True)
+    all_told = evaluation.attack_all(
+        model.predict, model.params, x, y, {"robust": pgd}, targeted=True
+    )
+    assert torch.equal(told, all_told.robust)
+    with pytest.raises(fr.FuncrobustError, match="give seed="):
+        evaluation.attack_all(
+            model.predict, model.params, x, y, {"pgd": evaluation.Pgd(fr.linf(0.1), 0.1, seed=3)}
+        )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda: fr.functionalize(nn.DataParallel(nn.Linear(2, 2))), "module.module"),
+        (lambda: fr.functionalize(torch.jit.script(nn.Linear(2, 2))), "before torch.jit"),
+        (lambda: fr.functionalize(nn.LazyLinear(2)), "call it once"),
+        (lambda: ONE_LOGIT.to(torch.float64), "module.to"),
+        (
+            lambda: fr.make_update(
+                fr.objective(fr.cross_entropy(ONE_LOGIT.predict)),
+                torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1),
+            ),
+            "not a torch.optim.sgd.SGD",
+        ),
+        (
+            lambda: fr.initial_state(ONE_LOGIT, torch.optim.SGD([torch.zeros(1)], 0.1)),
+            "not a torch.optim.sgd.SGD",
+        ),
+        (
+            lambda: evaluation.autoattack(fr.masked(fr.linf(0.1), torch.ones(8, 8) > 0)),
+            r"mask=\(8, 8\)\): of any ball",
+        ),
+        (
+            lambda: fr.masked(fr.masked(fr.linf(0.1), torch.ones(8) > 0), torch.ones(8) > 0),
+            "mask & other",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_handed_in_by_mistake_is_met_with_the_way_out(wrong, said):
+    with pytest.raises(fr.FuncrobustError, match=said) as refused:
+        wrong()
+    assert "\n" not in str(refused.value)

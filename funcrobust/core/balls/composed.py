@@ -83,6 +83,9 @@ class Masked(Composed):
 
     mask: Tensor
 
+    def __repr__(self) -> str:
+        return f"Masked(ball={self.ball}, mask={tuple(self.mask.shape)})"
+
     def project(self, x: Tensor, center: Tensor) -> Tensor:
         _require_broadcast(self.mask, x)
         return torch.where(self.mask, self.ball.project(x, center), center)
@@ -101,6 +104,10 @@ class WithBlockMeans(Composed):
 
     scale: int
     low: Tensor | None = None
+
+    def __repr__(self) -> str:
+        low = "" if self.low is None else f", low={tuple(self.low.shape)}"
+        return f"WithBlockMeans(ball={self.ball}, scale={self.scale}{low})"
 
     def project(self, x: Tensor, center: Tensor) -> Tensor:
         require_float(x, center)
@@ -151,7 +158,12 @@ def masked(ball: Ball, mask: Tensor) -> Ball:
     the mask.
     """
     require_straight(ball)
-    _require_alone(ball, "a mask and block means undo each other: use one of them")
+    _require_alone(
+        ball,
+        "give one mask, mask & other"
+        if isinstance(ball, Masked)
+        else "a mask and block means undo each other: use one of them",
+    )
     if mask.dtype != torch.bool:
         raise FuncrobustError(f"a mask is boolean (true where x may change), got {mask.dtype}")
     return Masked(ball, mask)

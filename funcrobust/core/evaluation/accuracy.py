@@ -8,7 +8,7 @@ from torch import Tensor
 from funcrobust.core.arguments import require_labels, require_predict, require_tensor
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.images import as_float
-from funcrobust.core.losses import Loss
+from funcrobust.core.losses import Loss, require_classes
 from funcrobust.core.network.functional import Params, Predict
 
 
@@ -33,6 +33,7 @@ def classes(
                 f"the network gives {tuple(logits.shape)} for {len(part)} examples: what is "
                 "evaluated gives logits (B, classes)"
             )
+        require_classes(logits)
         if most >= logits.shape[-1]:
             raise FuncrobustError(
                 f"labels are classes from 0 to {logits.shape[-1] - 1}, and the greatest is {most}"

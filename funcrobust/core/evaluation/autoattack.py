@@ -45,7 +45,10 @@ def autoattack(
     """
     require_count("classes", classes, minimum=2)
     if not isinstance(ball, Linf | L2):
-        raise FuncrobustError(f"AutoAttack is for fr.linf(...) or fr.l2(...), not {ball}")
+        raise FuncrobustError(
+            f"AutoAttack is for fr.linf(...) or fr.l2(...), not {ball}: of any ball with a radius "
+            "evaluation.apgd_adversary(ball) and evaluation.targeted_apgd(ball) are its first two"
+        )
     if last is None:
         if not isinstance(ball, Linf):
             raise FuncrobustError(

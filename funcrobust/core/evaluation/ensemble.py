@@ -82,8 +82,13 @@ def attack_all(
     for k, (name, adversary) in enumerate(adversaries.items(), start=1):
         if getattr(adversary, "targeted", targeted) != targeted:
             raise FuncrobustError(
-                f"{name} goes {'away from' if targeted else 'toward'} y, and y are "
-                f"{'targets' if targeted else 'labels'} here: build it with targeted={targeted}"
+                f"the adversary {name!r} goes {'away from' if targeted else 'toward'} y, and y are "
+                f"{'targets' if targeted else 'labels'} here: build it with targeted={targeted}, "
+                f"or give targeted={not targeted} to what runs it too"
+            )
+        if getattr(adversary, "seed", 0) not in (0, seed):
+            raise FuncrobustError(
+                f"{name} has a seed of its own, which nobody reads here: give seed="
             )
         run = Run(numbers, seed, f"evaluate/{name}", batch_size, advance)
         checked = adversary if ball is None else _within(ball, name, adversary)
@@ -170,10 +175,14 @@ def robust(
     seed: int | None = None,
     batch_size: int = 500,
     advance: Callable[[int], object] = ignore,
+    targeted: bool = False,
+    ball: Ball | None = None,
 ) -> Tensor:
     """Tell which examples withstand one adversary: (N,) bool.
 
     ``x`` (N, …) is float or bytes, y (N,) are classes. ``seed`` is `Pgd`'s own unless given, or 0.
+    ``targeted`` y are the classes to be seen, and who withstands is not seen as them; ``ball`` is
+    `attack_all`'s.
 
     Raises `FuncrobustError` as `attack_all` does.
     """
@@ -181,6 +190,6 @@ def robust(
         seed = int(getattr(adversary, "seed", 0))
     outcome = attack_all(
         predict, params, x, y, {"robust": adversary}, seed=seed, batch_size=batch_size,
-        advance=advance,
+        advance=advance, targeted=targeted, ball=ball,
     )  # fmt: skip
     return outcome.robust

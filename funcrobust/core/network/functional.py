@@ -197,6 +197,11 @@ class Functional:
         ``torch.channels_last`` is faster for convolutions on CPUs and on tensor cores. For another
         precision convert the module first: ``functionalize(module.double())``.
         """
+        if isinstance(device, torch.dtype):
+            raise FuncrobustError(
+                f"to() takes a device: for {device} convert the module before, "
+                "fr.functionalize(module.to(dtype))"
+            )
 
         def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {
@@ -263,6 +268,7 @@ def functionalize(module: nn.Module) -> Functional:
     """
     if not isinstance(module, nn.Module):
         raise FuncrobustError(f"functionalize takes an nn.Module, got {type(module).__name__}")
+    _require_plain(module)
     params, buffers = Names.of(module)
     return Functional(
         params={name: p.detach().clone() for name, p in module.named_parameters()},
@@ -275,6 +281,20 @@ def functionalize(module: nn.Module) -> Functional:
         _buffer_names=buffers,
         _fused_attention=uses_fused_attention(module),
     )
+
+
+def _require_plain(module: nn.Module) -> None:
+    """Raise for what cannot be called without its tensors, where that is seen beforehand."""
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise FuncrobustError(
+            f"{type(module).__name__} keeps its network inside: give module.module"
+        )
+    if isinstance(module, torch.jit.ScriptModule):
+        raise FuncrobustError("a scripted module has tensors of its own: give it before torch.jit")
+    if any(nn.parameter.is_lazy(p) for p in (*module.parameters(), *module.buffers())):
+        raise FuncrobustError(
+            "the module has lazy parameters, which have no shape yet: call it once with an input"
+        )
 
 
 def _version(x: Tensor) -> int:

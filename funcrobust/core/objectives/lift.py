@@ -225,7 +225,9 @@ class _Record:
         return self._model.with_buffers(own)(params, x)
 
     def accuracy(self, y: Tensor) -> Metrics:
-        if self._logits is None or y.is_floating_point() or y.shape != self._logits.shape[:-1]:
+        if self._logits is None or not isinstance(y, Tensor) or y.is_floating_point():
+            return {}
+        if y.shape != self._logits.shape[:-1] or self._logits.shape[-1] < 2:  # no classifier
             return {}
         return {"accuracy": (self._logits.argmax(-1) == y).float().mean()}
 

@@ -112,6 +112,14 @@ def _clipped(optim: Optimizer, clip_norm: float | None) -> Optimizer:
     return torchopt.combine.chain(clipping, optim)
 
 
+def _require_functional(optim: Optimizer) -> None:
+    if not (callable(getattr(optim, "init", None)) and callable(getattr(optim, "update", None))):
+        raise FuncrobustError(
+            f"an optimizer is fr.optimizer(...) or a functional one of torchopt's (torchopt.adam), "
+            f"not a {type(optim).__module__}.{type(optim).__name__}"
+        )
+
+
 def _spend_first_call(optim: Optimizer, params: Params) -> None:
     """Make the optimizer a function of its state alone.
 
@@ -138,6 +146,7 @@ def initial_state(model: Functional | Params, optim: Optimizer, *, averaged: boo
             stacklevel=2,
         )
     params, buffers = (model, {}) if isinstance(model, dict) else (model.params, model.buffers)
+    _require_functional(optim)
     _spend_first_call(optim, params)
     step = torch.zeros((), dtype=torch.int64)
     # Copies: what a compiler makes for two names of one tensor, it makes again for two tensors.
@@ -207,6 +216,7 @@ def make_update(
         raise FuncrobustError(f"the average's decay must be in [0, 1), got {decay}")
     require_count("accumulate", accumulate, minimum=1)
     require_objective(objective)
+    _require_functional(optim)
     with suppress(KeyError, ValueError):  # a mask by names wants these: `initial_state` has them
         _spend_first_call(optim, {"": torch.zeros(1)})
 
