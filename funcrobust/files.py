@@ -39,6 +39,12 @@ def name_and_path(text: str, kind: str) -> tuple[str, Path | None]:
     return name, user_path(path) if path else None
 
 
+def is_plain_name(name: str) -> bool:
+    """Tell whether a text is one folder's own name, at most 200 printable characters long."""
+    plain = Path(name).name == name and name not in ("", ".", "..")
+    return plain and name.isprintable() and len(name) <= 200  # a stray byte is not printable
+
+
 def place_of(named: str | Path | None, usual: str | Path, flag: str = "") -> Path:
     """Return where a file goes: as named, or under its usual name if nothing is there yet.
 

@@ -21,6 +21,7 @@ from funcrobust.files import (
     atomic_write,
     clear_leftovers,
     free_place,
+    is_plain_name,
     place_of,
     temporary_name,
 )
@@ -45,6 +46,15 @@ def test_what_is_left_beside_the_work_takes_the_next_free_name(tmp_path):
         taken[-1].write_text("mine")
         taken.append(free_place(usual))
     assert [path.name for path in taken] == ["a.b.html", "a.b-2.html", "a.b-3.html"]
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [("a b.c", True), ("é" * 200, True), ("x" * 201, False), ("", False), (".", False),
+     ("..", False), ("a/b", False), ("/a", False), ("a/", False), ("a\x1b[2J", False)],
+)  # fmt: skip
+def test_what_a_plain_name_is(name, plain):
+    assert is_plain_name(name) is plain
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

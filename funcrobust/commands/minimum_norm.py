@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.groups import Measured, Radius
 from funcrobust.running.minimum_norm_names import ATTACKS, FOR_CONSTRAINT, passes
-from funcrobust.running.options import Choices, Count, Flag
+from funcrobust.running.options import Choices, Count, Flag, require_once
 from funcrobust.running.places import Picture, say_replaced
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ class MinimumNorm(Measured):
     def check(self) -> None:
         """Refuse an attack said twice, and one radius or one picture for several norms."""
         super().check()
-        if len(set(self.attacks)) < len(self.attacks):
-            raise FuncrobustError("--attack names the same attack twice")
+        require_once("--attack", self.attacks)
         norms = sorted({ATTACKS[name].norm for name in self.attacks})
         for flag, given in (("--png", self.png), ("--epsilon", self.epsilon)):
             if len(norms) > 1 and given is not None:

@@ -65,8 +65,12 @@ class Scene:
         return cross_entropy(self.model.predict)
 
     def sees(self, x: Tensor) -> Tensor:
-        """Classify x (B, C, H, W) with the model that draws: (B,)."""
-        return classified(self.model, x)
+        """Classify x (B, C, H, W) with the model that draws, a part at a time: (B,)."""
+        with torch.no_grad():
+            parts = [
+                self.model.predict(self.model.params, part).argmax(-1) for part in x.split(BATCH)
+            ]
+        return torch.cat(parts)
 
     def asked(self, otherwise: Tensor) -> Tensor:
         """Return the class asked for, once for each of ``otherwise`` (N,), or else those."""
@@ -119,13 +123,6 @@ class Task(NamedTuple):
 
 BATCH = 100
 """How many images are drawn or classified together."""
-
-
-def classified(model: Functional, x: Tensor) -> Tensor:
-    """Return the classes (B,) that a network sees in x (B, C, H, W), a part at a time."""
-    with torch.no_grad():
-        parts = [model.predict(model.params, part).argmax(-1) for part in x.split(BATCH)]
-    return torch.cat(parts)
 
 
 def centred_square(x: Tensor, share: float) -> Tensor:

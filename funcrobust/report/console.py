@@ -145,7 +145,7 @@ class Reporter:
         self._bars.add_task(description, total=total, completed=initial, **fields)
         return Track(self._bars, self._bars.tasks[-1], self._write_progress)
 
-    def progress_callback(self, unit: str = "B") -> Callable[[str, int, int | None], None]:
+    def progress_callback(self) -> Callable[[str, int, int | None], None]:
         """Return a function for one download after another: ``(description, done, total)``.
 
         A bar closes when ``done`` reaches ``total``, or when another description comes.
@@ -160,7 +160,7 @@ class Reporter:
                 self._downloads.close()
                 if over:
                     return  # said already, or nothing to wait for
-                track = self._downloads.enter_context(self.track(description, total, unit, done))
+                track = self._downloads.enter_context(self.track(description, total, "B", done))
             track.total = total
             track.move_to(done)
             if over:

@@ -11,7 +11,6 @@ from funcrobust.files import atomic_write
 from funcrobust.report import html
 from funcrobust.report.frame import Frame
 from funcrobust.report.html import Mark
-from funcrobust.report.html import png_uri as png_uri
 from funcrobust.report.records import percent as percent
 
 if TYPE_CHECKING:

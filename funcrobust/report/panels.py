@@ -13,6 +13,9 @@ from funcrobust.report.frame import Frame
 MOST_POINTS = 400
 """Of a line: more are thinned out, a picture has no more columns."""
 
+TICKS = 5
+"""Numbers on an axis, at most."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -102,12 +105,12 @@ def _room(low: float, high: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Return ``most`` round numbers within at most: 1, 2 or 5 times a power of ten apart."""
-    rough = (high - low) / most
+def ticks(low: float, high: float) -> list[float]:
+    """Return a few round numbers within: `TICKS` at most, 1, 2 or 5 times a power of ten apart."""
+    rough = (high - low) / TICKS
     if rough < sys.float_info.min:  # too near for a power of ten between them
         return [low]
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(s * power for s in (1, 2, 5, 10, 20) if s * power >= rough)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [i * step for i in range(first, last + 1)][:most]
+    return [i * step for i in range(first, last + 1)][:TICKS]

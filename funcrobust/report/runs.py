@@ -23,7 +23,13 @@ from filelock import FileLock, Timeout
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.environment import device_name, versions
-from funcrobust.files import WriteError, atomic_write, clear_leftovers, temporary_name
+from funcrobust.files import (
+    WriteError,
+    atomic_write,
+    clear_leftovers,
+    is_plain_name,
+    temporary_name,
+)
 from funcrobust.reading import LARGEST_TEXT, parse_json, read_file
 from funcrobust.report.records import Record, append_line, as_json, as_line, parse_line, write_json
 
@@ -262,9 +268,8 @@ def require_free(root: Path, name: str) -> None:
 
     An empty folder is free: a new run takes its place.
     """
-    plain = name.isprintable() and Path(name).name == name  # a stray byte is not printable
-    if name in ("", ".", "..") or not plain:
-        raise FuncrobustError(f"a run's name is one plain folder name, got {name!r}")
+    if not is_plain_name(name):
+        raise FuncrobustError(f"a run's name is one plain folder name, got {name[:80]!r}")
     path = root / name
     if path.is_symlink() or (path.exists() and not _is_empty(path)):
         raise FuncrobustError(f"{path} exists already: choose another name, or resume that run")

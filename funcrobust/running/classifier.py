@@ -34,14 +34,14 @@ JUDGE = "cifar10-standard-small"
 """The shipped standard classifier, which made none of the images it judges."""
 
 
-def default_checkpoint(preferred: str) -> str:
-    """Return the preferred shipped classifier's name, or another's if it is not there."""
+def usual_checkpoint() -> str:
+    """Return the usual shipped classifier's name, or another's if it is not there."""
     shipped = checkpoints.shipped()
     if not shipped:
         raise FuncrobustError(
             "no classifier is shipped here: train one with cure-train, and name its run folder"
         )
-    return preferred if preferred in shipped else next(iter(shipped))
+    return USUAL if USUAL in shipped else next(iter(shipped))
 
 
 class Classifier(NamedTuple):
@@ -110,7 +110,7 @@ def load_classifier(
     name: str | None, device: torch.device, reporter: Reporter, *, model: str | None = None
 ) -> Classifier:
     """Load a checkpoint, or the shipped one if none is named; see `checkpoints.load`."""
-    name = name or default_checkpoint(USUAL)
+    name = name or usual_checkpoint()
     say_if_state(name, reporter)
     module, card = checkpoints.load(name, model=model, progress=reporter.progress_callback())
     if card.dataset == "unknown" and not is_zoo(name):

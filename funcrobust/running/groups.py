@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.files import is_plain_name
 from funcrobust.running.options import (
     Count,
     Flag,
@@ -60,7 +61,7 @@ def _require_device(text: str) -> None:
 
 
 def _require_plain_name(text: str) -> None:
-    if text in (".", "..") or Path(text).name != text or not text.isprintable() or len(text) > 200:
+    if not is_plain_name(text):
         raise FuncrobustError(f"--name must be one plain folder name, got {text[:80]!r}")
 
 

@@ -75,7 +75,7 @@ def withstood(
     x = as_float(part.x)
     x_hat = evaluation.adversary_of(attack, cross_entropy)(predict, params, x, part.y, run)
     with torch.no_grad():
-        right = evaluation.correct(predict, params, x_hat, part.y)
+        right = evaluation.correct(predict, params, x_hat, part.y, batch_size=batch_size)
     return float(here.together(right, len(images.y)).float().mean())
 
 

@@ -6,6 +6,8 @@ import math
 import shlex
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
+from unittest import mock
 
 import by_hand
 import pytest
@@ -501,12 +503,22 @@ def test_statistics_are_taken_over_about_as_many_images_whatever_the_batch(size,
 
 
 @pytest.mark.parametrize(
-    ("given", "device", "found"),
-    [(None, "cuda", False), (None, "cpu", None), (True, "cuda", True), (False, "cuda", False)],
+    ("given", "on_gpu", "found"),
+    [(None, True, False), (None, False, None), (True, True, True), (False, True, False)],
 )
-def test_a_training_of_so_many_minutes_spends_none_compiling_unasked(given, device, found):
+def test_a_training_of_so_many_minutes_spends_none_compiling_unasked(
+    monkeypatch, given, on_gpu, found
+):
+    """And says so in its options: those of the run, which has no minutes when it is resumed."""
+    for name in ("update_seconds", "measure_seconds"):
+        monkeypatch.setattr(recipe, name, lambda *_: 1.0)
+    monkeypatch.setattr(recipe, "evaluating", lambda *_: None)
+    monkeypatch.setattr(recipe, "chosen_test_images", lambda *_: None)
+    dataset = SimpleNamespace(y_test=SimpleNamespace(is_cuda=on_gpu))
+    training = mock.Mock(batches=SimpleNamespace(steps_per_epoch=1))
     options = CureTrain.filled({"preset": "strong", "minutes": 5.0, "compile": given})
-    assert recipe._uncompiled(options, torch.device(device)).compile is found
+    timed = recipe._within(mock.Mock(count=lambda *_: 3), options, training, dataset)
+    assert (timed.epochs, timed.minutes, timed.compile) == (3, None, found)
 
 
 @pytest.mark.parametrize("preset", ["fast", "strong"])

@@ -158,6 +158,22 @@ def test_auto_is_kept_as_what_it_stood_for(digits_run, tmp_path, monkeypatch):
     assert figures(digits_run, **search)["search"] == "bf16"
 
 
+def test_no_network_is_loaded_for_a_transfer_but_one_that_knows_the_images(digits_run, monkeypatch):
+    asked, usual = [], recipe.load_classifier
+
+    def noted(name, *more):
+        asked.append(name)
+        return usual(name, *more)
+
+    monkeypatch.setattr(recipe, "load_classifier", noted)
+    with Reporter.silent() as reporter:
+        for name, loaded in ((str(digits_run[0]), []), ("cifar10-linf-tiny", [recipe.USUAL])):
+            module, card = checkpoints.load(name)
+            own = recipe.Classifier(name, card, module, fr.functionalize(module))
+            found = recipe._surrogate(own, torch.device("cpu"), reporter)
+            assert (asked, found is None) == (loaded, not loaded)
+
+
 def test_images_are_looked_at_in_parts_with_a_bar(digits_run, tracks, monkeypatch):
     whole = figures(digits_run)
     assert tracks[:2] == [("clean", 40), ("attack", 40)]

@@ -92,7 +92,7 @@ def test_all_images_are_not_called_random_ones(digits_run, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"attacks": ("ddn", "ddn")}, "--attack names the same attack twice"),
+        ({"attacks": ("ddn", "ddn")}, "--attack ddn is there twice: say it once"),
         ({"attacks": ("ddn", "fmn-l0"), "epsilon": 0.1}, "--epsilon is for one norm"),
         ({"attacks": ("fmn-mirror",)}, "fmn-linf"),
         ({"steps": 0}, "--steps must be"),

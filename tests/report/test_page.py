@@ -14,6 +14,7 @@ from PIL import Image
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.report import page as report
+from funcrobust.report.html import png_uri
 
 HOSTILE = "<script>alert('x')</script>\"\n\x1b[31m&\u202e" + "w" * 300
 
@@ -88,15 +89,15 @@ def test_hostile_names_are_text():
 
 def test_images_are_what_was_given_to_the_byte():
     image = torch.arange(3 * 4 * 5).reshape(3, 4, 5) / 255
-    head, _, body = report.png_uri(image).partition(",")
+    head, _, body = png_uri(image).partition(",")
     assert head == "data:image/png;base64"
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
     assert np.array_equal(shown, np.arange(60).reshape(3, 4, 5).transpose(1, 2, 0))
-    gray = report.png_uri(image[:1]).partition(",")[2]
+    gray = png_uri(image[:1]).partition(",")[2]
     assert Image.open(io.BytesIO(base64.b64decode(gray))).mode == "L"
     for wrong in (image[:2], image[0], image.byte()):
         with pytest.raises(FuncrobustError, match="a page shows float images"):
-            report.png_uri(wrong)
+            png_uri(wrong)
 
 
 def test_a_curve_lies_where_its_numbers_say():

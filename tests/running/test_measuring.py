@@ -89,6 +89,18 @@ def test_what_is_withstood_is_what_is_right_afterwards(by, share):
         assert withstood(bright, {}, images, brighter(by), seed=0, batch_size=size) == share
 
 
+def test_no_more_images_at_a_time_than_is_said():
+    seen = []
+
+    def first(_, x):
+        seen.append(len(x))
+        return torch.eye(2)[0] + 0 * x.flatten(1).mean(1, keepdim=True)
+
+    images = Chosen(torch.arange(9), torch.rand(9, 3, 8, 8), torch.zeros(9, dtype=torch.int64))
+    assert withstood(first, {}, images, brighter(0.0), seed=0, batch_size=4) == 1
+    assert max(seen) == 4
+
+
 def test_the_start_of_an_attack_hangs_on_the_image_alone():
     def wave(_, x):
         seen = (100 * x.flatten(1).mean(1)).sin()

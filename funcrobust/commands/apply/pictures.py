@@ -55,10 +55,9 @@ def by_class(
     caption: str,
     names: tuple[str, ...],
     y: Tensor,
-    across: int = 10,
 ) -> None:
-    """Write a grid of the first images, one of each class where there are enough."""
-    index = one_of_each(y, across)
+    """Write a grid of ten of the images, one of each class where there are enough."""
+    index = one_of_each(y, 10)
     plots.image_grid(
         [(label, images[index]) for label, images in rows], png,
         column_labels=[names[c] for c in y[index].tolist()], title=title, caption=caption,

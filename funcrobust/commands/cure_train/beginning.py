@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from funcrobust import data, models
 from funcrobust.checkpoints import is_zoo
-from funcrobust.checkpoints.loading import fill, model_of
+from funcrobust.checkpoints.loading import build, fill, model_of
 from funcrobust.commands.cure_train.options import CureTrain
 from funcrobust.core.network.functional import Functional, functionalize
 from funcrobust.models.registry import names_code
@@ -39,11 +39,7 @@ def checkpointed(options: CureTrain, reporter: Reporter) -> Classifier | None:
     if options.model == card.model:
         return begun
     card = replace(card, model=options.model)
-    other = models.build(
-        card.model, num_classes=card.num_classes, in_channels=card.image_shape[0],
-        mean=card.mean, std=card.std,
-    )  # fmt: skip
-    module = fill(other, begun.module.state_dict(), card.model, begun.file)
+    module = fill(build(card), begun.module.state_dict(), card.model, begun.file)
     model = to_device(functionalize(module), device)
     return begun._replace(card=card, module=module, model=model)
 

@@ -72,8 +72,6 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     options = held.options
     budget = Budget(options.minutes) if options.minutes else None
     device = pick_device(options.device)
-    if budget is not None:
-        options = _uncompiled(options, device)
     log = options.log if processes().first else "none"
     require_sink(log)
     warn_if_emulated(options.precision, device, reporter)
@@ -128,12 +126,6 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     )  # fmt: skip
 
 
-def _uncompiled(options: CureTrain, device: torch.device) -> CureTrain:
-    """Compile nothing unasked: it takes minutes, and nobody knows beforehand how many."""
-    unasked = options.compile is None and device.type == "cuda"
-    return replace(options, compile=False) if unasked else options
-
-
 def _within(
     budget: Budget, options: CureTrain, training: Training, dataset: data.Dataset
 ) -> CureTrain:
@@ -159,7 +151,10 @@ def _within(
         epoch, once, f"one epoch of {options.model}",
         "fewer --train-examples, or a smaller --model",
     )  # fmt: skip
-    return replace(options, epochs=epochs, minutes=None)
+    # Unasked nothing is compiled on a GPU: it takes minutes, and nobody knows beforehand how many.
+    # It is written down, for a run that is resumed has no --minutes to know it from.
+    compile = False if on_gpu and options.compile is None else options.compile
+    return replace(options, epochs=epochs, minutes=None, compile=compile)
 
 
 def at_once(options: CureTrain) -> int:

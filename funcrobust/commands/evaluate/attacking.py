@@ -76,7 +76,7 @@ def one(options: Evaluate, ball: Ball) -> Adversary:
         sharpness = [SHARPNESS[r % len(SHARPNESS)] for r in range(restarts)]
         return sharp_pgd(ball, step_size=size, steps=steps, sharpness=sharpness, targeted=targeted)
     if name == "pgd":
-        return Pgd(ball, size, steps, restarts, options.seed, targeted)
+        return Pgd(ball, size, steps, restarts, targeted=targeted)
     if name == "square":
         if not isinstance(ball, Linf):
             raise FuncrobustError("--attack square is for --constraint linf; see --autoattack")

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from funcrobust import checkpoints
+from funcrobust.checkpoints import Card
+from funcrobust.checkpoints.loading import card_of
 from funcrobust.commands.evaluate import attacking, page, saving
 from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.commands.evaluate.subject import Subject, settings_of, subject_of
@@ -50,7 +52,7 @@ def evaluate(options: Evaluate, reporter: Reporter) -> dict[str, Any]:
     say_replaced(options.json_file, reporter)
     subject = subject_of(options, reporter)
     classifier, device, targeted = subject.classifier, subject.y.device, options.target is not None
-    paged = options.paged and not targeted and processes().first
+    paged = options.paged and processes().first
     path = page.where(options, classifier) if paged else None
     there = len(subject.dataset.y_test)
     adversaries = attacking.adversaries(options, subject.ball, classifier.card.num_classes, device)
@@ -204,16 +206,16 @@ def _surrogate(
     card = classifier.card
     own = classifier.file
     for name in sorted(checkpoints.shipped(), key=lambda name: (name != USUAL, name)):
-        path = checkpoints.resolve(name)
-        if path == own:
-            continue
-        other = load_classifier(name, device, reporter)
-        same = (other.card.dataset, other.card.image_shape, other.card.num_classes) == (
-            card.dataset, card.image_shape, card.num_classes
-        )  # fmt: skip
-        if same:
-            return other.model.predict, other.model.params
+        its = None if checkpoints.resolve(name) == own else card_of(name)
+        if its is not None and _known(its) == _known(card):
+            other = load_classifier(name, device, reporter).model
+            return other.predict, other.params
     return None
+
+
+def _known(card: Card) -> tuple[Any, ...]:
+    """Return what tells the images that a network knows."""
+    return card.dataset, card.image_shape, card.num_classes
 
 
 def _checked(case: Case, reporter: Reporter) -> list[Check]:

@@ -27,12 +27,7 @@ from funcrobust.core.training.updates import State, averaged
 from funcrobust.report.console import Reporter
 from funcrobust.report.sinks import open_sink, require_sink
 from funcrobust.running.budget import SAMPLE, Budget, measure_seconds, update_seconds
-from funcrobust.running.classifier import (
-    USUAL,
-    default_checkpoint,
-    load_classifier,
-    save_checkpoint,
-)
+from funcrobust.running.classifier import load_classifier, save_checkpoint, usual_checkpoint
 from funcrobust.running.collapse import Figures
 from funcrobust.running.config import as_command, trusting
 from funcrobust.running.dataset import chosen_test_images, load_known, part_of, which_test_images
@@ -74,10 +69,10 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     options = replace(options, precision=pick_precision(options.precision, device))
     dtype = pick_dtype(options.precision, device)
     ball = psi_ball(options)
-    found = inputs(options, checkpoint=options.checkpoint or default_checkpoint(USUAL))
+    begun = options.checkpoint or usual_checkpoint()
+    found = inputs(options, checkpoint=begun)
     held.require(options, found)
-    begun = load_classifier(options.checkpoint, device, reporter, model=options.model)
-    _, card, _, model = begun
+    _, card, _, model = load_classifier(begun, device, reporter, model=options.model)
     options = replace(options, epsilon=_radius(options, card))
     if options.step_size is None:
         options = replace(options, step_size=fitting_step(card.image_shape))
@@ -99,7 +94,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     update, state = make_training(options, ball, model, dataset, dtype)
     run, position = held.open(options, state, reporter, found)
     reporter.attach(run.file("console.log"))
-    work = Work(options, ball, model, card, dataset, dtype, run, reporter)
+    work = Work(options, begun, ball, model, card, dataset, dtype, run, reporter)
     before = work.before()
     batches = make_batches(options, dataset)
     # Not on CUDA either unless asked to: compiled, ψ is the unrolled iteration, and its memory
@@ -209,7 +204,6 @@ def pictured(part: int, parts: int, strips: int) -> bool:
 def _card(work: Work, notes: str) -> Card:
     """What travels with the weights."""
     options = work.options
-    begun = options.checkpoint or default_checkpoint(USUAL)
     card, dataset = work.card, work.dataset
     if card.dataset == "unknown":  # somebody else's file, which does not say: it was this
         card = replace(
@@ -219,7 +213,7 @@ def _card(work: Work, notes: str) -> Card:
     return replace(
         renewed(card), command=as_command(options), seed=options.seed,
         constraint="linf", epsilon=threat_radius(options),
-        notes=f"psi-train from {begun}: {notes}", metrics={}, sha256="", fingerprint=(),
+        notes=f"psi-train from {work.begun}: {notes}", metrics={}, sha256="", fingerprint=(),
         restoring_step=options.step_size if options.restores else None,
     )  # fmt: skip
 
@@ -260,12 +254,10 @@ def _finish(work: Work, outcome: Outcome, before: dict[str, float], new: Card) -
     )  # fmt: skip
     change = after["drift"] / before["drift"] - 1 if before["drift"] else 0.0
     reporter.say(f"held-out drift {change:+.1%}")
-    begun = options.checkpoint or default_checkpoint(USUAL)
     code = both = trusting(options)
-    if options.model:  # begun may be a file that says nothing of itself
+    if options.model:  # what it began from may be a file that says nothing of itself
         names = ("model", "dataset")
         both = "".join(f" --{n} {shlex.quote(str(getattr(options, n)))}" for n in names)
-    say_what_is_next(
-        run, reporter, f"evaluate {{run}}{code}", f"generate {shlex.quote(begun)} {{run}}{both}"
-    )
+    begun = shlex.quote(work.begun)
+    say_what_is_next(run, reporter, f"evaluate {{run}}{code}", f"generate {begun} {{run}}{both}")
     return {f"{k}_before": v for k, v in before.items()} | after

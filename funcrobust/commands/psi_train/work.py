@@ -44,6 +44,8 @@ class Work:
     """A run and all that it is measured by."""
 
     options: PsiTrain
+    begun: str
+    """The checkpoint that it began from."""
     ball: Ball
     """ψ's."""
     model: Functional

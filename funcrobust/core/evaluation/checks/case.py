@@ -59,13 +59,10 @@ class Case:
         places = places.to(self.y.device)
         return (places if which is None else places[which[places]])[: self.few]
 
-    def attacked(
-        self, adversary: Adversary, places: Tensor, *, predict: Predict | None = None,
-        params: Params | None = None,
-    ) -> Outcome:  # fmt: skip
+    def attacked(self, adversary: Adversary, places: Tensor) -> Outcome:
         """Run another adversary on the examples at ``places``."""
         return attack_all(
-            predict or self.predict, params or self.params, self.x[places], self.y[places],
+            self.predict, self.params, self.x[places], self.y[places],
             {"check": adversary}, numbers=self.numbers[places], seed=self.seed,
             targeted=self.targeted,
         )  # fmt: skip
