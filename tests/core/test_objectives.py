@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import compositions
 import pytest
 import torch
 import torch.nn.functional as F
@@ -333,3 +334,73 @@ def test_restoration_of_an_image_that_is_not_degraded_has_a_derivative(problem):
     loss = fr.restoration(psi, problem.x)
     slope = grad(lambda x: loss(problem.params, x, problem.y).sum())(problem.x)
     assert slope.isfinite().all()
+
+
+def two_networks():
+    """The mean of two networks' logits, by nested parameters and by flat ones."""
+    first, second = compositions.dense(6, 5, 3), compositions.dense(6, 4, 3, seed=1)
+
+    def nested(params, x):
+        return (first.predict(params["a"], x) + second.predict(params["b"], x)) / 2
+
+    def flat(params, x):
+        a, b = ({n[2:]: p for n, p in params.items() if n[:2] == which} for which in ("a/", "b/"))
+        return nested({"a": a, "b": b}, x)
+
+    params = {"a": first.params, "b": second.params}
+    return (nested, params), (flat, {f"{w}/{n}": p for w in params for n, p in params[w].items()})
+
+
+BOUND = fr.linf(0.1, bounds=None)
+OVER_TWO = {
+    "adversarial": lambda predict: fr.adversarial(
+        fr.cross_entropy(predict), fr.pgd(fr.cross_entropy(predict), BOUND, step_size=0.05, steps=2)
+    ),
+    "trades": lambda predict: fr.trades(
+        predict, fr.pgd(fr.cross_entropy(predict), BOUND, step_size=0.05, steps=2)
+    ),
+    **{
+        f"cure, {kind}": lambda predict, kind=kind: fr.cure(
+            fr.cross_entropy(predict), 0.5, derivative=kind
+        )
+        for kind in ("shared", "batched", "forward", "central", "one-sided")
+    },
+    "gradient alignment": lambda predict: fr.gradient_alignment(
+        fr.cross_entropy(predict), toward=torch.linspace(0, 1, 24, dtype=torch.float64).view(4, 6)
+    ),
+    **{
+        f"drift, {name}": lambda predict, derivative=derivative: fr.drift(
+            fr.psi(
+                fr.cross_entropy(predict), fr.l2(1.0, bounds=None), step_size=0.2, steps=3,
+                derivative=derivative,
+            )
+        )
+        for name, derivative in {
+            "adjoint": fr.adjoint(), "unrolled": fr.unrolled(), "truncated": fr.truncated(2),
+            "one step": fr.one_step(),
+        }.items()
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("build", OVER_TWO.values(), ids=OVER_TWO)
+def test_dicts_of_parameters_may_nest(build):
+    (nested, params), (flat, flattened) = two_networks()
+    x = torch.rand(4, 6, generator=fr.generator(0, "two"), dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, 0])
+    found = grad(fr.mean(build(nested)))(params, x, y)
+    expected = grad(fr.mean(build(flat)))(flattened, x, y)
+    assert max(g.abs().max() for g in expected.values()) > 1e-6
+    for name, g in expected.items():
+        assert torch.allclose(found[name[0]][name[2:]], g, rtol=1e-10, atol=1e-14)
+
+
+def test_an_updates_parameters_may_not_and_two_networks_train_all_the_same():
+    (_, params), (flat, flattened) = two_networks()
+    optim = fr.optimizer("sgd", 0.1)
+    with pytest.raises(fr.FuncrobustError, match="one flat dict of tensors"):
+        fr.initial_state(params, optim)
+    update = fr.make_update(fr.objective(fr.cross_entropy(flat)), optim)
+    x, y = torch.rand(4, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    after, _ = update(fr.initial_state(flattened, optim), x, y)
+    assert all(not torch.equal(after.params[name], p) for name, p in flattened.items())

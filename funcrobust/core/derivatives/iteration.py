@@ -75,8 +75,9 @@ def with_soft_labels(
 
 
 def constant(params: Params) -> Params:
-    """Return the same tensors, cut from every derivative."""
-    return {name: p.detach() for name, p in params.items()}
+    """Return the same tensors, cut from every derivative; dicts of them may nest."""
+    held: Params = tree_map(lambda p: p.detach(), params)
+    return held
 
 
 def require_all_given(step: Step, params: Params, start: Tensor, y: Tensor, center: Tensor) -> None:

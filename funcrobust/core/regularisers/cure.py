@@ -18,6 +18,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 from torch.func import jvp
+from torch.utils._pytree import tree_map
 
 from funcrobust.core.derivatives.iteration import constant
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
@@ -157,7 +158,8 @@ def _slopes(
 
 def _aliases(params: Params) -> Params:
     """Other tensors of the same values: what a derivative evaluates moves no buffers (`Modes`)."""
-    return {name: p.view_as(p) for name, p in params.items()}
+    others: Params = tree_map(lambda p: p.view_as(p), params)
+    return others
 
 
 def _length(z: Tensor) -> Tensor:

@@ -147,6 +147,11 @@ def initial_state(model: Functional | Params, optim: Optimizer, *, averaged: boo
         )
     params, buffers = (model, {}) if isinstance(model, dict) else (model.params, model.buffers)
     _require_functional(optim)
+    if nested := [name for name, p in params.items() if not isinstance(p, Tensor)]:
+        raise FuncrobustError(
+            f"an update's parameters are one flat dict of tensors, and {nested[0]!r} is none: of "
+            "two networks train {'a/' + name: p, ...}, and let the loss give each its own back"
+        )
     _spend_first_call(optim, params)
     step = torch.zeros((), dtype=torch.int64)
     # Copies: what a compiler makes for two names of one tensor, it makes again for two tensors.
