@@ -20,12 +20,14 @@ from funcrobust.core.errors import FuncrobustError, visible
 from funcrobust.running.catalogue import summary
 from funcrobust.running.commandline import command, explained
 from funcrobust.running.options import Options
+from funcrobust.running.places import require_apart
 
 COMPLETION = "--install-completion"
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; bad input ends in one line on stderr and exit code 2."""
+    _stand_in_for_closed_streams()
     try:
         code = perform(list(sys.argv[1:] if argv is None else argv))
     except FuncrobustError as error:
@@ -47,6 +49,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
+def _stand_in_for_closed_streams() -> None:
+    """Let what is said go nowhere where the caller has closed the place it would go to (>&-)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+
+
 def _is_of_memory(error: Exception) -> bool:
     """Tell the end of memory from a mistake of ours; a GPU's allocator says it in other words."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
@@ -63,6 +72,7 @@ def perform(words: list[str]) -> int:
     if not isinstance(options, Options):  # help, version and completion are done
         return 0
     options.require_places()
+    require_apart(options)
     from funcrobust.report.console import Reporter
     from funcrobust.running.processes import started
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.files import atomic_write
+from funcrobust.files import WriteError, atomic_write
 from funcrobust.reading import parse_json
 
 Record = dict[str, Any]
@@ -76,7 +76,12 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """
     text = as_json(shortest(value))
     if str(path) == "-":
-        print(text, end="")
+        try:
+            print(text, end="", flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise WriteError(f"cannot write to standard output: {error.strerror}") from error
     else:
         atomic_write(path, text)
 

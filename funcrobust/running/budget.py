@@ -16,8 +16,8 @@ from funcrobust.running.dataset import Chosen
 from funcrobust.running.measuring import measure
 from funcrobust.running.processes import processes
 
-SHARE = 0.04
-"""Of the budget, what the rehearsal of the update takes, beyond one cycle."""
+SHARE, LONGEST = 0.04, 60.0
+"""Of the budget, what the rehearsal of the update takes, beyond one cycle; seconds at most."""
 MARGIN = 0.95
 """The share of the time left that is planned for: a machine has slower spells."""
 SAMPLE, SAMPLE_STEPS = 100, 10
@@ -74,9 +74,10 @@ def update_seconds(
 
     state = one(one(state, 0), 1)  # the first ones allocate, and choose their kernels
     step = 2 + -2 % cycle
+    lasts = min(SHARE * 60 * budget.minutes, LONGEST)
     began = time.perf_counter()
     done = 0
-    while not done or time.perf_counter() - began < SHARE * 60 * budget.minutes:
+    while not done or time.perf_counter() - began < lasts:
         for _ in range(cycle):
             if done and alone and budget.left < 0:
                 return (time.perf_counter() - began) / done

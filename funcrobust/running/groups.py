@@ -56,7 +56,7 @@ Schedule = Literal[
 
 
 def _require_device(text: str) -> None:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
         raise FuncrobustError(f"unknown device {text!r}: use auto, cpu, cuda or cuda:N")
 
 
@@ -207,7 +207,7 @@ class Run(Images, Machine, Optimiser):
     """Run."""
 
     shared: ClassVar[bool] = True
-    minutes: Annotated[float, Gt(0)] | None = None
+    minutes: Annotated[float, Gt(0), Le(1e6)] | None = None
     """Choose the length so that training, measuring and drawing are done within so many minutes on
     this machine. A few updates are timed first; config.json keeps the length that follows."""
     precision: Precision = "auto"

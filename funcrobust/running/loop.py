@@ -151,8 +151,8 @@ class _Driven:
         if not done:
             return ""
         pace = (time.monotonic() - self._began) / done
-        seconds = round(pace * (self.plan.steps - self.position.step))
-        return f"{timedelta(seconds=seconds)} left"
+        days = min(pace * (self.plan.steps - self.position.step) / 86400, 999_999)
+        return f"{timedelta(seconds=round(86400 * days))} left"
 
     @property
     def epochs(self) -> int:

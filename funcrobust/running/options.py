@@ -481,7 +481,7 @@ def read_number(text: str) -> float:
 
 def written_number(number: float) -> str:
     """Write a number so that `read_number` gives it back: 8/255 rather than 0.03137254901960784."""
-    levels = round(255 * number) if math.isfinite(number) else 0
+    levels = round(255 * number) if math.isfinite(255 * number) else 0
     texts = (f"{number:g}", f"{levels}/255")
     return next((text for text in texts if read_number(text) == number), repr(number))
 

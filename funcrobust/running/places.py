@@ -6,6 +6,7 @@ Code and places outside a run's folder are not for its config.json to choose (`V
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,16 @@ from funcrobust.core.errors import FuncrobustError, did_you_mean
 from funcrobust.files import place_of
 from funcrobust.reading import user_path
 from funcrobust.running.catalogue import files_in
-from funcrobust.running.options import Acts, Choices, Lies, Spelled, Vouched, Where
+from funcrobust.running.options import (
+    Acts,
+    Choices,
+    Lies,
+    Options,
+    Spelled,
+    Vouched,
+    Where,
+    options_of,
+)
 
 if TYPE_CHECKING:
     from funcrobust.report.console import Reporter
@@ -120,11 +130,64 @@ def require_room(place: Path) -> None:
 
 
 def _require_room_for(path: Path, there: bool) -> None:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # too long a name, say
+        raise FuncrobustError(f"cannot write {path}: {error.strerror or error}") from error
     above = next((p for p in path.absolute().parents if os.path.lexists(p)), path)
     if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):  # noqa: PTH112
         raise FuncrobustError(f"cannot write {path}: {above} is no folder that you may write to")
     if there and not os.path.isfile(path):  # noqa: PTH113
         raise FuncrobustError(f"cannot write {path}: it is no plain file")
+
+
+def require_apart(options: Options) -> None:
+    """Raise where two options would write one file, or one would write what another reads.
+
+    Nor is a file written that makes a folder a run: by whatever name it is reached.
+    """
+    places = [
+        (option.flag, mark.check, one)
+        for name, option in options_of(type(options)).items()
+        for mark in option.marks
+        if isinstance(mark, Lies) and (value := getattr(options, name)) is not None
+        for one in (value if option.several else (value,))
+    ]
+    taken = {
+        os.path.realpath(place): f"what {flag} reads"
+        for flag, check, one in places
+        for place in _read(check, one)
+    }
+    for flag, check, one in places:
+        if check not in WRITES or str(one) in ("-", str(AUTO)) or os.path.isdir(one):  # noqa: PTH112
+            continue
+        place = os.path.realpath(one)
+        if (other := taken.get(place)) is not None:
+            raise FuncrobustError(f"{flag}: {one} is {other}, too: choose another file")
+        if _is_of_a_run(place):
+            raise FuncrobustError(f"{flag}: {one} is a file of a run, which would be lost")
+        taken[place] = f"what {flag} writes"
+
+
+def _read(check: object, named: Any) -> Iterator[Path]:
+    """Yield the files that an option reads."""
+    from funcrobust.checkpoints import is_zoo, resolve
+
+    if check is require_there or (check is _require_dataset and named not in files_in("data/sets")):
+        yield user_path(named)
+    elif check is _require_checkpoint and not is_zoo(named):
+        yield resolve(named)
+
+
+def _is_of_a_run(place: str) -> bool:
+    from funcrobust.checkpoints.locate import CHECKPOINT, STATE
+    from funcrobust.report.runs import CONFIG, METRICS, RESULT
+
+    folder, name = os.path.split(place)
+    known = name in (CONFIG, METRICS, RESULT, CHECKPOINT) or name.startswith(Path(STATE).stem)
+    return known and os.path.exists(os.path.join(folder, CONFIG))  # noqa: PTH110, PTH118
 
 
 def _require_dataset(name: str) -> None:
@@ -170,5 +233,6 @@ DatasetName = Annotated[
 ]  # fmt: skip
 Picture = Annotated[Path, Spelled(_require_png), Lies(require_writable)]
 Output = Annotated[Path, Lies(require_writable)]
+WRITES = (require_writable, _require_page_place, require_room)
 Page = Annotated[Path, Spelled(_require_html), Lies(_require_page_place)]
 Folder = Annotated[Path, Where(), Lies(require_folder)]

@@ -146,7 +146,7 @@ def where(options: Evaluate, classifier: Classifier) -> Path:
     if options.page is not None and options.page != AUTO:
         return options.page
     folder = _own_folder(classifier)
-    return free_place(FILE) if folder is None else folder / FILE
+    return free_place(FILE) if folder is None else own_file(RunFolder.open(folder), FILE)
 
 
 def _own_folder(classifier: Classifier) -> Path | None:

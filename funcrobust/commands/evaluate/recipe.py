@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from funcrobust.running.dataset import which_test_images
 from funcrobust.running.heading import measured_on
 from funcrobust.running.places import AUTO, say_replaced
 from funcrobust.running.processes import processes
+from funcrobust.running.stops import Stops
 from funcrobust.running.threat import written_threat
 
 CHUNK = 500
@@ -137,7 +140,10 @@ def _attack(
     total = sum(len(here.own(rows)) for rows in chunks) * len(adversaries)
     already = sum(int(stage[here.own(rows)].sum()) for rows in chunks)
     try:
-        with reporter.track("attack", total, unit="img", initial=already) as bar:
+        with (
+            _stoppable(options.save),
+            reporter.track("attack", total, unit="img", initial=already) as bar,
+        ):
             for rows in chunks:
                 own = here.own(rows)
                 for k, (name, adversary) in enumerate(adversaries.items(), start=1):
@@ -170,6 +176,16 @@ def _attack(
         raise
     keep()
     return outcome
+
+
+@contextmanager
+def _stoppable(save: Path | None) -> Iterator[None]:
+    """Let a scheduler's signal end the attacks as Ctrl-C does, where what they found is kept."""
+    if save is None:
+        yield
+    else:
+        with Stops() as stops, stops.at_once():
+            yield
 
 
 def _looked(subject: Subject, batch_size: int, targeted: bool, reporter: Reporter) -> Outcome:
