@@ -224,9 +224,9 @@ def nearest(train: Tensor, x: Tensor, *, chunk: int = 4096) -> Nearest:
     """Find the nearest (L2) of ``train`` (M, ...) to each of ``x`` (N, ...).
 
     Features, or images: uint8 counts as value / 255. In memory are ``chunk`` of each, and
-    chunk × chunk distances. Which one is nearest is decided in the tensors' own precision, by
-    matrix products, so that near ties may fall either way; how far it is, is measured directly: a
-    copy is at 0.
+    chunk × chunk distances. Which one is nearest is decided in the tensors' own precision (where
+    they differ, the higher), by matrix products, so that near ties may fall either way; how far it
+    is, is measured directly: a copy is at 0.
 
     Raises `FuncrobustError` for shapes that differ and for an empty ``train``.
     """
@@ -235,21 +235,26 @@ def nearest(train: Tensor, x: Tensor, *, chunk: int = 4096) -> Nearest:
             f"nearest needs training images, and both of one shape: got {tuple(train.shape)} and "
             f"{tuple(x.shape)}"
         )
-    parts = [_nearest(train, as_float(part).flatten(1), chunk) for part in x.split(chunk)]
+    dtype = torch.promote_types(*(as_float(t[:0]).dtype for t in (train, x)))
+    parts = [_nearest(train, _rows(part, dtype), chunk) for part in x.split(chunk)]
     return Nearest(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return as_float(x).to(dtype).flatten(1)
 
 
 def _nearest(train: Tensor, x: Tensor, chunk: int) -> Nearest:
     # Around the mean lengths are shorter, and so are the products' roundings.
-    center = as_float(train[:chunk]).flatten(1).mean(0)
+    center = _rows(train[:chunk], x.dtype).mean(0)
     best = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
     index = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     for first in range(0, len(train), chunk):
-        part = as_float(train[first : first + chunk]).flatten(1)
+        part = _rows(train[first : first + chunk], x.dtype)
         found, where = torch.cdist(x - center, part - center).min(1)
         nearer = found < best
         best, index = torch.where(nearer, found, best), torch.where(nearer, where + first, index)
-    return Nearest((x - as_float(train[index]).flatten(1)).norm(dim=1), index)
+    return Nearest((x - _rows(train[index], x.dtype)).norm(dim=1), index)
 
 
 def copying(

@@ -196,6 +196,20 @@ def test_nearest_is_that_of_brute_force(chunk, kind):
         assert torch.equal(found.indices, expected.indices)
 
 
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_nearest_of_bytes_and_of_floats(dtype, flipped):
+    """In the higher precision of the two, of which bytes have float32's."""
+    draw = torch.Generator().manual_seed(0)
+    train = torch.randint(256, (53, 2, 3), generator=draw, dtype=torch.uint8)
+    x = torch.rand(31, 2, 3, generator=draw).to(dtype)
+    train, x = (x, train) if flipped else (train, x)
+    expected, found = brute_force(train, x), judging.nearest(train, x, chunk=7)
+    assert found.distances.dtype == torch.promote_types(dtype, torch.float32)
+    assert torch.allclose(found.distances.double(), expected.values, rtol=1e-5)
+    assert torch.equal(found.indices, expected.indices)
+
+
 def test_a_copy_is_at_zero():
     """By matrix products alone, float32 puts a copy of a bright image at 1e-2 and more."""
     train = 0.9 + 0.1 * torch.rand(300, 3, 32, 32)

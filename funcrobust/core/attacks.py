@@ -20,8 +20,9 @@ from torch import Tensor
 
 from funcrobust.core.arguments import require_perturbation
 from funcrobust.core.balls.ball import Ball
-from funcrobust.core.balls.composed import Composed, require_straight
+from funcrobust.core.balls.composed import Composed, Masked, require_straight
 from funcrobust.core.balls.linf import Linf, linf
+from funcrobust.core.balls.unconstrained import unconstrained
 from funcrobust.core.errors import FuncrobustError, require_finite
 from funcrobust.core.examples import at_least_single, flat
 from funcrobust.core.losses import Loss
@@ -90,7 +91,8 @@ def zerograd(ball: Ball, *, step_size: float | None = None, quantile: float = 0.
     """Build ZeroGrad: RS-FGSM that does not move where the gradient is small.
 
     In each example the ``quantile`` of entries smallest in |∇ℓ| is set to zero before the sign is
-    taken (Golgooni et al. 2021, arXiv:2103.15476, section 4.1; their q is 0.35 for ε = 8/255).
+    taken (Golgooni et al. 2021, arXiv:2103.15476, section 4.1; their q is 0.35 for ε = 8/255). Of a
+    `masked` ball it is the quantile within the mask.
 
     Raises `FuncrobustError` for a ``quantile`` outside [0, 1), a ball that steps otherwise than by
     adding a direction (`fourier`), and, without a step size, for a ball with no finite radius to
@@ -152,7 +154,8 @@ def fixed(x: Tensor) -> Perturbation:
 class LargestOnly(Composed):
     """A ball whose steepest direction is that of the largest gradient entries alone.
 
-    ``quantile`` in [0, 1) of each example's entries, the smallest in absolute value, count as 0.
+    ``quantile`` in [0, 1) of each example's entries, the smallest in absolute value, count as 0;
+    of a `masked` ball's, those within the mask.
     """
 
     quantile: float
@@ -163,8 +166,16 @@ class LargestOnly(Composed):
             raise FuncrobustError(f"quantile must be in [0, 1), got {self.quantile}")
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        size = at_least_single(flat(gradient.abs()))  # no quantiles of half precision
+        size = at_least_single(flat(self._sizes(gradient)))  # no quantiles of half precision
         if not len(size):
             return self.ball.steepest(gradient)
-        large = size >= torch.quantile(size, self.quantile, dim=1, keepdim=True)
+        large = size >= torch.nanquantile(size, self.quantile, dim=1, keepdim=True)
         return self.ball.steepest(torch.where(large.reshape(gradient.shape), gradient, 0.0))
+
+    def _sizes(self, gradient: Tensor) -> Tensor:
+        """|∇ℓ|; NaN, which no quantile counts, where a mask holds x."""
+        size = gradient.abs()
+        if not isinstance(self.ball, Masked):
+            return size
+        anywhere = Masked(unconstrained(bounds=None), self.ball.mask)
+        return anywhere.project(size, torch.full_like(size, math.nan))

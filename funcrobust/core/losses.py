@@ -214,7 +214,7 @@ def entropy(predict: Predict) -> Loss:
     def loss(params: Params, x: Tensor, _y: Tensor) -> Tensor:
         logits = predict(params, x)
         u, log_p_k = relative(logits, logits.argmax(-1))
-        return -((u + log_p_k.unsqueeze(-1)).exp() * u).sum(-1) - log_p_k
+        return -_mean_of(u, (u + log_p_k.unsqueeze(-1)).exp()) - log_p_k
 
     return loss
 
@@ -276,7 +276,13 @@ def kl(reference: Tensor, logits: Tensor) -> Tensor:
     """
     k = reference.argmax(-1)
     (u, log_p_k), (v, log_q_k) = relative(reference, k), relative(logits, k)
-    return ((u + log_p_k.unsqueeze(-1)).exp() * (u - v)).sum(-1) + log_p_k - log_q_k
+    return _mean_of(u - v, (u + log_p_k.unsqueeze(-1)).exp()) + log_p_k - log_q_k
+
+
+def _mean_of(values: Tensor, p: Tensor) -> Tensor:
+    """Σ_j p_j·values_j, to which a class of probability 0 adds 0, with a slope of 0, whatever."""
+    # A logit may be −∞, and 0·∞ is NaN: in the slope of p too, if the value stayed.
+    return (p * values.masked_fill(p == 0, 0.0)).sum(-1)
 
 
 def squared_l2(a: Tensor, b: Tensor) -> Tensor:

@@ -166,6 +166,32 @@ def test_largest_only_of_an_l2_ball():
     assert torch.allclose(found, expected)
 
 
+@pytest.mark.parametrize("ball", [fr.linf(0.1), fr.l2(0.1)], ids=["linf", "l2"])
+def test_the_quantile_is_that_within_the_mask(ball):
+    """A linear loss is steepest outside; within, the 35 % of smallest weights stay where they are.
+
+    Of 30 weights that rise evenly the quantile lies between the 11th and the 12th, of 20 between
+    the 7th and the 8th.
+    """
+    w = torch.linspace(1, 2, 100, dtype=torch.float64)
+    mask = torch.zeros(2, 100, dtype=torch.bool)
+    mask[0, :30] = mask[1, 40:60] = True
+    x = torch.full((2, 100), 0.5, dtype=torch.float64)
+    moved = torch.zeros_like(mask)
+    moved[0, 11:30] = moved[1, 47:60] = True
+    steepest = ball.steepest(torch.where(moved, w, 0.0))
+    ascend = fr.zerograd(fr.masked(ball, mask)).perturb(lambda params, x, y: (x * w).sum(1))
+    found = ascend({}, x, torch.zeros(2))
+    assert torch.equal(found != x, moved)
+    assert (found - x - 0.1 * steepest).abs().max() <= 1e-15
+
+
+def test_a_mask_that_does_not_fit_is_refused_before_its_quantile():
+    attack = fr.zerograd(fr.masked(BALL, torch.ones(3, dtype=torch.bool)))
+    with pytest.raises(fr.FuncrobustError, match="does not broadcast"):
+        attack.perturb(lambda params, x, y: x.sum(1))({}, torch.ones(2, 4), torch.zeros(2))
+
+
 def test_from_images_starts_at_the_images(problem):
     attack = from_images(ATTACKS["rs_fgsm"])
     start, found = run(attack, problem, problem.x)

@@ -67,6 +67,21 @@ def test_near_a_maximum_it_halves_its_steps_and_arrives():
     assert float(state["size"]) <= 0.2 / 2**5
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_in_half_precision_it_still_counts_its_steps(dtype):
+    """Of 1300 the first 286 go by before it looks whether to halve; bfloat16 counts to 256."""
+    a, x = (torch.full((1, 3), v, dtype=dtype) for v in (0.53125, 0.5))
+
+    def loss(params, x, y):
+        return -(x - a).square().sum(1)
+
+    ascent = auto_ascent(fr.linf(0.125), steps=1300)
+    before, after = (climb(loss, ascent, looks, {}, x, torch.zeros(1), x) for looks in (286, 287))
+    assert float(before["size"]) == 0.25
+    assert float(after["size"]) == 0.125
+    assert after["x"].dtype == after["size"].dtype == dtype
+
+
 def test_rows_do_not_see_one_another(problem):
     attack = fr.apgd(problem.loss, BALLS["l2"], steps=30)
     together = attack(problem.params, problem.x, problem.y)

@@ -306,6 +306,19 @@ def test_top_curvature_of_tiny_and_of_no_gradients():
     assert (fr.top_curvature(lambda *a: 0 * problem.loss(*a))(*arguments) == 0).all()
 
 
+@pytest.mark.parametrize("along", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_top_curvature_where_the_gradient_is_another_eigenvector(along, dtype):
+    """ℓ = x₁ + a·x₁²/2 − 3·x₂² at x₂ = 0: the Hessian is diag(a, −6), and the gradient along x₁."""
+    x = torch.tensor([[0.5, 0.0, 0.0], [0.5, 0.1, 0.0]], dtype=dtype)
+
+    def loss(params, x, y):
+        return x[:, 0] + along * x[:, 0].square() / 2 - 3 * x[:, 1].square()
+
+    found = fr.top_curvature(loss)({}, x, torch.zeros(2))
+    assert (found.double() + 6).abs().max() <= 0.05
+
+
 @pytest.mark.parametrize("iterations", [0, -1, 1.5])
 def test_top_curvature_needs_iterations(problem, iterations):
     with pytest.raises(fr.FuncrobustError, match="iterations"):

@@ -96,6 +96,38 @@ def test_masks_are_a_function_of_the_key(kind):
         model.predict_train({}, {}, x.clone())
 
 
+CHANNELS = {
+    "dropout1d": (F.dropout1d, [(40, 30), (20, 30, 5)]),
+    "dropout2d": (F.dropout2d, [(20, 30, 5), (20, 30, 5, 4)]),
+    "dropout3d": (F.dropout3d, [(40, 5, 4, 3), (20, 30, 5, 4, 3)]),
+    "feature": (torch.feature_dropout, [(20, 30), (20, 30, 5)]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:dropout2d")
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(
+    ("name", "shape"), [(name, shape) for name, (_, shapes) in CHANNELS.items() for shape in shapes]
+)
+def test_channels_are_what_torch_takes_for_them(name, shape, inplace):
+    """With a batch and without: the dimensions over which a mask is constant are torch's."""
+    drop, ones = CHANNELS[name][0], torch.ones(shape)
+    options = {"inplace": True} if inplace and name != "feature" else {}
+
+    def shared(mask):
+        """The dimensions along which all are dropped or none."""
+        return [i for i in range(mask.ndim) if (mask == mask.narrow(i, 0, 1)).all()]
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = drop(ones.clone(), 0.5, True, **options)
+    with CountedDraws(KEY, Shard()):
+        ours = drop(ones.clone(), 0.5, True, **options)
+    assert ours.shape == theirs.shape
+    assert shared(ours) == shared(theirs)
+    assert 0 < float((ours > 0).float().mean()) < 1
+
+
 def network():
     problem = make_problem(dropout=0.5)
     model = problem.model

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from by_hand import ALPHA, EPS
 from compositions import dense, drift_and_anchor, psi_of
 from problems import directional_difference, inner, largest_difference, random_direction
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import grad, jvp, vjp
 
 import funcrobust as fr
@@ -380,6 +381,33 @@ def test_terms_of_weight_0_are_not_evaluated(problem, batch):
     assert total == metrics["loss"]
 
 
+def test_a_weight_may_be_a_tensor_and_compiles():
+    """Not looked at: one graph whatever it is, and its term is that of the number."""
+    model, x = dense(7, 5, 3), torch.linspace(-1, 1, 42).double().reshape(6, 7)
+    batch = fr.Batch(x, torch.tensor([0, 1, 2, 2, 1, 0]))
+
+    def compose(modes, batch):
+        loss = fr.cross_entropy(modes.training)
+        return {"loss": (1.0, loss), "cure": (batch.growth * 0.5, fr.cure(loss, 0.5))}
+
+    def slope(params, batch):
+        objective = fr.training_objective(model, compose)
+        return grad(objective, has_aux=True)(params, {}, batch)
+
+    torch.compiler.reset()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(slope, fullgraph=True, backend=counter)
+    for growth in (0.5, 0.0, 2.0):  # 2: a weight of 1
+        expected, (_, metrics) = slope(model.params, batch._replace(growth=growth))
+        grown = batch._replace(growth=torch.tensor(growth, dtype=torch.float64))
+        for evaluate in (slope, compiled):
+            found, (_, said) = evaluate(model.params, grown)
+            assert largest_difference(found, expected) <= 1e-12
+            assert list(said) == ["loss", "cure", "accuracy"]
+            assert abs(said["loss"] - metrics["loss"]) <= 1e-12
+    assert counter.frame_count == 1
+
+
 def test_an_objective_is_the_weighted_sum_of_its_metrics(problem, batch):
     """Each a mean over as many examples as its term gives."""
     x = problem.x
@@ -459,6 +487,7 @@ def test_without_an_attack_it_trains_on_the_images(problem, batch):
         (lambda loss: {"mine": (-1.0, loss)}, "weight of mine"),
         (lambda loss: {"mine": (float("nan"), loss)}, "weight of mine"),
         (lambda loss: {"mine": (float("inf"), loss)}, "weight of mine"),
+        (lambda loss: {"mine": (torch.ones(4), loss)}, "weight of mine is one number"),
         (lambda loss: {"mine": (0.0, loss)}, "positive weight"),
         (lambda loss: {}, "positive weight"),
         (lambda loss: {"mine": (1.0, fr.mean(loss))}, "per example"),

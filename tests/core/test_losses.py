@@ -274,6 +274,40 @@ def test_cross_entropy_of_probabilities_is_torchs():
     )
 
 
+@pytest.mark.parametrize("name", ["entropy", "kl", "distillation"])
+def test_a_class_that_cannot_be_is_as_if_it_were_not(name):
+    """A logit of −∞: value, slope and curvature are those of the others, and 0 for itself."""
+
+    def value(z, r):
+        if name == "entropy":
+            return fr.entropy(scaled)({"scale": 1.0}, z, None)
+        if name == "kl":
+            return fr.kl_divergence(scaled, r)({"scale": 1.0}, z, None)
+        return fr.distillation(scaled, lambda _: r)({"scale": 1.0}, z, None)
+
+    def slope(z, r):
+        return grad(lambda z: value(z, r).square().sum())(z)
+
+    def curvature(z, r):
+        return grad(lambda z: slope(z, r).square().sum())(z)
+
+    def without(z):
+        return torch.cat([z[:, :3], torch.full_like(z[:, :1], -torch.inf), z[:, 3:]], 1)
+
+    z, r = MANY, MANY.roll(1, 0)
+    assert torch.allclose(value(without(z), without(r)), value(z, r), atol=1e-13)
+    for derivative in (slope, curvature):
+        found, expected = derivative(without(z), without(r)), derivative(z, r)
+        assert (found[:, 3] == 0).all()
+        assert torch.allclose(found[:, [*range(3), *range(4, 11)]], expected, atol=1e-13)
+    if name == "kl":  # a class that the reference alone rules out
+        log_q = torch.cat([z, z[:, :1]], 1).log_softmax(1)[:, :10]
+        log_p = r.log_softmax(1)
+        ruled = torch.cat([r, torch.full_like(r[:, :1], -torch.inf)], 1)
+        found = value(torch.cat([z, z[:, :1]], 1), ruled)
+        assert torch.allclose(found, (log_p.exp() * (log_p - log_q)).sum(1), atol=1e-12)
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_bad_temperature_is_refused(temperature):
     with pytest.raises(fr.FuncrobustError, match="temperature"):

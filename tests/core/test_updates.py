@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_map
 
 import funcrobust as fr
+from funcrobust.core.shards import Shard
 from funcrobust.core.training.updates import warmed_up
 
 
@@ -352,6 +353,82 @@ def test_a_batch_is_cut_by_its_rows(features):
         )
     with pytest.raises(fr.FuncrobustError, match="accumulate"):
         fr.make_update(fr.objective(loss), optim, accumulate=0)
+
+
+def restoring(model):
+    """The cross-entropy; and, of the images that are to be restored, what hangs on their labels."""
+
+    def compose(modes, batch):
+        loss, (images, degraded) = fr.cross_entropy(modes.training), batch.restored
+
+        def term(params, x, y):
+            return loss(params, x, y) * (x - degraded).square().sum(1)
+
+        return {
+            "loss": (1.0, loss),
+            "restoration": (0.5, fr.at(term, images, batch.y[: len(images)])),
+        }
+
+    return fr.training_objective(model, compose)
+
+
+@pytest.mark.parametrize("few", [4, 8])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_what_goes_with_the_first_rows_is_cut_beside_them(parts, few):
+    """Of images restored, fewer than the batch, each part has a share, with their labels."""
+    model, draw = dense(7, 5, 3), torch.Generator().manual_seed(0)
+    x, images, degraded = torch.randn(3, 8, 7, generator=draw, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 2, 1, 0, 0, 2])
+    batch = fr.Batch(x, labels, restored=(images[:few], degraded[:few]))
+    optim = fr.optimizer("sgd", 0.3)
+    (whole, expected), (pieces, metrics) = (
+        fr.make_update(restoring(model), optim, accumulate=k)(fr.initial_state(model, optim), batch)
+        for k in (1, parts)
+    )
+    assert largest_difference(whole.params, model.params) > 1e-3
+    assert largest_difference(whole.params, pieces.params) <= 1e-12
+    for name in ("loss", "restoration", "gradient_norm"):
+        assert abs(metrics[name] - expected[name]) <= 1e-12
+
+
+def test_what_processes_take_of_their_rows_makes_up_the_part_of_all(features):
+    """So that batch norm over them sees what one process alone would, part by part."""
+    model, _, _, _ = features
+    rows = torch.arange(16.0).double()
+    x, y = rows[:, None].expand(16, 7), torch.zeros(16, dtype=torch.int64)
+    batch = fr.Batch(x, y, restored=(x[:8], x[:8]))
+    optim = fr.optimizer("sgd", 0.1)
+
+    def parts(batch):
+        seen = []
+
+        def compose(modes, batch):
+            seen.append(batch)
+            return {"loss": (1.0, fr.cross_entropy(modes.training))}
+
+        update = fr.make_update(fr.training_objective(model, compose), optim, accumulate=2)
+        update(fr.initial_state(model, optim), batch)
+        return [(p.x[:, 0].tolist(), p.restored[0][:, 0].tolist()) for p in seen]
+
+    alone = parts(batch)
+    assert alone == [([*range(4), *range(8, 12)], [*range(4)]),
+                     ([*range(4, 8), *range(12, 16)], [*range(4, 8)])]  # fmt: skip
+    shared = [parts(Shard(rank, 2, "g").rows(batch)) for rank in range(2)]
+    for part, first, second in zip(alone, *shared, strict=True):
+        for all_of_them, a, b in zip(part, first, second, strict=True):
+            assert sorted(a + b) == all_of_them
+
+
+@pytest.mark.parametrize(("few", "said"), [(3, "3 and 8 examples"), (2, "2 and 8 examples")])
+def test_rows_that_cannot_be_cut(features, few, said):
+    model, _, _, loss = features
+    x, y = torch.zeros(8, 7).double(), torch.zeros(8, dtype=torch.int64)
+    optim = fr.optimizer("sgd", 0.1)
+    update = fr.make_update(restoring(model), optim, accumulate=4)
+    with pytest.raises(fr.FuncrobustError, match=f"no 4 equal parts .* of {said}"):
+        update(fr.initial_state(model, optim), fr.Batch(x, y, restored=(x[:few], x[:few])))
+    with pytest.raises(fr.FuncrobustError, match=r"no 2 equal parts .* of no examples"):
+        fr.make_update(fr.objective(loss), optim, accumulate=2)(fr.initial_state(model, optim))
 
 
 def test_batch_norm_sees_a_part_at_a_time():

@@ -79,12 +79,22 @@ def _dropout(
     return _times_mask(draws, x, x.shape, p if training else 0.0, inplace)
 
 
-def _channel_dropout(
-    draws: CountedDraws, _: Any, x: Tensor, p: float = 0.5, training: bool = True,
-    inplace: bool = False,
-) -> Tensor:  # fmt: skip
-    shape = (*x.shape[:2], *(1,) * (x.ndim - 2))
-    return _times_mask(draws, x, shape, p if training else 0.0, inplace)
+def _channel_dropout(batched: int | None = None) -> Callable[..., Any]:
+    """Dropout of whole channels: of x (B, C, ...), or of one example (C, ...).
+
+    To torch x is one example where it has not ``batched`` dimensions, in 1 and in 3 dimensions of
+    space; in 2 it never is.
+    """
+
+    def dropped(
+        draws: CountedDraws, _: Any, x: Tensor, p: float = 0.5, training: bool = True,
+        inplace: bool = False,
+    ) -> Tensor:  # fmt: skip
+        leading = 2 if batched in (None, x.ndim) else 1
+        shape = (*x.shape[:leading], *(1,) * (x.ndim - leading))
+        return _times_mask(draws, x, shape, p if training else 0.0, inplace)
+
+    return dropped
 
 
 def _times_mask(draws: CountedDraws, x: Tensor, shape: Any, p: float, inplace: bool) -> Tensor:
@@ -255,10 +265,10 @@ _UNCOUNTED = (
 _COUNTED: dict[Any, Callable[..., Any]] = {
     F.dropout: _dropout,
     torch.dropout: _dropout,
-    F.dropout1d: _channel_dropout,
-    F.dropout2d: _channel_dropout,
-    F.dropout3d: _channel_dropout,
-    torch.feature_dropout: _channel_dropout,
+    F.dropout1d: _channel_dropout(batched=3),
+    F.dropout2d: _channel_dropout(),
+    F.dropout3d: _channel_dropout(batched=5),
+    torch.feature_dropout: _channel_dropout(),
     F.scaled_dot_product_attention: _attention,
     torch.Tensor.bernoulli_: _bernoulli_in_place,
     torch.Tensor.bernoulli: _bernoulli,

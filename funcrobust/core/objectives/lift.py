@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map
 
 from funcrobust.core.arguments import is_tracked, require_loss
 from funcrobust.core.derivatives.iteration import constant
-from funcrobust.core.errors import FuncrobustError, require_finite
+from funcrobust.core.errors import FuncrobustError, as_number, require_finite
 from funcrobust.core.losses import Loss, per_example_loss
 from funcrobust.core.network.functional import Buffers, Functional, Params, Predict, autocast
 from funcrobust.core.shards import is_rows
@@ -102,8 +102,8 @@ class Modes:
     """The parameters, constant: what an attack perturbs with."""
 
 
-Terms = Mapping[str, tuple[float, Loss]]
-"""Weights and losses by the names of their metrics."""
+Terms = Mapping[str, tuple[float | Tensor, Loss]]
+"""Weights and losses by the names of their metrics. A weight is a number, or a 0-dim tensor."""
 
 
 def objective(loss: Loss) -> TrainingObjective:
@@ -138,9 +138,12 @@ def training_objective(
     evaluated in their order. Metrics are each term's mean by its name; and, where the labels are
     classes, "accuracy" as `Modes.training` last classified (x̂, under an attack). ``dtype`` is
     `autocast`'s. Terms of weight 0 are not evaluated. The mean of a term is over as many examples
-    as it gives (see `at`).
+    as it gives (see `at`). A weight that is a tensor (a share of `Batch.growth`) multiplies its
+    term whatever its value, which is not looked at: so it compiles, and changes without compiling
+    again.
 
-    Raises `FuncrobustError` for a weight negative or not finite, or none positive.
+    Raises `FuncrobustError` for a number as weight that is negative or not finite, or where all of
+    them are 0.
     """
 
     def lifted(
@@ -152,11 +155,12 @@ def training_objective(
         terms = _checked(compose(record.modes(), batch))
         total, metrics = None, {}
         for name, (weight, loss) in terms.items():
-            if require_finite(f"the weight of {name}", weight) == 0:
+            number = _is_number(name, weight)
+            if number and weight == 0:
                 continue
             values = loss(params, batch.x, batch.y)
             metrics[name] = per_example_loss(values, values if values.ndim == 1 else batch.x).mean()
-            term = metrics[name] if weight == 1 else weight * metrics[name]
+            term = metrics[name] if number and weight == 1 else weight * metrics[name]
             total = term if total is None else total + term
         if total is None:
             raise FuncrobustError("an objective needs at least one term of positive weight")
@@ -164,6 +168,20 @@ def training_objective(
         return total, (record.buffers, {name: m.detach() for name, m in metrics.items()})
 
     return lifted
+
+
+def _is_number(name: str, weight: float | Tensor) -> bool:
+    """Tell whether a weight may be looked at, as a tensor's value may not in a graph.
+
+    Raises `FuncrobustError` for a bad number, and for a tensor of several.
+    """
+    called = f"the weight of {name}"
+    if isinstance(weight, Tensor):
+        if weight.numel() != 1:
+            as_number(called, weight)
+        return False
+    require_finite(called, weight)
+    return True
 
 
 def _checked(terms: Any) -> Terms:

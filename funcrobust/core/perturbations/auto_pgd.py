@@ -19,7 +19,7 @@ from torch import Tensor
 from funcrobust.core.arguments import require_loss
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError, require_count
-from funcrobust.core.examples import per_example
+from funcrobust.core.examples import at_least_single, per_example
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params
 from funcrobust.core.perturbations.ascent import Ascent, AscentState, climb
@@ -87,12 +87,13 @@ def auto_ascent(
     longest, shortest, shorter = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
 
     def init(start: Tensor) -> AscentState:
-        row = start.new_zeros(len(start))  # the counters are small whole numbers, exact as floats
+        row = start.new_zeros(len(start))
+        count = at_least_single(row)  # whole numbers, which bfloat16 has no more of than to 256
         return {
             "x": start, "previous": start, "best": start, "best_gradient": torch.zeros_like(start),
             "best_loss": row - torch.inf, "last_loss": row, "checked_loss": row,
-            "size": row + first_size, "looks": row, "since": row, "rises": row,
-            "period": row + longest, "halved": row + 1,
+            "size": row + first_size, "looks": count, "since": count, "rises": count,
+            "period": count + longest, "halved": count + 1,
         }  # fmt: skip
 
     def update(s: AscentState, losses: Tensor, gradient: Tensor, center: Tensor) -> AscentState:
@@ -126,7 +127,7 @@ def auto_ascent(
             "size": size, "looks": s["looks"] + 1,
             "since": torch.where(due, 0.0, since), "rises": torch.where(due, 0.0, rises),
             "period": torch.where(due, (s["period"] - shorter).clamp_min(shortest), s["period"]),
-            "halved": torch.where(due, halves.to(x.dtype), s["halved"]),
+            "halved": torch.where(due, halves.to(since.dtype), s["halved"]),
         }  # fmt: skip
 
     return Ascent(init, update)

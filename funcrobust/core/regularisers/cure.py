@@ -186,7 +186,8 @@ def top_curvature(loss: Loss, *, iterations: int = 20) -> Loss:
     """Build the eigenvalue of the input Hessian ∇²ₓℓ largest in size, per example (B,), signed.
 
     By power iteration, one Hessian-vector product a step, from the gradient's own direction: what
-    CURE drives down (the curvature profile of its paper, figure 1). The estimate is a Rayleigh
+    CURE drives down (the curvature profile of its paper, figure 1). A hundredth of a fixed
+    direction is added, as the gradient may be an eigenvector, of 0 even. The estimate is a Rayleigh
     quotient, so its size is a lower bound. Costs ``iterations`` + 1 products, each like two input
     gradients; the result is for reading, and is constant in θ.
     """
@@ -200,10 +201,8 @@ def top_curvature(loss: Loss, *, iterations: int = 20) -> Loss:
             product: Tensor = jvp(lambda point: gradient(held, point, y), (x,), (v,))[1]
             return product
 
-        v = gradient(held, x, y)
-        # Where there is none, as at a minimum, any fixed direction will do.
-        still = per_example(flat(v).abs().amax(1) == 0, v)
-        v = unit(torch.where(still, _anywhere(x), v))
+        # Where there is no gradient, as at a minimum, what is added is all there is.
+        v = unit(unit(gradient(held, x, y)) + 0.01 * unit(_anywhere(x)))
         for _ in range(iterations):
             v = unit(hessian(v))
         return inner(v, hessian(v)).detach()

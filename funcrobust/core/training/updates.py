@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from funcrobust.core.arguments import require_objective
 from funcrobust.core.errors import FuncrobustError, require_count, require_finite
 from funcrobust.core.network.functional import Buffers, Functional, Params
-from funcrobust.core.objectives.lift import Metrics, TrainingObjective, cut
+from funcrobust.core.objectives.lift import Metrics, TrainingObjective
 from funcrobust.core.randomness import folded
 from funcrobust.core.shards import Shard, is_key, is_rows
 from funcrobust.core.training.schedules import Schedule
@@ -211,11 +212,13 @@ def make_update(
     ``State.average``: of the batch-norm statistics too, which belong to their parameters.
     ``accumulate`` k cuts the batch into k parts of equal size, one after the other: the gradient
     and the metrics are their means, at a k-th of the memory (batch norm sees a part at a time).
+    Where some of a batch's tensors have fewer rows, which go with its first examples
+    (`Batch.restored`), each part has a k-th of those examples too, and has them first.
     ``across`` several processes, each with its rows of a batch, gradient and metrics are the means
     over them: see `Shard`. Of parameters that are spread over them each keeps its part: see
     `sharded`.
 
-    Raises `FuncrobustError` for a decay outside [0, 1), or a batch that k does not divide.
+    Raises `FuncrobustError` for a decay outside [0, 1), or a number of rows that k does not divide.
     """
     if decay is not None and not 0 <= decay < 1:
         raise FuncrobustError(f"the average's decay must be in [0, 1), got {decay}")
@@ -278,11 +281,31 @@ def _gradient(
 def _parts(batch: Any, parts: int) -> list[Any]:
     if parts == 1:
         return [batch]
-    sizes = {len(t) for t in tree_leaves(batch) if is_rows(t)}
-    if len(sizes) != 1 or max(sizes) % parts:
-        raise FuncrobustError(f"no {parts} equal parts can be made of a batch of {sizes} examples")
-    each = max(sizes) // parts
-    return [_keyed(cut(batch, slice(i * each, (i + 1) * each)), i) for i in range(parts)]
+    sizes = sorted({len(t) for t in tree_leaves(batch) if is_rows(t)})
+    if not sizes or any(size % parts for size in sizes):
+        said = " and ".join(map(str, sizes)) or "no"
+        raise FuncrobustError(f"no {parts} equal parts can be made of a batch of {said} examples")
+    return [_keyed(_part(batch, sizes, i, parts), i) for i in range(parts)]
+
+
+def _part(batch: Any, sizes: list[int], number: int, parts: int) -> Any:
+    """Take a block of the rows up to the first size, one of those up to the next, and so on.
+
+    So what there is of the first examples alone stays beside them, and what each of several
+    processes takes of its own rows makes up the part that one would take of all (`Shard`).
+    """
+    blocks = []
+    for low, high in pairwise([0, *sizes]):
+        each = (high - low) // parts
+        blocks.append(slice(low + number * each, low + (number + 1) * each))
+
+    def rows(t: Any) -> Any:
+        if not is_rows(t):
+            return t
+        own = [t[block] for block, size in zip(blocks, sizes, strict=True) if size <= len(t)]
+        return own[0] if len(own) == 1 else torch.cat(own)
+
+    return tree_map(rows, batch)
 
 
 def _keyed(part: Any, number: int) -> Any:
