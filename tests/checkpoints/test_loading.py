@@ -45,7 +45,7 @@ def test_a_file_does_not_choose_which_code_is_called(tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
     loaded, _ = checkpoints.load(path, model="own_code:net")
     assert same(loaded.state_dict(), weights)
-    with pytest.raises(FuncrobustError, match="needs the code .own_code:net., not .preact-tiny."):
+    with pytest.raises(FuncrobustError, match=r"needs the code .own_code:net., not .preact-tiny."):
         checkpoints.load(path, model="preact-tiny")
 
 
