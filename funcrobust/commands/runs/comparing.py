@@ -202,7 +202,8 @@ def compared_images(
         other.dataset, other.image_shape, other.class_names
     ):  # fmt: skip
         raise FuncrobustError("the two know other images, or other classes")
-    dataset = load_known(Images(data_dir=options.data_dir), card, reporter)
+    images = Images(dataset=options.dataset, data_dir=options.data_dir)
+    dataset = load_known(images, card, reporter)
     x, y = (rows[:SHOWN] for rows in first_of_each_class(dataset))
     ball = pick_ball(card.constraint, card.epsilon)
     under: list[list[Under]] = [[] for _ in y]

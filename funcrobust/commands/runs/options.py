@@ -9,7 +9,7 @@ from typing import Annotated
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.groups import Figures
 from funcrobust.running.options import Flag, Lies, Where, only_with
-from funcrobust.running.places import AUTO, Page, require_there
+from funcrobust.running.places import AUTO, DatasetName, Page, require_there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ class Runs(Figures):
     """Show on it the same test images under both networks."""
     model: Annotated[str | None, only_with(folders=...)] = None
     """The factory of a network of your own, which a run folder may not choose."""
+    dataset: Annotated[DatasetName | None, only_with(folders=...)] = None
+    """A name, FILE.npz or FOLDER; left out: the data that their networks were made for."""
     data_dir: Annotated[
         Path | None, Where(), Lies(require_there), only_with(folders=...)
     ] = None  # fmt: skip
@@ -42,10 +44,11 @@ class Runs(Figures):
                 f"runs compares two, got {len(self.folders)}: name two run folders, or none for a "
                 "table of all"
             )
-        about_images = self.data_dir is not None or self.model is not None
+        about_images = any(v is not None for v in (self.model, self.dataset, self.data_dir))
         if not self.paged and (not self.images or about_images):
             raise FuncrobustError(
-                "--no-images, --model and --data-dir do nothing here: they are about the page"
+                "--no-images, --model, --dataset and --data-dir do nothing here: they are about "
+                "the page"
             )
 
     def require_places(self) -> None:
