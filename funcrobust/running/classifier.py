@@ -12,7 +12,7 @@ from torch import nn
 
 from funcrobust import checkpoints
 from funcrobust.checkpoints import Card, save
-from funcrobust.checkpoints.loading import card_of, needs_model
+from funcrobust.checkpoints.loading import card_of
 from funcrobust.checkpoints.locate import CHECKPOINT as CHECKPOINT_FILE
 from funcrobust.checkpoints.zoo import is_zoo, locate
 from funcrobust.core.errors import FuncrobustError
@@ -26,6 +26,7 @@ from funcrobust.report.records import shortest
 from funcrobust.report.runs import RunFolder
 from funcrobust.running.judge_names import read_judge_name
 from funcrobust.running.machine import to_device
+from funcrobust.running.trusted import shared_out
 
 USUAL = "cifar10-linf-small"
 """The shipped classifier to measure, to transfer and to draw with."""
@@ -136,17 +137,17 @@ def say_if_state(name: str, reporter: Reporter) -> None:
 
 
 def load_all(
-    names: Sequence[str], device: torch.device, reporter: Reporter, *, model: str | None = None
+    names: Sequence[str], device: torch.device, reporter: Reporter, *, models: Sequence[str]
 ) -> list[Classifier]:
     """Load several checkpoints, or the shipped one if none is named.
 
-    ``model`` is for those that need it; where none does, each compares it with its own.
+    Each that needs one of ``models`` takes its own (`shared_out`).
     """
-    every = tuple(names) or (None,)
-    needy = [name for name in every if model and name and needs_model(name)] or every
+    every = tuple(names) or (usual_checkpoint(),)
+    own = shared_out(models, every)
     return [
-        load_classifier(name, device, reporter, model=model if name in needy else None)
-        for name in every
+        load_classifier(name, device, reporter, model=model)
+        for name, model in zip(every, own, strict=True)
     ]
 
 
