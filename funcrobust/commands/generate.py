@@ -67,7 +67,7 @@ def run(options: Generate, reporter: Reporter) -> Path:
 
     png = picture_place(options.png, "generated.png", reporter)
     device = pick_device(options.device)
-    loaded = load_all(options.checkpoints, device, reporter, models=options.model)
+    loaded = load_all(options.checkpoints, device, reporter, models=options.model, images=options)
     images = load_known(options, loaded[0].card, reporter).to(device)
     for classifier in loaded[1:]:
         require_same_images(classifier.card, images)

@@ -1,12 +1,37 @@
-"""What checkpoints need said, since no file may choose it: the code called."""
+"""What checkpoints need said, since no file may choose it: the code called, the data read."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
-from funcrobust.checkpoints.loading import model_of, needs_model
+from funcrobust.checkpoints.loading import card_of, model_of, needs_model
+from funcrobust.checkpoints.zoo import is_zoo
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.models.registry import names_code
+from funcrobust.running.dataset import is_own_data
+from funcrobust.running.groups import Images
+
+
+def require_said(names: Sequence[str], models: Sequence[str], images: Images) -> None:
+    """Raise, in one line, where the checkpoints' cards need more than one thing that was not said.
+
+    Code, and the first one's data where these are one's own. Of one thing alone whoever needs it
+    says so, and where no code is unsaid nothing is raised.
+    """
+    cards = {name: card_of(name) for name in names if not is_zoo(name)}
+    needy = {n: c for n, c in cards.items() if c and names_code(c.model) and c.model not in models}
+    flags = [f"--model {shlex.quote(c.model)}" for c in needy.values()]
+    first = cards.get(names[0])
+    if first is not None and images.dataset is None and is_own_data(first):
+        flags.append(f"--dataset {shlex.quote(first.dataset)}")
+    flags = list(dict.fromkeys(flags))
+    if needy and len(flags) > 1:
+        whose = " and ".join(needy)
+        raise FuncrobustError(
+            f"{whose}: a file may choose neither the code that is called nor the data that are "
+            f"read: if you trust what it names, say {' '.join(flags)}"
+        )
 
 
 def shared_out(models: Sequence[str], names: Sequence[str]) -> list[str | None]:

@@ -236,8 +236,13 @@ def test_runs_on_data_of_ones_own(tmp_path):
         done = run_cli("runs", "one", "two", *said, "--page", "both.html", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert ("warning: no images" in done.stdout) != shown
+        assert (" ".join(both) in done.stdout) != shown
     page = Seen((tmp_path / "both.html").read_text(encoding="utf-8"))
     assert len([i for i in page.all("img") if i["alt"].endswith(", clean")]) == 8
+    for command in ("evaluate", "generate"):
+        refused = run_cli(command, "runs/one", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert f"say {' '.join(both)}\n" in refused.stderr
 
 
 def test_what_is_next_after_somebody_elses_network(digits_run, tmp_path):

@@ -1,4 +1,4 @@
-"""Which code checkpoints are told: each its own."""
+"""Which code and data checkpoints are told: each its own, and all that is missing in one line."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from funcrobust.commands.runs.options import Runs
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.report.console import Reporter
 from funcrobust.running.classifier import load_all
+from funcrobust.running.groups import Images
 
 CODE = """
 from torch import nn
@@ -42,9 +43,10 @@ def here(tmp_path, monkeypatch):
     torch.save(NETWORKS["flat"].state_dict(), "says_nothing.pt")
 
 
-def loaded(*names, models=()):
+def loaded(*names, models=(), dataset="digits"):
     files = [name if "." in name else f"{name}.safetensors" for name in names]
-    found = load_all(files, torch.device("cpu"), Reporter(), models=models)
+    images = Images(dataset=dataset)
+    found = load_all(files, torch.device("cpu"), Reporter(), models=models, images=images)
     return [classifier.card.model for classifier in found]
 
 
@@ -71,6 +73,18 @@ def test_what_fits_none_is_refused(names, models, said):
     with pytest.raises(FuncrobustError) as caught:
         loaded(*names, models=models)
     assert said in str(caught.value)
+
+
+@pytest.mark.usefixtures("here")
+def test_all_that_is_missing_is_asked_for_at_once():
+    with pytest.raises(FuncrobustError) as caught:
+        loaded("deep", "flat", dataset=None)
+    flags = "--model two_nets:deep --model two_nets:flat --dataset own.npz"
+    assert str(caught.value).endswith(f"say {flags}")
+    with pytest.raises(FuncrobustError, match=r"say --model two_nets:flat --dataset own\.npz$"):
+        loaded("deep", "flat", dataset=None, models=BOTH[1:])
+    with pytest.raises(FuncrobustError, match=r"needs the code 'two_nets:deep': if you trust it"):
+        loaded("deep")
 
 
 @pytest.mark.parametrize(

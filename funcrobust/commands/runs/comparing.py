@@ -192,14 +192,14 @@ def compared_images(
     Raises `FuncrobustError` where a network cannot be loaded, or they know other images.
     """
     device = torch.device("cpu")
+    images = Images(dataset=options.dataset, data_dir=options.data_dir)
     folders = [str(run.path) for run in runs]
-    both = load_all(folders, device, reporter, models=options.model)
+    both = load_all(folders, device, reporter, models=options.model, images=images)
     card, other = (one.card for one in both)
     if (card.dataset, card.image_shape, card.class_names) != (
         other.dataset, other.image_shape, other.class_names
     ):  # fmt: skip
         raise FuncrobustError("the two know other images, or other classes")
-    images = Images(dataset=options.dataset, data_dir=options.data_dir)
     dataset = load_known(images, card, reporter)
     x, y = (rows[:SHOWN] for rows in first_of_each_class(dataset))
     ball = pick_ball(card.constraint, card.epsilon)
