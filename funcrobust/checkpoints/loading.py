@@ -134,11 +134,12 @@ def build(card: Card) -> nn.Module:
 
 def _made(
     model: str, classes: int, make: Callable[[], nn.Module], tensors: Mapping[str, Tensor],
-    by_its_names: Callable[[nn.Module], Mapping[str, Tensor]], path: Path,
+    by_its_names: Callable[[nn.Module], Mapping[str, Tensor]], path: Path, *, guessed: str = "",
 ) -> nn.Module:  # fmt: skip
     """Make a network and fill it, after its sizes were found to be those of the file's tensors.
 
     ``by_its_names(network)`` are these by the network's names. Ours is first made without memory.
+    ``guessed`` says the sizes that nobody gave; see `require_fit`.
     The code of a factory is called once only: it is told no number of classes that no tensor has.
     """
     if names_code(model):  # the zoo's too: it need not know torch's meta device
@@ -155,7 +156,7 @@ def _made(
                 f"{path}: no {model} has such sizes: {one_line(error)}"
             ) from error
     network = make()
-    return fill(network, by_its_names(network), model, path)
+    return fill(network, by_its_names(network), model, path, guessed=guessed)
 
 
 def _prove(network: nn.Module, card: Card, path: Path) -> None:
@@ -215,7 +216,8 @@ def _load_foreign(path: Path, model: str | None) -> tuple[nn.Module, Card]:
         inner = {f"net.{name}": tensor for name, tensor in tensors.items()}
         return {**counters, **inner, "mean": network.mean, "std": network.std}
 
-    network = _made(model, classes, make, tensors, by_its_names, path)
+    guessed = f"num_classes={classes}, in_channels={channels}" if is_factory(model) else ""
+    network = _made(model, classes, make, tensors, by_its_names, path, guessed=guessed)
     return network, _foreign_card(path, model, network, (channels, classes), mean is not None)
 
 
@@ -274,12 +276,14 @@ def _foreign_card(
     )
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Path) -> nn.Module:
+def fill(
+    network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Path, *, guessed: str = ""
+) -> nn.Module:
     """Load strictly, or say in one line how the tensors differ from the network's.
 
-    Returns the network itself, in evaluation mode.
+    Returns the network itself, in evaluation mode. ``guessed`` is as in `require_fit`.
     """
-    require_fit(network, tensors, model, path)
+    require_fit(network, tensors, model, path, guessed=guessed)
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:  # a number of float64 that is none in float32, say
@@ -288,10 +292,13 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Pa
     return network.eval()
 
 
-def require_fit(network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Path) -> None:
+def require_fit(
+    network: nn.Module, tensors: Mapping[str, Tensor], model: str, path: Path, *, guessed: str = ""
+) -> None:
     """Raise `FuncrobustError` unless the tensors' names and shapes are the network's.
 
-    Nor may one be complex where the network's is real. The first that differ are named.
+    Nor may one be complex where the network's is real. The first that differ are named, and the
+    sizes that were ``guessed``, if any: the network may be the right one, and they wrong.
     """
     expected = network.state_dict()
     misshaped = [
@@ -318,7 +325,9 @@ def require_fit(network: nn.Module, tensors: Mapping[str, Tensor], model: str, p
                 "funcrobust.models.Normalized(net, mean, std)"
             )
         said = [f"{len(n)} {what} ({listing(n, 3)})" for what, n in differences.items() if n]
+        built = f" built with {guessed}, guessed from the file's tensors" if guessed else ""
+        instead = ", or a factory that sets these itself" if guessed else ""
         raise FuncrobustError(
-            f"{path} does not hold the weights of a {model}: {'; '.join(said)}: name the network "
-            "it was made with"
+            f"{path} does not hold the weights of a {model}{built}: {'; '.join(said)}: name the "
+            f"network it was made with{instead}"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from funcrobust.running.groups import Drawing, Images, Machine
-from funcrobust.running.options import Count, Weight, unless
+from funcrobust.running.options import Count, Weight, require_once, unless
 from funcrobust.running.places import CheckpointName, Picture, picture_place
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ class Generate(Images, Drawing, Machine):
     checkpoints: tuple[CheckpointName, ...] = field(default=(), kw_only=False)
     """Files, run folders, shipped names or robustbench:NAME, side by side; left out: the shipped
     classifier."""
-    model: str | None = None
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
+    model: tuple[str, ...] = ()
+    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network; again
+    and again, for checkpoints of different ones."""
     png: Picture | None = None
     """The picture to write; left out: generated.png, if there is none yet."""
     per_class: Count = 1
@@ -38,6 +39,11 @@ class Generate(Images, Drawing, Machine):
     """ψ's ball; left out: l2, or none where the checkpoint restores."""
     radius: Annotated[Weight, unless(constraint=("unconstrained", "fourier"))] | None = None
     """Of the L2 ball; left out: by size."""
+
+    def check(self) -> None:
+        """Refuse a network's name that is there twice."""
+        super().check()
+        require_once("--model", self.model)
 
     @property
     def plain(self) -> bool:
@@ -61,7 +67,7 @@ def run(options: Generate, reporter: Reporter) -> Path:
 
     png = picture_place(options.png, "generated.png", reporter)
     device = pick_device(options.device)
-    loaded = load_all(options.checkpoints, device, reporter, model=options.model)
+    loaded = load_all(options.checkpoints, device, reporter, models=options.model, images=options)
     images = load_known(options, loaded[0].card, reporter).to(device)
     for classifier in loaded[1:]:
         require_same_images(classifier.card, images)

@@ -12,7 +12,7 @@ from torch import nn
 
 from funcrobust import checkpoints
 from funcrobust.checkpoints import Card, save
-from funcrobust.checkpoints.loading import card_of, needs_model
+from funcrobust.checkpoints.loading import card_of
 from funcrobust.checkpoints.locate import CHECKPOINT as CHECKPOINT_FILE
 from funcrobust.checkpoints.zoo import is_zoo, locate
 from funcrobust.core.errors import FuncrobustError
@@ -24,8 +24,10 @@ from funcrobust.models.registry import is_factory
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import shortest
 from funcrobust.report.runs import RunFolder
+from funcrobust.running.groups import Images
 from funcrobust.running.judge_names import read_judge_name
 from funcrobust.running.machine import to_device
+from funcrobust.running.trusted import require_said, shared_out
 
 USUAL = "cifar10-linf-small"
 """The shipped classifier to measure, to transfer and to draw with."""
@@ -107,12 +109,22 @@ def labels(classifiers: Sequence[Classifier]) -> list[str]:
 
 
 def load_classifier(
-    name: str | None, device: torch.device, reporter: Reporter, *, model: str | None = None
-) -> Classifier:
-    """Load a checkpoint, or the shipped one if none is named; see `checkpoints.load`."""
+    name: str | None, device: torch.device, reporter: Reporter, *, model: str | None = None,
+    images: Images | None = None,
+) -> Classifier:  # fmt: skip
+    """Load a checkpoint, or the shipped one if none is named; see `checkpoints.load`.
+
+    ``images`` are those that it is loaded for, if any: where they must be said as its code must,
+    one refusal asks for both.
+    """
     name = name or usual_checkpoint()
     say_if_state(name, reporter)
-    module, card = checkpoints.load(name, model=model, progress=reporter.progress_callback())
+    try:
+        module, card = checkpoints.load(name, model=model, progress=reporter.progress_callback())
+    except FuncrobustError:
+        if images is not None:
+            require_said([name], [model] if model else [], images)
+        raise
     if card.dataset == "unknown" and not is_zoo(name):
         reporter.say(f"{name}: {card.notes}; {_prepared(card)}")
     return Classifier(name, card, module, to_device(functionalize(module), device))
@@ -136,18 +148,24 @@ def say_if_state(name: str, reporter: Reporter) -> None:
 
 
 def load_all(
-    names: Sequence[str], device: torch.device, reporter: Reporter, *, model: str | None = None
-) -> list[Classifier]:
+    names: Sequence[str], device: torch.device, reporter: Reporter, *, models: Sequence[str],
+    images: Images,
+) -> list[Classifier]:  # fmt: skip
     """Load several checkpoints, or the shipped one if none is named.
 
-    ``model`` is for those that need it; where none does, each compares it with its own.
+    Each that needs one of ``models`` takes its own (`shared_out`). ``images`` are those that they
+    are loaded for: one refusal asks for all that was not said.
     """
-    every = tuple(names) or (None,)
-    needy = [name for name in every if model and name and needs_model(name)] or every
-    return [
-        load_classifier(name, device, reporter, model=model if name in needy else None)
-        for name in every
-    ]
+    every = tuple(names) or (usual_checkpoint(),)
+    own = shared_out(models, every)
+    try:
+        return [
+            load_classifier(name, device, reporter, model=model)
+            for name, model in zip(every, own, strict=True)
+        ]
+    except FuncrobustError:
+        require_said(every, models, images)
+        raise
 
 
 def save_checkpoint(

@@ -79,20 +79,24 @@ def dataset_for(given: str | None, card: Card) -> str:
             "this checkpoint does not say which data it is for: use --dataset "
             "(cifar10, digits, FILE.npz or FOLDER)"
         )
-    if not given and card.dataset not in data.names():
-        if not _may_be_a_place(card.dataset):
-            raise FuncrobustError(
-                f"this checkpoint's card says the data {card.dataset}, and there is nothing called "
-                "so: use --dataset FILE.npz or FOLDER"
-            )
+    if not given and is_own_data(card):
         raise FuncrobustError(
             f"this checkpoint's card says the data {card.dataset}, and a file may not choose what "
             f"is read: if it is right, say --dataset {shlex.quote(card.dataset)}"
         )
+    if not given and card.dataset not in data.names():
+        raise FuncrobustError(
+            f"this checkpoint's card says the data {card.dataset}, and there is nothing called "
+            "so: use --dataset FILE.npz or FOLDER"
+        )
     return given or card.dataset
 
 
-def _may_be_a_place(name: str) -> bool:
+def is_own_data(card: Card) -> bool:
+    """Tell whether a card names a place of one's own data, which no file may choose."""
+    name = card.dataset
+    if name == "unknown" or name in data.names():
+        return False
     return os.sep in name or name.endswith(".npz") or os.path.exists(user_path(name))  # noqa: PTH110
 
 

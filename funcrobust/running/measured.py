@@ -29,7 +29,9 @@ class Ready(NamedTuple):
 def load_measured(options: Measured, device: torch.device, reporter: Reporter) -> Classifier:
     """Load the classifier that the options name; warn of a precision that ``device`` emulates."""
     warn_if_emulated(options.precision, device, reporter)
-    return load_classifier(options.checkpoint, device, reporter, model=options.model)
+    return load_classifier(
+        options.checkpoint, device, reporter, model=options.model, images=options
+    )
 
 
 def make_ready(

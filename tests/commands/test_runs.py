@@ -219,6 +219,32 @@ def test_runs_of_a_network_of_ones_own(tmp_path):
         assert ("warning: no images" in done.stdout) != shown
 
 
+def test_runs_on_data_of_ones_own(tmp_path):
+    """What is missing is said in one line, and with it the images are shown."""
+    (tmp_path / "my_net.py").write_text(NET)
+    x, y = np.arange(40 * 64, dtype=np.uint8).reshape(40, 1, 8, 8), np.arange(40) % 4
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y, x_test=x[:8], y_test=y[:8])
+    size = "--epochs 1 --batch-size 20 --evaluate-examples 8 --robust-examples 8 --lambda 0"
+    done = run_cli(
+        "cure-train", "--dataset", "own.npz", "--model", "my_net:make", "--name", "one",
+        *size.split(), cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(tmp_path / "runs" / "one", tmp_path / "runs" / "two")
+    both = ("--model", "my_net:make", "--dataset", "own.npz")
+    for said, shown in ((), False), (both, True):
+        done = run_cli("runs", "one", "two", *said, "--page", "both.html", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert ("warning: no images" in done.stdout) != shown
+        assert (" ".join(both) in done.stdout) != shown
+    page = Seen((tmp_path / "both.html").read_text(encoding="utf-8"))
+    assert len([i for i in page.all("img") if i["alt"].endswith(", clean")]) == 8
+    for command in ("evaluate", "generate"):
+        refused = run_cli(command, "runs/one", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert f"say {' '.join(both)}\n" in refused.stderr
+
+
 def test_what_is_next_after_somebody_elses_network(digits_run, tmp_path):
     """The commands run as they are printed; of two networks the foreign one is told its name."""
     module, card = checkpoints.load(digits_run[0])
@@ -259,6 +285,8 @@ def test_a_place_that_is_no_folder(tmp_path):
         (("one", "two", "--page", "a.txt"), "--page must name a .html file"),
         (("one", "two", "--no-page", "--no-images"), "do nothing here: they are about the page"),
         (("one", "two", "--no-page", "--model", "a:b"), "do nothing here: they are about the page"),
+        (("--dataset", "digits"), "--dataset does nothing here: it needs FOLDERS"),
+        (("one", "two", "--no-page", "--dataset", "digits"), "do nothing here: they are about the"),
         (("one", "two", "--model", "nosuch:thing"), "--model does nothing here: neither run is of"),
         (("one", "two", "--modle", "a:b"), "unknown option: --modle. Did you mean --model?"),
     ],

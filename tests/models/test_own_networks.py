@@ -73,6 +73,20 @@ def test_weights_in_a_file_get_the_images_as_they_are(own, name, monkeypatch):
     torch.testing.assert_close(again(x), network(x))
 
 
+def test_a_wrong_guess_of_the_classes_is_named_as_one(own):
+    """The last matrix of a file need not be the one that gives the logits."""
+    torch.save({"1.weight": torch.rand(6, 12), "1.bias": torch.rand(6), "z": torch.eye(4)}, "a.pt")
+    with pytest.raises(
+        FuncrobustError,
+        match=r"weights of a my_nets:sized built with num_classes=4, in_channels=3, guessed from "
+        r"the file's tensors: .*\(net\.1\.weight \(6, 12\) instead of \(4, 12\)",
+    ):
+        checkpoints.load("a.pt", model="my_nets:sized")
+    with pytest.raises(FuncrobustError) as caught:
+        checkpoints.load("a.pt", model="preact-tiny")
+    assert "guessed" not in str(caught.value), "ours say where their sizes are"
+
+
 def test_own_factories_depend_on_the_seed_alone(own):
     weights = [models.build("my_nets:Net", seed=s).state_dict()["w"] for s in (1, 1, 2)]
     assert torch.equal(weights[0], weights[1])

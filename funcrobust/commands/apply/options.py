@@ -12,7 +12,7 @@ from funcrobust.core import applications
 from funcrobust.running.catalogue import Function, ParameterOf, function, parameter_of
 from funcrobust.running.groups import Drawing, Figures, Images, Machine
 from funcrobust.running.judge_names import JudgeOption
-from funcrobust.running.options import Acts, Choices, Count, Lies, unless
+from funcrobust.running.options import Acts, Choices, Count, Lies, require_once, unless
 from funcrobust.running.places import CheckpointName, Picture, require_there
 
 
@@ -44,8 +44,9 @@ class Apply(Figures, Images, Drawing, Machine):
     checkpoints: tuple[CheckpointName, ...] = field(default=(), kw_only=False)
     """Classifiers that draw, side by side: files, run folders, shipped names,
     robustbench:NAME; left out: shipped."""
-    model: str | None = None
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
+    model: tuple[str, ...] = ()
+    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network; again
+    and again, for checkpoints of different ones."""
     judge: JudgeOption | None = None
     """A classifier, inception[:FILE], timm:NAME[=FILE] or none; left out: the shipped classifier.
 
@@ -68,6 +69,11 @@ class Apply(Figures, Images, Drawing, Machine):
     """What painting raises, by L2 steps; left out: the class, where the checkpoint restores."""
     png: Picture | None = None
     """The picture to write; left out: TASK.png, if there is none yet."""
+
+    def check(self) -> None:
+        """Refuse a network's name that is there twice."""
+        super().check()
+        require_once("--model", self.model)
 
     @property
     def plain(self) -> bool:

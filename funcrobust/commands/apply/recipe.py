@@ -43,7 +43,7 @@ def apply(options: Apply, reporter: Reporter) -> Figures:
     png = picture_place(options.png, f"{task}.png", reporter)
     say_replaced(options.json_file, reporter)
     device = pick_device(options.device)
-    loaded = load_all(options.checkpoints, device, reporter, model=options.model)
+    loaded = load_all(options.checkpoints, device, reporter, models=options.model, images=options)
     first = loaded[0]
     dataset = load_known(options, first.card, reporter).to(device)
     for other in loaded[1:]:

@@ -72,7 +72,9 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     begun = options.checkpoint or usual_checkpoint()
     found = inputs(options, checkpoint=begun)
     held.require(options, found)
-    _, card, _, model = load_classifier(begun, device, reporter, model=options.model)
+    _, card, _, model = load_classifier(
+        begun, device, reporter, model=options.model, images=options
+    )
     options = replace(options, epsilon=_radius(options, card))
     if options.step_size is None:
         options = replace(options, step_size=fitting_step(card.image_shape))

@@ -27,7 +27,7 @@ from funcrobust.report.plots import change_row
 from funcrobust.report.records import write_json
 from funcrobust.report.run_page import Compared, ComparisonPage, Under
 from funcrobust.report.runs import RunFolder
-from funcrobust.running.classifier import load_classifier
+from funcrobust.running.classifier import load_all
 from funcrobust.running.config import as_command
 from funcrobust.running.dataset import first_of_each_class, load_known
 from funcrobust.running.groups import Images
@@ -79,7 +79,7 @@ def compare(options: Runs, reporter: Reporter) -> dict[str, Any]:
 
 def _require_code(options: Runs, runs: Sequence[RunFolder]) -> None:
     """Refuse a network's code where both runs are of networks known here."""
-    if options.model is not None and not any(map(_is_of_code, runs)):
+    if options.model and not any(map(_is_of_code, runs)):
         raise FuncrobustError("--model does nothing here: neither run is of a network of your own")
 
 
@@ -192,17 +192,15 @@ def compared_images(
     Raises `FuncrobustError` where a network cannot be loaded, or they know other images.
     """
     device = torch.device("cpu")
-    own = [options.model if _is_of_code(run) else None for run in runs]
-    both = [
-        load_classifier(str(run.path), device, reporter, model=model)
-        for run, model in zip(runs, own, strict=True)
-    ]
+    images = Images(dataset=options.dataset, data_dir=options.data_dir)
+    folders = [str(run.path) for run in runs]
+    both = load_all(folders, device, reporter, models=options.model, images=images)
     card, other = (one.card for one in both)
     if (card.dataset, card.image_shape, card.class_names) != (
         other.dataset, other.image_shape, other.class_names
     ):  # fmt: skip
         raise FuncrobustError("the two know other images, or other classes")
-    dataset = load_known(Images(data_dir=options.data_dir), card, reporter)
+    dataset = load_known(images, card, reporter)
     x, y = (rows[:SHOWN] for rows in first_of_each_class(dataset))
     ball = pick_ball(card.constraint, card.epsilon)
     under: list[list[Under]] = [[] for _ in y]

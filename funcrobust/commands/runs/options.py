@@ -8,8 +8,8 @@ from typing import Annotated
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.groups import Figures
-from funcrobust.running.options import Flag, Lies, Where, only_with
-from funcrobust.running.places import AUTO, Page, require_there
+from funcrobust.running.options import Flag, Lies, Where, only_with, require_once
+from funcrobust.running.places import AUTO, DatasetName, Page, require_there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,10 @@ class Runs(Figures):
     --json -."""
     images: Annotated[bool, only_with(folders=...)] = True
     """Show on it the same test images under both networks."""
-    model: Annotated[str | None, only_with(folders=...)] = None
-    """The factory of a network of your own, which a run folder may not choose."""
+    model: Annotated[tuple[str, ...], only_with(folders=...)] = ()
+    """The factory of a network of your own, which a run folder may not choose; again and again."""
+    dataset: Annotated[DatasetName | None, only_with(folders=...)] = None
+    """A name, FILE.npz or FOLDER; left out: the data that their networks were made for."""
     data_dir: Annotated[
         Path | None, Where(), Lies(require_there), only_with(folders=...)
     ] = None  # fmt: skip
@@ -42,10 +44,12 @@ class Runs(Figures):
                 f"runs compares two, got {len(self.folders)}: name two run folders, or none for a "
                 "table of all"
             )
-        about_images = self.data_dir is not None or self.model is not None
+        require_once("--model", self.model)
+        about_images = bool(self.model or self.dataset or self.data_dir)
         if not self.paged and (not self.images or about_images):
             raise FuncrobustError(
-                "--no-images, --model and --data-dir do nothing here: they are about the page"
+                "--no-images, --model, --dataset and --data-dir do nothing here: they are about "
+                "the page"
             )
 
     def require_places(self) -> None:
