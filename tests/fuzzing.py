@@ -163,7 +163,7 @@ def _evaluation(folder: Path) -> bytes:
 
 def _taken_up(folder: Path) -> object:
     numbers, y, outcome = _outcome()
-    return saving.taken_up(folder / "it.safetensors", SETTINGS, numbers, y, outcome)
+    return saving.taken_up(folder / "it.safetensors", SETTINGS, numbers, y, outcome, 4)
 
 
 def _in(folder: Path, name: str) -> Path:

@@ -46,12 +46,15 @@ class Held(Generic[SomeRun]):
             require_inputs(RunFolder.open(options.resume), options, inputs)
 
     def open(
-        self, options: SomeRun, state: State, reporter: Reporter, inputs: Mapping[str, str]
-    ) -> tuple[RunFolder, Position]:
+        self, options: SomeRun, state: State, reporter: Reporter, inputs: Mapping[str, str],
+        steps: int,
+    ) -> tuple[RunFolder, Position]:  # fmt: skip
         """Make the run's folder, with ``options``; or find where the one to resume is.
 
         ``state`` is the one to begin from, ``inputs`` what `inputs` finds, which `require` has been
-        asked about.
+        asked about, ``steps`` the run's updates in all.
+
+        Raises `FuncrobustError` for a run whose states are damaged.
         """
         if options.resume is None:
             command = command_name(type(options))
@@ -62,7 +65,7 @@ class Held(Generic[SomeRun]):
         run = RunFolder.open(options.resume)
         self._until_the_end.push(partial(_tell_how_to_go_on, run, reporter))
         record_moves(run, options)
-        position = load_position(run, state, reporter)
+        position = load_position(run, state, reporter, steps)
         if position is None:
             reporter.say(f"{run.path} has saved no state yet: beginning at step 0")
             position = Position(state)

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -22,12 +23,16 @@ from funcrobust.checkpoints.state import with_card, write_state
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.training.updates import State
 from funcrobust.files import also_named
+from funcrobust.reading import structured
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 
 STATE_RECORDED = "state-recorded.safetensors"
 """The state of the last record, or the last one that was watched: what is kept when the epochs
 after it go wrong."""
+
+LONGEST = 1e10
+"""Seconds of training that a state is believed to have behind it: three centuries."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +140,16 @@ def pack(position: Position, kept: Kept | None = None) -> tuple[dict[str, Tensor
     return tensors, meta
 
 
-def load_position(run: RunFolder, template: State, reporter: Reporter) -> Position | None:
+def load_position(
+    run: RunFolder, template: State, reporter: Reporter, steps: int | None = None
+) -> Position | None:
     """Read the newest whole state of a run that this process holds; None if it has saved none.
 
-    ``template`` (a fresh initial state) gives its structure and device. Where the newest is damaged
-    the one before takes its place, which a line says.
+    ``template`` (a fresh initial state) gives its structure and device, ``steps`` are the updates
+    that the run has in all, where they are known. Where the newest is damaged the one before takes
+    its place, which a line says.
+
+    Raises `FuncrobustError` where both are damaged.
     """
     newest, before = run.file(STATE), run.file(STATE_BEFORE)
     if not newest.exists():
@@ -147,10 +157,10 @@ def load_position(run: RunFolder, template: State, reporter: Reporter) -> Positi
             return None
         also_named(before, newest)
     try:
-        return unpack(run, STATE, template)
+        return unpack(run, STATE, template, steps)
     except FuncrobustError as error:
         try:
-            found = unpack(run, STATE_BEFORE, template)
+            found = unpack(run, STATE_BEFORE, template, steps)
         except FuncrobustError:
             raise FuncrobustError(
                 f"{error}; and no whole {STATE_BEFORE} is there: delete both to begin again at "
@@ -170,16 +180,17 @@ def load_recorded(run: RunFolder, template: State, step: int) -> State | None:
     return state if int(state.step) == step else None
 
 
-def unpack(run: RunFolder, name: str, template: State) -> Position:
+def unpack(run: RunFolder, name: str, template: State, steps: int | None = None) -> Position:
     """Read one of a run's state files; see `load_position`."""
     path = run.file(name)
-    tensors, meta = checkpoints.load_state(path)
+    tensors, held = checkpoints.load_state(path)
+    meta = _believed(held, tensors, path, steps)
 
     def saved(key: str, like: Tensor) -> Tensor:
         if key not in tensors or tensors[key].shape != like.shape:
             raise FuncrobustError(f"{path} does not fit this run's network or optimizer: {key}")
         layout = torch.empty_strided(
-            like.shape, meta["strides"][key], dtype=like.dtype, device=like.device
+            like.shape, meta.strides[key], dtype=like.dtype, device=like.device
         )
         return layout.copy_(tensors[key])
 
@@ -196,5 +207,39 @@ def unpack(run: RunFolder, name: str, template: State) -> Position:
         group("average", template.average),
     )
     device = next(iter(template.params.values())).device
-    sums = {name: tensors[f"sums/{name}"].to(device) for name in meta["counts"]}
-    return Position(state, sums, meta["counts"], meta["seconds"])
+    sums = {name: tensors[f"sums/{name}"].to(device) for name in meta.counts}
+    return Position(state, sums, meta.counts, meta.seconds)
+
+
+@dataclass(frozen=True)
+class _Meta:
+    """What `pack` says beside the tensors."""
+
+    step: int
+    strides: dict[str, tuple[int, ...]]
+    counts: dict[str, int]
+    seconds: float
+
+
+def _believed(
+    held: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path, steps: int | None
+) -> _Meta:
+    """Return what a state says beside its tensors; raise unless it agrees with them and the run."""
+    meta = structured(_Meta, held, f"{path} is damaged")
+    if "step" not in tensors or int(tensors["step"]) != meta.step:
+        why = f"its tensors are not those of step {meta.step}"
+    elif steps is not None and meta.step > steps:
+        why = f"it is at step {meta.step} of a run of {steps} updates"
+    elif not 0 <= meta.seconds <= LONGEST:
+        why = f"no training takes {meta.seconds:g} seconds"
+    elif alone := [name for name in meta.counts if not _is_summed(name, meta, tensors)]:
+        why = f"it has no sum of {alone[0][:80]!r} over one update or more"
+    else:
+        return meta
+    raise FuncrobustError(f"{path} is damaged: {why}")
+
+
+def _is_summed(name: str, meta: _Meta, tensors: Mapping[str, Tensor]) -> bool:
+    total = tensors.get(f"sums/{name}")
+    number = total is not None and total.ndim == 0 and total.is_floating_point()
+    return number and meta.counts[name] >= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -264,6 +265,41 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_figures(digits_run, tmp_p
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("line", range(1, 7))
+def test_a_signal_at_any_line_leaves_a_file_that_is_gone_on_from(
+    digits_run, tmp_path, monkeypatch, line
+):
+    """Ctrl-C at each of the lines after an attack, where what it found is written down."""
+    monkeypatch.setattr(recipe, "CHUNK", 20)
+    options = {"attack": "apgd-ce", "epsilon": 0.15, "batch_size": 20, "page": None}
+    path, usual, left = tmp_path / "part.safetensors", recipe.attack_the_standing, [line]
+
+    def stopping(*_):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return stopping
+
+    def traced(*args, **named):
+        found = usual(*args, **named)
+        sys._getframe(1).f_trace = stopping
+        sys.settrace(lambda *_: None)
+        return found
+
+    tracing = sys.gettrace()
+    monkeypatch.setattr(recipe, "attack_the_standing", traced)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            figures(digits_run, **options, save=path)
+    finally:
+        sys.settrace(tracing)
+    monkeypatch.undo()
+    held = load_file(path)
+    assert (held["fell_to"] <= held["stage"]).all()
+    found = figures(digits_run, **options, save=path)
+    assert {**found, "seconds": 0} == {**figures(digits_run, **options), "seconds": 0}
+
+
 @pytest.mark.parametrize("attack", evaluate.options.TARGETED)
 @pytest.mark.parametrize("target", ["3", "random", "least-likely"])
 def test_targeted(digits_run, tmp_path, attack, target):
@@ -344,6 +380,52 @@ def test_files_that_are_not_of_this_evaluation(digits_run, tmp_path):
         with pytest.raises(fr.FuncrobustError, match="no evaluation that was saved"):
             figures(digits_run, save=path)
         assert path.read_bytes() == junk, "nothing is lost"
+
+
+def class_beyond_the_last(held):
+    held["predicted"][0] = 10**12
+
+
+def class_after_the_last(held):
+    held["predicted"][-1] = 10
+
+
+def fallen_before_any_attack(held):
+    held["stage"][:] = 0
+
+
+def all_misclassified(held):
+    held["fell_to"][:], held["images"] = 0, held["images"][:0]
+
+
+def all_classified_right(held):
+    held["fell_to"][held["fell_to"] == 0] = -1
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        (class_beyond_the_last, "does not hold an evaluation of these images"),
+        (class_after_the_last, "does not hold an evaluation of these images"),
+        (fallen_before_any_attack, "does not hold an evaluation of these images"),
+        (all_misclassified, "other images misclassified without an attack"),
+        (all_classified_right, "other images misclassified without an attack"),
+    ],
+)
+def test_a_file_that_contradicts_itself(digits_run, tmp_path, lie, said):
+    path = tmp_path / "kept.safetensors"
+    figures(digits_run, save=path, epsilon=0.15, page=None)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    held = load_file(path)
+    assert set(held["fell_to"].tolist()) == {-1, 0, 1}
+    lie(held)
+    save_file(held, path, metadata)
+    kept = path.read_bytes()
+    with pytest.raises(fr.FuncrobustError, match=said) as caught:
+        figures(digits_run, save=path, epsilon=0.15)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == kept, "nothing is lost"
 
 
 def test_another_network_under_the_same_name_is_another_evaluation(digits_run, tmp_path):

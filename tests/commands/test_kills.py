@@ -103,6 +103,19 @@ def test_a_picture_that_is_gone_is_drawn_again(tmp_path, whole):
     equals(run, whole)
 
 
+def test_a_state_beyond_the_end_of_its_run_is_one_line(tmp_path, whole):
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "result.json").unlink()
+    (run / "state-before.safetensors").unlink()
+    tensors, meta = checkpoints.load_state(run)
+    (run / "state.safetensors").unlink()
+    checkpoints.save_state(run, tensors | {"step": torch.tensor(9)}, meta | {"step": 9})
+    refused = run_cli("cure-train", "--resume", str(run))
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert "is damaged: it is at step 9 of a run of 8 updates" in line
+
+
 def test_a_run_without_a_checkpoint_is_read_from_its_state(tmp_path, whole):
     run = tmp_path / "run"
     shutil.copytree(whole, run)

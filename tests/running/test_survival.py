@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from funcrobust.checkpoints import load_state
+from funcrobust.checkpoints.state import write_state
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.randomness import generator
 from funcrobust.core.training.updates import State
@@ -61,9 +62,10 @@ def go(folder, plan=None, sink=lambda _: None):
         if (folder / "config.json").exists():
             run = RunFolder.open(folder)
             with run.locked():
-                at = load_position(run, START, reporter) or Position(START)
+                plan = plan or make_plan()
+                at = load_position(run, START, reporter, plan.steps) or Position(START)
                 run.truncate_metrics(lambda record: record["step"] <= at.step)
-                return drive(plan or make_plan(), at, run, reporter, sink)
+                return drive(plan, at, run, reporter, sink)
         run = RunFolder.create(folder.parent, "cure-train", {}, folder.name)
         with run.locked():
             return drive(plan or make_plan(), Position(START), run, reporter, sink)
@@ -300,6 +302,77 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, whole, damage):
     (line,) = said
     assert "going on from the state before, at step 11" in line
     assert load_state(newest)[1]["step"] == 11, "the next save keeps a whole one as the one before"
+    equals(go(folder), folder, whole)
+
+
+def without(name):
+    return lambda tensors, meta: (tensors, {n: value for n, value in meta.items() if n != name})
+
+
+def saying(**changes):
+    return lambda tensors, meta: (tensors, meta | changes)
+
+
+def holding_instead(name, tensor):
+    return lambda tensors, meta: (tensors | {name: tensor}, meta)
+
+
+def at_step(step):
+    return lambda tensors, meta: (tensors | {"step": torch.tensor(step)}, meta | {"step": step})
+
+
+def stepless(tensors, meta):
+    return {name: tensor for name, tensor in tensors.items() if name != "step"}, meta
+
+
+def with_a_matrix_of_losses(tensors, meta):
+    strides = meta["strides"] | {"sums/loss": [3, 1]}
+    return tensors | {"sums/loss": torch.zeros(3, 3)}, meta | {"strides": strides}
+
+
+LIES = {
+    "a count of no metric": (saying(counts={"nosuch": 1}), "no sum of 'nosuch'"),
+    "counts without names": (saying(counts=[1, 2]), "expected names with values"),
+    "a count of nothing": (saying(counts={"loss": 0}), "no sum of 'loss' over one update"),
+    "a count that is none": (saying(counts={"loss": 1.5}), "expected int"),
+    "no counts": (without("counts"), "it lacks 'counts'"),
+    "no strides": (without("strides"), "it lacks 'strides'"),
+    "no step": (without("step"), "it lacks 'step'"),
+    "no tensor of the step": (stepless, "not those of step 12"),
+    "two steps": (holding_instead("step", torch.tensor(3)), "not those of step 12"),
+    "a step beyond the end": (at_step(10**15), "of a run of 20 updates"),
+    "no seconds": (saying(seconds=None), "expected float"),
+    "seconds in words": (saying(seconds="x"), "expected float"),
+    "seconds before the beginning": (saying(seconds=-5), "no training takes -5 seconds"),
+    "seconds beyond reason": (saying(seconds=1e300), r"no training takes 1e\+300 seconds"),
+    "a sum that is a matrix": (with_a_matrix_of_losses, "no sum of 'loss'"),
+    "a sum of whole numbers": (holding_instead("sums/loss", torch.tensor(3)), "no sum of 'loss'"),
+}  # fmt: skip
+"""Each with a SHA-256 that is right: anybody can take it."""
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    stopped_at_update(folder, 13)
+    return folder
+
+
+@pytest.mark.parametrize("case", LIES)
+def test_a_state_that_contradicts_itself_gives_way_to_the_one_before(
+    tmp_path, whole, stopped, case
+):
+    lie, words = LIES[case]
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    newest = folder / "state.safetensors"
+    tensors, meta = lie(*load_state(newest))
+    newest.unlink()
+    write_state(newest, tensors, meta)
+    only = shutil.copytree(folder, tmp_path / "only")
+    (only / "state-before.safetensors").unlink()
+    with pytest.raises(FuncrobustError, match=f"is damaged: .*{words}.*; and no whole") as caught:
+        go(only)
+    assert "\n" not in str(caught.value)
     equals(go(folder), folder, whole)
 
 

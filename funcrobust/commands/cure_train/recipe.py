@@ -96,7 +96,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
         options = _within(budget, options, training, dataset)
         training = assemble(options, dataset, reporter.progress_callback(), begun)
         reporter.say(_headline(options, device))
-    run, position = held.open(options, training.state, reporter, found)
+    run, position = held.open(options, training.state, reporter, found, training.steps)
     reporter.attach(run.file("console.log"))
     work = Work(options, training, dataset, run, reporter, begun)
     reporter.say(work.watching())

@@ -127,8 +127,13 @@ def _attack(
     outcome = _looked(subject, options.batch_size, targeted, reporter)
     stage = torch.zeros_like(y)
     if options.save is not None and options.save.exists():
-        outcome, stage = saving.taken_up(options.save, settings, numbers, y, outcome)
+        outcome, stage = saving.taken_up(
+            options.save, settings, numbers, y, outcome, subject.dataset.num_classes
+        )
         reporter.say(f"{options.save}: {int((stage == len(adversaries)).sum())} examples are done")
+    # One tensor, written at once: a signal finds an example through an attack, or before it.
+    marks = torch.stack([outcome.fell_to, outcome.predicted, stage], 1)
+    outcome, stage = Outcome(marks[:, 0], outcome.images, marks[:, 1]), marks[:, 2]
 
     def keep() -> None:
         if options.save is not None and processes().first:
@@ -161,13 +166,13 @@ def _attack(
                     part = attack_the_standing(
                         predict, params, y[todo], part, k, adversary, run, targeted=targeted
                     )
-                    for whole, new in zip(outcome, part, strict=True):
-                        whole[todo] = new
-                    stage[todo] = k
+                    outcome.images[todo] = part.images
+                    through = torch.full_like(todo, k)
+                    marks[todo] = torch.stack([part.fell_to, part.predicted, through], 1)
                     if time.monotonic() - saved > SAVE_EVERY:
                         keep()
                         saved = time.monotonic()
-                for whole in (*outcome, stage):
+                for whole in (outcome.images, marks):
                     whole[rows] = here.together(whole[own], len(rows))
     except KeyboardInterrupt:
         keep()

@@ -42,11 +42,13 @@ def keep(
 
 
 def taken_up(
-    path: Path, settings: dict[str, Any], numbers: Tensor, y: Tensor, outcome: Outcome
-) -> tuple[Outcome, Tensor]:
+    path: Path, settings: dict[str, Any], numbers: Tensor, y: Tensor, outcome: Outcome,
+    classes: int,
+) -> tuple[Outcome, Tensor]:  # fmt: skip
     """Return how far the evaluation in the file got; ``outcome`` is that of no attack.
 
-    Raises `FuncrobustError` for a file of another evaluation, or none.
+    Raises `FuncrobustError` for a file of another evaluation, or none, and for one that contradicts
+    itself, the number of ``classes``, or what is misclassified without an attack.
     """
     held, metadata = _read(path)
     text = json.dumps(settings, sort_keys=True)
@@ -60,22 +62,35 @@ def taken_up(
         )
     fooled = held["fell_to"] > 0
     shape = (int(fooled.sum()), *outcome.images.shape[1:])
-    attacks = len(settings["attacks"])
-    within = (
-        ((held["fell_to"] >= -1) & (held["fell_to"] <= attacks)).all()
-        and ((held["stage"] >= 0) & (held["stage"] <= attacks)).all()
-        and (held["predicted"] >= -1).all()  # of NaN, no class
-        and held["images"].dtype == torch.float32
-        and ((held["images"] >= 0) & (held["images"] <= 1)).all()
-    )
     same_labels = torch.equal(held["labels"], y.cpu())
-    if not within or not same_labels or tuple(held["images"].shape) != shape:
+    possible = _is_possible(held, len(settings["attacks"]), classes)
+    if not possible or not same_labels or tuple(held["images"].shape) != shape:
         raise FuncrobustError(f"{path} does not hold an evaluation of these images: delete it")
+    if not torch.equal(held["fell_to"] == 0, (outcome.fell_to == 0).cpu()):
+        raise FuncrobustError(
+            f"{path} has other images misclassified without an attack than the network here: go on "
+            "on the device, and with the batch size, that it was begun with, or delete it"
+        )
     device = outcome.images.device
     images = outcome.images.clone()
     images[fooled.to(device)] = held["images"].to(images)
     found = Outcome(held["fell_to"].to(device), images, held["predicted"].to(device))
     return found, held["stage"].to(device)
+
+
+def _is_possible(held: dict[str, Tensor], attacks: int, classes: int) -> bool:
+    """Tell whether so many attacks on a network of so many classes can leave such numbers."""
+    fell_to, stage, predicted = held["fell_to"], held["stage"], held["predicted"]
+    images = held["images"]
+    return images.dtype == torch.float32 and all(
+        bool(kept.all())
+        for kept in (
+            (fell_to >= -1) & (fell_to <= stage),
+            (stage >= 0) & (stage <= attacks),
+            (predicted >= -1) & (predicted < classes),  # -1: of NaN, no class
+            (images >= 0) & (images <= 1),
+        )
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -94,7 +94,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
         options = _within(budget, options, ball, model, dataset, dtype)
         reporter.say(_headline(options, card, device))
     update, state = make_training(options, ball, model, dataset, dtype)
-    run, position = held.open(options, state, reporter, found)
+    run, position = held.open(options, state, reporter, found, options.updates)
     reporter.attach(run.file("console.log"))
     work = Work(options, begun, ball, model, card, dataset, dtype, run, reporter)
     before = work.before()
