@@ -47,8 +47,11 @@ def taken_up(
 ) -> tuple[Outcome, Tensor]:  # fmt: skip
     """Return how far the evaluation in the file got; ``outcome`` is that of no attack.
 
+    Of whom the file says otherwise than ``outcome`` whether they are right without an attack, they
+    are to be attacked anew.
+
     Raises `FuncrobustError` for a file of another evaluation, or none, and for one that contradicts
-    itself, the number of ``classes``, or what is misclassified without an attack.
+    itself or the number of ``classes``.
     """
     held, metadata = _read(path)
     text = json.dumps(settings, sort_keys=True)
@@ -66,16 +69,16 @@ def taken_up(
     possible = _is_possible(held, len(settings["attacks"]), classes)
     if not possible or not same_labels or tuple(held["images"].shape) != shape:
         raise FuncrobustError(f"{path} does not hold an evaluation of these images: delete it")
-    if not torch.equal(held["fell_to"] == 0, (outcome.fell_to == 0).cpu()):
-        raise FuncrobustError(
-            f"{path} has other images misclassified without an attack than the network here: go on "
-            "on the device, and with the batch size, that it was begun with, or delete it"
-        )
     device = outcome.images.device
     images = outcome.images.clone()
     images[fooled.to(device)] = held["images"].to(images)
-    found = Outcome(held["fell_to"].to(device), images, held["predicted"].to(device))
-    return found, held["stage"].to(device)
+    held = {name: value.to(device) for name, value in held.items()}
+    # By rounding on another device or in another batch, or because the network is random.
+    anew = (held["fell_to"] == 0) != (outcome.fell_to == 0)
+    found = Outcome(held["fell_to"], images, held["predicted"])
+    for kept, fresh in zip(found, outcome, strict=True):
+        kept[anew] = fresh[anew]
+    return found, held["stage"].masked_fill(anew, 0)
 
 
 def _is_possible(held: dict[str, Tensor], attacks: int, classes: int) -> bool:
