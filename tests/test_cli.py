@@ -221,7 +221,7 @@ BAD = [
     ("cure-train --evaluate-examples -5", "--evaluate-examples must be a whole number >= 1"),
     ("cure-train --ema 1", "--ema must be a finite number >= 0 and < 1"),
     ("cure-train --compile=3", "--compile"),
-    ("cure-train --h 1 --h 2", "--h specified multiple times"),
+    ("cure-train --h 1 --h 2", "--h is there twice"),
     ("cure-train stray", "no place for stray"),
     # A choice or a flag that is nearly one, in other capitals too.
     ("cure-train --delta sideways", "unknown --delta 'sideways': choose from classic, random"),
@@ -445,3 +445,25 @@ def test_another_error_is_not_taken_for_it(monkeypatch):
     monkeypatch.setattr("funcrobust.commands.demo.run", breaks)
     with pytest.raises(RuntimeError, match="of ours"):
         cli.main(["demo"])
+
+
+@pytest.mark.parametrize(
+    "words", ["--trades 3 --no-trades", "--no-trades --trades 3", "--h 3 --h 4"]
+)
+def test_a_flag_is_said_once(capsys, words):
+    code, _, err = said(capsys, "cure-train", *words.split())
+    assert (code, err.count("\n")) == (2, 1)
+    assert "twice, or beside its opposite" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        ("cure-train --lr 1e300", "1e+30"), ("certify --sigma 1e300", "1e+30"),
+        ("evaluate --restarts 9223372036854775807", "<= 1000000"),
+    ],
+)  # fmt: skip
+def test_numbers_whose_products_are_none_are_refused(capsys, words, most):
+    code, _, err = said(capsys, *words.split())
+    assert (code, err.count("\n")) == (2, 1)
+    assert most in err

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import docstring_parser
 from cyclopts import App, CycloptsError, Group, Parameter
-from cyclopts.exceptions import CoercionError, UnusedCliTokensError
+from cyclopts.exceptions import CoercionError, RepeatArgumentError, UnusedCliTokensError
 
 from funcrobust.core.errors import FuncrobustError, unknown_name
 from funcrobust.running.options import Option, Options, command_name, options_of, written_number
@@ -38,6 +38,9 @@ def explained(error: CycloptsError) -> FuncrobustError:
             return unknown_name(error.argument.name, error.token.value, choices)
     if isinstance(error, UnusedCliTokensError):
         return FuncrobustError(f"no place for {' '.join(error.unused_tokens or [])} (see --help)")
+    if isinstance(error, RepeatArgumentError) and error.token:
+        flag = error.token.keyword
+        return FuncrobustError(f"{flag} is there twice, or beside its opposite: say one of them")
     said = str(error)
     return FuncrobustError(f"{said[:1].lower()}{said[1:]} (see --help)")
 

@@ -19,7 +19,6 @@ import inspect
 import math
 import operator
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import cache
@@ -44,6 +43,8 @@ from funcrobust.reading import user_path
 
 Count = Annotated[int, Ge(1)]
 Weight = Annotated[float, Ge(0)]
+LARGEST = 1e30
+"""Of numbers: their squares and products are numbers, too."""
 
 
 # --- what a field may say of itself, besides its type and range ---------------------------------
@@ -430,7 +431,7 @@ class Option:
         if self.kind in (str, Path):
             self._check_text(str(value))
         if self.kind in (int, float):
-            most = 2**63 - 1 if self.kind is int else sys.float_info.max  # an int may be more
+            most = 2**63 - 1 if self.kind is int else LARGEST
             if not (abs(value) <= most and all(test(value, n) for _, test, n in self._bounds())):
                 raise self.refusal(value)
 
@@ -448,7 +449,8 @@ class Option:
         large = isinstance(value, int) and abs(value) >= 2**63
         words = {
             int: "a whole number below 2^63" if large else "a whole number",
-            float: "a finite number", str: "a text that is not empty", bool: "true or false",
+            float: f"a number of at most {LARGEST:g}" if _is_large(value) else "a finite number",
+            str: "a text that is not empty", bool: "true or false",
             Path: "a path",
         }  # fmt: skip
         bounds = " and ".join(f"{sign} {bound}" for sign, _, bound in self._bounds())
@@ -471,6 +473,10 @@ _TESTS: dict[type, tuple[str, Callable[[Any, Any], bool]]] = {
     Ge: (">=", operator.ge), Gt: (">", operator.gt), Le: ("<=", operator.le),
     Lt: ("<", operator.lt),
 }  # fmt: skip
+
+
+def _is_large(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and abs(value) > LARGEST
 
 
 def read_number(text: str) -> float:

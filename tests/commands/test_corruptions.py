@@ -85,7 +85,7 @@ def test_the_bootstrap_resamples_images_not_columns():
     """Columns that agree say nothing new: the interval is that of the images alone."""
     row = torch.arange(400) % 4 != 0
     same = command._figures(
-        command.Measured(row, {"fog": dict.fromkeys(range(1, 6), row)}, {}), seed=0
+        command.Found(row, {"fog": dict.fromkeys(range(1, 6), row)}, {}), seed=0
     )
     low, high = same["mean_interval"]
     width = 2 * 1.96 * (0.75 * 0.25 / 400) ** 0.5  # of a mean of 400, by the normal distribution

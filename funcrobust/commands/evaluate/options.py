@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt, Le
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.catalogue import functions
@@ -81,7 +81,9 @@ class Evaluate(Measured):
     """The standard ensemble in place of one attack: APGD-CE, APGD-T, FAB-T, Square."""
     steps: Annotated[Count, only_with(attack=WITH_STEPS), unless(autoattack=True)] | None = None
     """Steps; left out: 20, of APGD 100, of Square 5000 queries."""
-    restarts: Annotated[Count, unless(autoattack=True), Restarted] | None = None
+    restarts: (
+        Annotated[Annotated[int, Ge(1), Le(10**6)], unless(autoattack=True), Restarted] | None
+    ) = None
     """Random starts, of which the worst counts; left out: 1, of sharp-pgd 3."""
     target: Annotated[str, unless(autoattack=True), only_with(attack=TARGETED)] | None = None
     """Measure how often an attack makes an image the class it chose, in place of any other: a class
