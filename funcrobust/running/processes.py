@@ -148,7 +148,8 @@ def is_loss_of_another(error: RuntimeError) -> bool:
     import torch.distributed as dist
 
     said = str(error).lower()
-    told = any(word in said for word in ("peer", "socket", "timed out", "connection", "nccl"))
+    words = ("peer", "socket", "timed out", "connection", "broken pipe", "gloo", "nccl")
+    told = any(word in said for word in words)
     return told or isinstance(error, dist.DistError)
 
 

@@ -240,7 +240,7 @@ def test_what_is_there_is_replaced_with_a_word_and_the_source_never(tmp_path):
     words = ("export", "net.pt", "--model", "preact-resnet18")
     for own in ("net.pt", "link.pt"):
         refused = run_cli(*words, own, cwd=tmp_path)
-        said = f"error: {own} is what is to be exported itself: give another name\n"
+        said = f"error: FILE: {own} is what CHECKPOINT reads, too: choose another file\n"
         assert (refused.returncode, refused.stderr) == (2, said)
         assert (tmp_path / "net.pt").read_bytes() == source
     replaced = "is there already, and will be replaced"

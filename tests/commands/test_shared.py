@@ -94,7 +94,7 @@ def test_a_lost_process_and_one_that_goes_on_alone(alone, tmp_path):
     assert not (run / "result.json").exists(), "it was over before the process was killed"
     # Which of the two it notices first is chance: the loss, or the launcher's SIGTERM.
     lost = "another process of the run has ended; its state at step" in err
-    assert lost or "--resume" in out
+    assert lost or "--resume" in out, err
     by_one(tmp_path, "cure-train", "--resume", str(run))
     assert_same(run, alone, 1e-4)
 

@@ -9,7 +9,8 @@ from two_processes import on_two
 
 import funcrobust as fr
 from funcrobust.commands.evaluate.options import Evaluate
-from funcrobust.running.processes import processes, started
+from funcrobust.core.shards import Shard
+from funcrobust.running.processes import Processes, is_loss_of_another, processes, started
 
 
 def test_alone():
@@ -54,3 +55,19 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(fr.FuncrobustError, match="here are 1: --nproc-per-node 1, or --device cpu"):
         started(Evaluate()).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer", True),
+        ("[pair.cc:468] writev [127.0.0.1]:4711: Broken pipe", True),
+        ("[pair.cc:547] Read error [127.0.0.1]:4711: Connection reset by peer", True),
+        ("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", False),
+    ],
+)  # fmt: skip
+def test_what_is_left_to_see_of_a_process_that_ended(monkeypatch, said, lost):
+    error = RuntimeError(said)
+    assert not is_loss_of_another(error), "alone nobody can be lost"
+    monkeypatch.setattr("funcrobust.running.processes._here", Processes(Shard(0, 2, "0")))
+    assert is_loss_of_another(error) == lost
