@@ -252,3 +252,13 @@ def test_an_attack_over_block_means_stays_in_its_ball():
     found = fr.pgd(fr.log_odds(lambda w, x: x.flatten(1) @ w["w"]), ball, step_size=0.05, steps=9)
     moved = found({"w": w}, x, y) - x
     assert 0.05 < moved.abs().max() <= 0.1 + 1e-9
+
+
+def test_block_means_over_a_ball_without_any_end():
+    x = torch.rand(2, 1, 4, 4, generator=fr.generator(0, "endless"), dtype=torch.float64)
+    z = 5 * x - 2
+    ends = {"bounds": None}
+    endless = [fr.linf(float("inf"), **ends), fr.l2(float("inf"), **ends), fr.unconstrained(**ends)]
+    found = [fr.with_block_means(ball, 2).project(z, x) for ball in endless]
+    assert (F.avg_pool2d(found[0], 2) - F.avg_pool2d(x, 2)).abs().max() < 1e-12
+    assert all(torch.equal(each, found[0]) for each in found)

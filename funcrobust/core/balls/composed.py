@@ -117,7 +117,8 @@ class WithBlockMeans(Composed):
         confining = self.ball
         while isinstance(confining, WithSteps):
             confining = confining.ball
-        if isinstance(confining, Linf):  # a box, too
+        endless = self.bounds is None and math.isinf(self.radius)
+        if isinstance(confining, Linf) and not endless:  # a box, too
             least, most = center - confining.radius, center + confining.radius
             least, most = inside(least, self.bounds), inside(most, self.bounds)
         else:
