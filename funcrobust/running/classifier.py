@@ -13,7 +13,7 @@ from torch import nn
 from funcrobust import checkpoints
 from funcrobust.checkpoints import Card, save
 from funcrobust.checkpoints.loading import card_of
-from funcrobust.checkpoints.locate import CHECKPOINT as CHECKPOINT_FILE
+from funcrobust.checkpoints.locate import CHECKPOINT
 from funcrobust.checkpoints.zoo import is_zoo, locate
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.network.functional import Buffers, Functional, Params, functionalize
@@ -73,7 +73,7 @@ class Classifier(NamedTuple):
         if is_zoo(self.name):
             return self.card.model.rpartition("/")[2]
         path = Path(self.name)
-        if path.name in (CHECKPOINT_FILE, ""):
+        if path.name in (CHECKPOINT, ""):
             path = path.parent
         return _without_suffix(path.name) or self.card.model
 
@@ -178,7 +178,7 @@ def save_checkpoint(
     """
     card = replace(card, metrics=shortest(card.metrics))
     network = model.module(params, buffers)
-    save(run.file(CHECKPOINT_FILE), {**params, **buffers}, card, network=network)
+    save(run.file(CHECKPOINT), {**params, **buffers}, card, network=network)
 
 
 def pick_judge(

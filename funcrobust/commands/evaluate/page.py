@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from funcrobust.checkpoints import Card
-from funcrobust.checkpoints.locate import CHECKPOINT as CHECKPOINT_FILE
+from funcrobust.checkpoints.locate import CHECKPOINT
 from funcrobust.commands.cure_train import CureTrain
 from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.commands.psi_train import PsiTrain
@@ -29,8 +29,7 @@ from funcrobust.report.html import colophon
 from funcrobust.report.plots.images import change_row
 from funcrobust.report.records import write_json
 from funcrobust.report.run_page import VERDICTS
-from funcrobust.report.runs import CONFIG, RunFolder
-from funcrobust.report.runs import EVALUATION_PAGE as FILE
+from funcrobust.report.runs import CONFIG, EVALUATION_PAGE, RunFolder
 from funcrobust.running.classifier import Classifier
 from funcrobust.running.config import as_command
 from funcrobust.running.dataset import which_test_images
@@ -123,7 +122,7 @@ def leave(
             raise
         reporter.warn(f"{error}; or use --page FILE.html")
         return
-    if (folder := _own_folder(classifier)) is not None and path == folder / FILE:
+    if (folder := _own_folder(classifier)) is not None and path == folder / EVALUATION_PAGE:
         _tell(folder, figures, reporter)
     reporter.say(f"page: {path}{replaced}")
 
@@ -146,13 +145,17 @@ def where(options: Evaluate, classifier: Classifier) -> Path:
     if options.page is not None and options.page != AUTO:
         return options.page
     folder = _own_folder(classifier)
-    return free_place(FILE) if folder is None else own_file(RunFolder.open(folder), FILE)
+    return (
+        free_place(EVALUATION_PAGE)
+        if folder is None
+        else own_file(RunFolder.open(folder), EVALUATION_PAGE)
+    )
 
 
 def _own_folder(classifier: Classifier) -> Path | None:
     """Return the folder of the run that a classifier is of."""
     file = classifier.file
-    in_a_run = file.name == CHECKPOINT_FILE and (file.parent / CONFIG).is_file()
+    in_a_run = file.name == CHECKPOINT and (file.parent / CONFIG).is_file()
     return file.parent if in_a_run else None
 
 
