@@ -84,18 +84,16 @@ from .core.regularisers.linearity import (
 from .core.shards import Shard
 from .core.starts import GaussianStarts, class_conditional_gaussian
 from .core.training.compiling import compile_checked
+from .core.training.optimizers import Optimizer, matrices, optimizer
 from .core.training.schedules import Schedule, schedule
 from .core.training.sharding import sharded, whole
 from .core.training.updates import (
-    Optimizer,
     State,
     Update,
     averaged,
     ema,
     initial_state,
     make_update,
-    matrices,
-    optimizer,
 )
 from .core.walks import Restoring, Walk
 

@@ -14,6 +14,7 @@ from pkgutil import iter_modules
 from typing import Any, NoReturn
 
 from cyclopts import App, CycloptsError
+from rich.console import Console
 
 from funcrobust import commands
 from funcrobust.core.errors import FuncrobustError, visible
@@ -84,11 +85,16 @@ def perform(words: list[str]) -> int:
     return {"diverged": 2, "interrupted": 130}.get(getattr(outcome, "status", ""), 0)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:  # rich's would end here, with exit code 1
+        raise BrokenPipeError
+
+
 def program(words: list[str]) -> App:
     """Build the program, with the flags of the command that the words begin with."""
     app = App(
         name="funcrobust", help=summary("funcrobust"), help_flags="--help",
-        help_format="plaintext", version=lambda: str(import_module("funcrobust").__version__),
+        help_format="plaintext", console=_Console(), version=lambda: str(import_module("funcrobust").__version__),
     )  # fmt: skip
     for _, file, _ in iter_modules(commands.__path__):
         name, module = file.replace("_", "-"), f"funcrobust.commands.{file}"

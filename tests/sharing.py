@@ -8,8 +8,9 @@ from torch import nn
 import funcrobust as fr
 from funcrobust.core.network.functional import functionalize
 from funcrobust.core.objectives.lift import Batch, training_objective
+from funcrobust.core.training.optimizers import optimizer
 from funcrobust.core.training.sharding import is_spread, sharded, whole
-from funcrobust.core.training.updates import initial_state, make_update, optimizer
+from funcrobust.core.training.updates import initial_state, make_update
 from funcrobust.running.processes import Processes
 
 STEPS = 3
@@ -124,6 +125,7 @@ def everything(shard):
     return {
         "trained 1": trained(shard, 1), "trained 2": trained(shard, 2),
         "spread sgd": spread(shard, "sgd"), "spread adamw": spread(shard, "adamw"),
+        "spread muon": spread(shard, "muon"),
         "derivatives": derivatives(shard), "compiled": compiled(shard),
     }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -185,6 +186,18 @@ def test_as_a_module():
     command = [sys.executable, "-m", "funcrobust", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == funcrobust.__version__
+
+
+def test_a_help_that_nobody_reads_is_a_broken_pipe():
+    """As of any program: 141, without a word, where the reader is gone before the first line."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    code = subprocess.run(
+        [sys.executable, "-m", "funcrobust", "evaluate", "--help"], stdout=theirs,
+        stderr=subprocess.PIPE, cwd=ROOT, check=False, text=True,
+    )  # fmt: skip
+    os.close(theirs)
+    assert (code.returncode, code.stderr) == (141, "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -182,18 +182,18 @@ class Optimiser(Options):
 
     batch_size: Annotated[int, Ge(2)] = 128
     """Images an update sees."""
-    opt: Literal["SGD", "Adam", "AdamW"] = "SGD"
-    """The optimiser."""
+    opt: Literal["SGD", "Adam", "AdamW", "Muon"] = "SGD"
+    """The optimiser; Muon is for weight matrices and kernels, AdamW moves the rest beside it."""
     lr_max: Rate = 0.1
     """Highest learning rate."""
     lr_min: Annotated[Weight, unless(lr_schedule="constant")] = 0.0
     """Floor of the learning rate."""
     lr_schedule: Schedule = "cosine"
     """The learning rate over the run."""
-    momentum: Annotated[Weight, only_with(opt="SGD")] = 0.9
-    """SGD's momentum."""
+    momentum: Annotated[Weight, only_with(opt=("SGD", "Muon"))] = 0.9
+    """SGD's and Muon's momentum."""
     weight_decay: Weight = 0.0
-    """L2 regularisation; AdamW's is decoupled."""
+    """L2 regularisation; AdamW's and Muon's is decoupled."""
 
     def check(self) -> None:
         """Refuse a floor above the ceiling."""

@@ -33,13 +33,13 @@ def test_two_processes_train_as_one(both, accumulate):
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 def test_spread_parameters_train_as_whole_ones(both, name):
     """And each of two keeps half of them, up to tensors of odd length; ψ runs with them."""
     alone, size = spread(Shard(), name)
     for found, kept in (each[f"spread {name}"] for each in both):
         # Adam divides by the root of a variance: where a gradient is 0, of its rounding.
-        off = 1e-9 if name == "sgd" else 1e-5
+        off = 1e-9 if name == "sgd" else 1e-5  # muon moves biases by Adam
         torch.testing.assert_close(found[:2], alone[:2], rtol=off, atol=off)
         torch.testing.assert_close(found[2], alone[2], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(found[3], alone[3], rtol=off, atol=off)

@@ -131,7 +131,7 @@ def test_adam_and_adamw_decay_matrices_alone(name):
     follow(make_problem(), optim, lambda m: reference(groups(m, 0.1), lr=0.01), tolerance=ADAM)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "muon"])
 def test_a_mask_may_go_by_names(name):
     """And what it leaves out decays by nothing: with zero gradients nothing else moves."""
     problem = make_problem()
@@ -499,7 +499,7 @@ def test_bad_schedules(kwargs, message):
 
 
 def test_unknown_optimizer():
-    with pytest.raises(fr.FuncrobustError, match="SGD, Adam or AdamW"):
+    with pytest.raises(fr.FuncrobustError, match="SGD, Adam, AdamW or Muon"):
         fr.optimizer("rprop", 0.1)
 
 

@@ -28,7 +28,7 @@ from funcrobust.core.network.functional import Buffers, Functional, Params, auto
 from funcrobust.core.objectives.lift import Batch, Metrics, training_objective
 from funcrobust.core.randomness import generator, key
 from funcrobust.core.shards import Shard
-from funcrobust.core.training import updates
+from funcrobust.core.training import optimizers, updates
 from funcrobust.core.training.schedules import Schedule, schedule
 from funcrobust.core.training.updates import State, Update
 from funcrobust.data.progress import Progress, silent
@@ -85,7 +85,7 @@ def assemble(
     rate = schedule(
         options.lr_schedule, lr_max=options.lr_max, lr_min=options.lr_min, total_steps=steps
     )
-    optim = updates.optimizer(
+    optim = optimizers.optimizer(
         options.opt, rate, momentum=options.momentum, weight_decay=options.weight_decay,
         nesterov=True,
     )  # fmt: skip

@@ -27,7 +27,7 @@ from funcrobust.core.network.functional import Functional
 from funcrobust.core.objectives.lift import training_objective
 from funcrobust.core.randomness import generator
 from funcrobust.core.starts import GaussianStarts
-from funcrobust.core.training import updates
+from funcrobust.core.training import optimizers, updates
 from funcrobust.core.training.schedules import schedule
 from funcrobust.core.training.updates import State, Update
 from funcrobust.running.measuring import evaluating
@@ -54,7 +54,7 @@ def make_training(
         options.lr_schedule, lr_max=options.lr_max, lr_min=options.lr_min,
         total_steps=options.updates,
     )  # fmt: skip
-    optim = updates.optimizer(
+    optim = optimizers.optimizer(
         options.opt, rate, momentum=options.momentum, weight_decay=options.weight_decay,
         clip_norm=options.clip_norm or None,
     )  # fmt: skip

@@ -171,7 +171,7 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
     updates: Annotated[Count, unless(minutes=...)] = 6000
     """Updates at most."""
     batch_size: Annotated[int, Ge(2)] = 64
-    opt: Literal["SGD", "Adam", "AdamW"] = "Adam"
+    opt: Literal["SGD", "Adam", "AdamW", "Muon"] = "Adam"
     lr_max: Rate = 5e-4
     ema: Annotated[float, Ge(0), Lt(1)] = 0.998
     """Decay of the weight average that is evaluated and kept; 0 keeps none."""
@@ -217,3 +217,7 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
         super().check()
         if not (self.restore or self.drifts or self.anchor):
             raise FuncrobustError("--restore, --drift-weight, --entropy and --anchor are all 0")
+        if self.learn_starts and self.opt == "Muon":
+            raise FuncrobustError(
+                "--opt Muon is for matrices, which --learn-starts' images are not"
+            )

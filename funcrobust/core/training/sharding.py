@@ -53,6 +53,18 @@ def scattered(gradients: Params, params: Params) -> Params:
     return found
 
 
+def spread_like(full: Tensor, like: Any) -> Tensor:
+    """Return a whole tensor, the same in all processes, spread as another is, if it is."""
+    if not is_spread(like):
+        return full
+    from torch.distributed.tensor import DTensor, Replicate
+
+    own: Tensor = DTensor.from_local(full, like.device_mesh, [Replicate()]).redistribute(
+        like.device_mesh, like.placements
+    )
+    return own
+
+
 def is_spread(tensor: Any) -> bool:
     """Tell whether a tensor is spread over processes."""
     return hasattr(tensor, "full_tensor")

@@ -15,12 +15,17 @@ from torch.func import grad
 from torch.utils._pytree import tree_leaves, tree_map
 
 from funcrobust.core.arguments import require_objective
-from funcrobust.core.errors import FuncrobustError, require_count, require_finite
+from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.network.functional import Buffers, Functional, Params
 from funcrobust.core.objectives.lift import Metrics, TrainingObjective
 from funcrobust.core.randomness import folded
 from funcrobust.core.shards import Shard, is_key, is_rows
-from funcrobust.core.training.schedules import Schedule
+from funcrobust.core.training.optimizers import (
+    Optimizer,
+    global_norm,
+    require_functional,
+    spend_first_call,
+)
 from funcrobust.core.training.sharding import are_spread, scattered, whole
 
 
@@ -40,98 +45,6 @@ Update = Callable[..., tuple[State, Metrics]]
 """``(state, *batch) -> (state, metrics)``, metrics detached 0-dim tensors."""
 
 
-Optimizer = torchopt.base.GradientTransformation
-"""torchopt's pair ``init(params) -> state``, ``update(grads, state, params=) -> (updates, state)``.
-
-Any of torchopt's will do, chains included.
-"""
-
-Mask = Callable[[Params], dict[str, bool]]
-
-
-def matrices(params: Params) -> dict[str, bool]:
-    """Tell which parameters have two dimensions or more: weights, not biases and not norms'."""
-    return {name: p.ndim >= 2 for name, p in params.items()}
-
-
-def optimizer(
-    name: str,
-    rate: Schedule | float,
-    *,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    nesterov: bool = False,
-    clip_norm: float | None = None,
-    decayed: Mask | None = None,
-) -> Optimizer:
-    """Build torchopt's functional SGD, Adam or AdamW, if asked to after clipping the gradient.
-
-    ``name`` is "sgd", "adam" or "adamw" in any case. Weight decay is L2 regularisation, added to
-    the gradient, as in ``torch.optim``; adamw's is decoupled. ``momentum``, 0.9 unless given, and
-    ``nesterov`` are SGD's. ``decayed`` tells which parameters it is for: ``fr.matrices`` leaves out
-    biases and the scales of norms.
-
-    Raises `FuncrobustError` for another name, or numbers negative or not finite.
-    """
-    if not callable(rate):
-        require_finite("rate", rate)
-    require_finite("momentum", momentum)
-    require_finite("weight_decay", weight_decay)
-    rest = 0.0 if decayed else weight_decay  # with a mask it is a step of its own
-    decay = torchopt.transform.add_decayed_weights(weight_decay, mask=decayed)
-    if name.lower() == "sgd":
-        base = torchopt.sgd(
-            rate, momentum=momentum, weight_decay=rest, nesterov=nesterov and momentum > 0
-        )
-    elif name.lower() == "adam":
-        base = torchopt.adam(rate, weight_decay=rest)
-    elif name.lower() == "adamw":  # torchopt's own hands a mask a list, without the names
-        scaled = torchopt.transform.scale_by_adam()
-        return _clipped(torchopt.combine.chain(scaled, decay, torchopt.sgd(rate)), clip_norm)
-    else:
-        raise FuncrobustError(f"unknown optimizer {name!r}: choose SGD, Adam or AdamW")
-    if decayed and weight_decay:
-        base = torchopt.combine.chain(decay, base)
-    return _clipped(base, clip_norm)
-
-
-def _clipped(optim: Optimizer, clip_norm: float | None) -> Optimizer:
-    if clip_norm is None:
-        return optim
-    limit = require_finite("clip_norm", clip_norm)
-
-    # torchopt's own reads the norm as a number: no vmap, no one graph, and a wait for the GPU.
-    def clip(
-        updates: Any, state: Any, *, params: Any = None, inplace: bool = True
-    ) -> tuple[Any, Any]:
-        del params, inplace
-        share = (limit / (whole(global_norm(updates)) + 1e-6)).clamp_max(1.0)
-        return {name: g * share for name, g in updates.items()}, state
-
-    nothing = torchopt.base.EmptyState()
-    clipping = torchopt.base.GradientTransformation(lambda _: nothing, clip)
-    return torchopt.combine.chain(clipping, optim)
-
-
-def _require_functional(optim: Optimizer) -> None:
-    if not (callable(getattr(optim, "init", None)) and callable(getattr(optim, "update", None))):
-        raise FuncrobustError(
-            f"an optimizer is fr.optimizer(...) or a functional one of torchopt's (torchopt.adam), "
-            f"not a {type(optim).__module__}.{type(optim).__name__}"
-        )
-
-
-def _spend_first_call(optim: Optimizer, params: Params) -> None:
-    """Make the optimizer a function of its state alone.
-
-    torchopt's momentum remembers in a closure whether it was called before, and on the first call
-    adds the gradient to the trace without decaying it: right from a fresh state, whose trace is
-    zero either way, wrong from a resumed one (torchopt 0.7.3, transform/trace.py).
-    """
-    nothing = {name: torch.zeros_like(p) for name, p in params.items()}
-    optim.update(nothing, optim.init(nothing), params=nothing, inplace=False)
-
-
 def initial_state(model: Functional | Params, optim: Optimizer, *, averaged: bool = False) -> State:
     """Build the state before the first update, from the model's own tensors, or from parameters.
 
@@ -147,13 +60,13 @@ def initial_state(model: Functional | Params, optim: Optimizer, *, averaged: boo
             stacklevel=2,
         )
     params, buffers = (model, {}) if isinstance(model, dict) else (model.params, model.buffers)
-    _require_functional(optim)
+    require_functional(optim)
     if nested := [name for name, p in params.items() if not isinstance(p, Tensor)]:
         raise FuncrobustError(
             f"an update's parameters are one flat dict of tensors, and {nested[0]!r} is none: of "
             "two networks train {'a/' + name: p, ...}, and let the loss give each its own back"
         )
-    _spend_first_call(optim, params)
+    spend_first_call(optim, params)
     step = torch.zeros((), dtype=torch.int64)
     # Copies: what a compiler makes for two names of one tensor, it makes again for two tensors.
     average = {n: t.clone() for n, t in _averageable(params, buffers).items()} if averaged else {}
@@ -224,9 +137,9 @@ def make_update(
         raise FuncrobustError(f"the average's decay must be in [0, 1), got {decay}")
     require_count("accumulate", accumulate, minimum=1)
     require_objective(objective)
-    _require_functional(optim)
+    require_functional(optim)
     with suppress(KeyError, ValueError):  # a mask by names wants these: `initial_state` has them
-        _spend_first_call(optim, {"": torch.zeros(1)})
+        spend_first_call(optim, {"": torch.zeros(1)})
 
     def update(state: State, *batch: Any) -> tuple[State, Metrics]:
         if (decay is not None) != (len(state.average) > 0):
@@ -311,11 +224,3 @@ def _part(batch: Any, sizes: list[int], number: int, parts: int) -> Any:
 def _keyed(part: Any, number: int) -> Any:
     """Give each part of a batch keys of its own, or all would draw the same masks."""
     return tree_map(lambda t: folded(t, number) if is_key(t) else t, part)
-
-
-def global_norm(tensors: dict[str, Tensor]) -> Tensor:
-    """‖·‖₂ over all tensors together."""
-    if not tensors:
-        return torch.zeros(())
-    norm: Tensor = torch.stack([t.norm() for t in tensors.values()]).norm()
-    return norm
