@@ -94,7 +94,8 @@ def program(words: list[str]) -> App:
     """Build the program, with the flags of the command that the words begin with."""
     app = App(
         name="funcrobust", help=summary("funcrobust"), help_flags="--help",
-        help_format="plaintext", console=_Console(), version=lambda: str(import_module("funcrobust").__version__),
+        help_format="plaintext", console=_Console(),
+        version=lambda: str(import_module("funcrobust").__version__),
     )  # fmt: skip
     for _, file, _ in iter_modules(commands.__path__):
         name, module = file.replace("_", "-"), f"funcrobust.commands.{file}"

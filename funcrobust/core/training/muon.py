@@ -42,14 +42,15 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     for _ in range(STEPS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide is matrix else x.T
+    found: Tensor = x if wide is matrix else x.T
+    return found
 
 
 def _step(kernel: Tensor) -> Tensor:
     """Of a kernel (out, in, height, width) the matrix is (out, in·height·width)."""
     matrix = kernel.flatten(1)
-    scaled = 0.2 * math.sqrt(max(matrix.shape)) * orthogonalized(matrix)
-    return scaled.reshape(kernel.shape)
+    large: Tensor = 0.2 * math.sqrt(max(matrix.shape)) * orthogonalized(matrix)
+    return large.reshape(kernel.shape)
 
 
 def scale_by_muon(momentum: float) -> Transformation:
