@@ -68,8 +68,8 @@ def trained(options: dict[str, Any], seed: int) -> dict[str, Any]:
         run = CureTrain.filled(
             {
                 "model": "collapse:network", "epochs": EPOCHS, "delta": "none", "ema": 0.0,
-                "lr_max": 0.01, "train_examples": 10_000, "precision": "fp32", "seed": seed,
-                "evaluate_examples": 100, "out": Path(folder), "name": "run",
+                "opt": "SGD", "lr_max": 0.01, "train_examples": 10_000, "precision": "fp32",
+                "seed": seed, "evaluate_examples": 100, "out": Path(folder), "name": "run",
                 **options,
             }
         )  # fmt: skip

@@ -8,7 +8,7 @@ regulariser, rationed as CURE is there, or none. None is trained for as many upd
 and for an epoch more, which is as much time as the dearest takes (the seconds stand in the table);
 and once with an attack that ascends the log-odds of ten times the logits, the sharper gradient that
 finds more in an evaluation. And with less of the regulariser that every training has, the random
-shift of its images.
+shift of its images. All are by SGD; the last rows are by Muon, at as many updates and at half.
 On random test images: clean, PGD-20, and sharp PGD-20 besides; the last also as the difference to
 none of the same seed, which has the same start, the same batches and the same test images. What
 regularisers do where training collapses is `collapse.py`'s question.
@@ -53,6 +53,12 @@ TRAININGS[SHARP] = NONE
 TRAININGS |= {
     f"none, shifted by {n} pixels, not {SHIFT}": {**NONE, "padding": n} for n in (1, 2, 0)
 }
+MUON = {**NONE, "opt": "Muon", "padding": 1}
+TRAININGS |= {
+    f"none, shifted by 1 pixels, by Muon{rest}": {**MUON, **other}
+    for rest, other in ((", two epochs", {"epochs": 2}), ("", {}))
+}
+TRAININGS["none, shifted by 1 pixels, at a rate of 0.4"] = {**NONE, "padding": 1, "lr_max": 0.4}
 FIGURES = ("clean", "pgd20", "worst")
 
 
@@ -75,7 +81,7 @@ def by_command(options: dict[str, Any], seed: int, examples: int) -> dict[str, f
         given = {
             "preset": "cpu", "epochs": EPOCHS, "seed": seed, "evaluate_steps": 20,
             "evaluate_examples": examples, "robust_examples": 64, "out": Path(folder),
-            "padding": SHIFT, **options,
+            "padding": SHIFT, "opt": "SGD", **options,
         }  # fmt: skip
         return dict(cure_train(CureTrain.filled(given), reporter).metrics)
 

@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.files import is_plain_name
+from funcrobust.running.optimiser import Optimiser
 from funcrobust.running.options import (
     Count,
     Flag,
@@ -47,12 +48,7 @@ if TYPE_CHECKING:
 
 
 Precision = Literal["fp32", "bf16", "auto"]
-Rate = Annotated[Weight, Flag("--lr-max", "--lr")]
 Radius = Annotated[Weight, Flag("--epsilon", "--eps")]
-Schedule = Literal[
-    "piecewise", "linear", "cyclic", "cosine", "onedrop", "multipledecay", "superconverge",
-    "constant",
-]  # fmt: skip
 
 
 def _require_device(text: str) -> None:
@@ -174,32 +170,6 @@ def require_heard(options: Drawing, walks: Iterable[AnyWalk]) -> None:
             raise FuncrobustError(
                 f"--{name} does nothing here: it needs a checkpoint that was trained to restore"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimiser(Options):
-    """Optimiser."""
-
-    batch_size: Annotated[int, Ge(2)] = 128
-    """Images an update sees."""
-    opt: Literal["SGD", "Adam", "AdamW", "Muon"] = "SGD"
-    """The optimiser; Muon is for weight matrices and kernels, AdamW moves the rest beside it."""
-    lr_max: Rate = 0.1
-    """Highest learning rate."""
-    lr_min: Annotated[Weight, unless(lr_schedule="constant")] = 0.0
-    """Floor of the learning rate."""
-    lr_schedule: Schedule = "cosine"
-    """The learning rate over the run."""
-    momentum: Annotated[Weight, only_with(opt=("SGD", "Muon"))] = 0.9
-    """SGD's and Muon's momentum."""
-    weight_decay: Weight = 0.0
-    """L2 regularisation; AdamW's and Muon's is decoupled."""
-
-    def check(self) -> None:
-        """Refuse a floor above the ceiling."""
-        super().check()
-        if self.lr_min > self.lr_max:
-            raise FuncrobustError(f"--lr-min {self.lr_min:g} exceeds --lr-max {self.lr_max:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

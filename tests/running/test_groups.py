@@ -12,7 +12,8 @@ from funcrobust.commands.corruptions import Corruptions
 from funcrobust.commands.evaluate import Evaluate
 from funcrobust.commands.minimum_norm import MinimumNorm
 from funcrobust.core.training.schedules import SHAPES
-from funcrobust.running.groups import Machine, Measured, Optimiser, Schedule
+from funcrobust.running.groups import Machine, Measured
+from funcrobust.running.optimiser import Optimiser, Schedule
 from funcrobust.running.options import options_of
 
 

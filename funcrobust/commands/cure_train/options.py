@@ -13,13 +13,12 @@ from funcrobust.core.errors import FuncrobustError, unknown_name
 from funcrobust.running.catalogue import Function, ParameterOf, attacks, functions, parameter_of
 from funcrobust.running.groups import (
     Radius,
-    Rate,
     Restored,
     Run,
-    Schedule,
     of_another_norm,
     require_norm_of,
 )
+from funcrobust.running.optimiser import Opt, Schedule
 from funcrobust.running.options import (
     Choices,
     Count,
@@ -33,6 +32,9 @@ from funcrobust.running.places import CheckpointName, DatasetName, Factory
 
 NOT_ADDED = ("cure", "gradient-difference", "top-curvature", "linearity-error")
 """Functions beside the regularisers: the first two have flags of their own, the others measure."""
+
+BELONGING = {"attack": ("trades",), "opt": ("lr_max", "weight_decay")}
+"""What a preset has beside its attack and its optimiser goes with those alone."""
 
 
 def attack_names() -> tuple[str, ...]:
@@ -188,9 +190,8 @@ class CureTrain(Attacked, Regularised, Run):
     epochs: Annotated[Count, unless(minutes=...)] = 5
     """Passes over the training set."""
     batch_size: Annotated[int, Ge(2)] = 128
-    lr_max: Rate = 0.2
+    opt: Opt = "Muon"
     lr_schedule: Schedule = "superconverge"
-    weight_decay: Weight = 5e-4
     ema: Annotated[float, Ge(0), Lt(1)] = 0.995
     """Decay of the weight average that is evaluated and kept; 0 keeps none."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -224,8 +225,10 @@ class CureTrain(Attacked, Regularised, Run):
         """
         preset = cls.beneath(given) if preset is None else preset
         checkpoint = given.get("checkpoint")
-        if given.get("attack", preset.get("attack")) != preset.get("attack"):  # it is of that one
-            preset = {name: value for name, value in preset.items() if name != "trades"}
+        for chief, its in BELONGING.items():
+            usual = preset.get(chief, getattr(cls, chief))
+            if given.get(chief, usual) != usual:
+                preset = {name: value for name, value in preset.items() if name not in its}
         own = given.get("model") is not None or given.get("resume") is not None
         if isinstance(checkpoint, str) and not own:
             preset = {**preset, **network_of(checkpoint)}

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError, unknown_name
-from funcrobust.running.groups import Radius, Rate, Restored, Run
+from funcrobust.running.groups import Radius, Restored, Run
+from funcrobust.running.optimiser import Opt, Rate
 from funcrobust.running.options import (
     Choices,
     Count,
@@ -171,8 +172,11 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
     updates: Annotated[Count, unless(minutes=...)] = 6000
     """Updates at most."""
     batch_size: Annotated[int, Ge(2)] = 64
-    opt: Literal["SGD", "Adam", "AdamW", "Muon"] = "Adam"
+    opt: Opt = "Adam"
     lr_max: Rate = 5e-4
+    """Highest learning rate."""
+    weight_decay: Weight = 0.0
+    """L2 regularisation for SGD and Adam, decoupled for AdamW and Muon."""
     ema: Annotated[float, Ge(0), Lt(1)] = 0.998
     """Decay of the weight average that is evaluated and kept; 0 keeps none."""
     strips: Annotated[int, Ge(0)] = 5
