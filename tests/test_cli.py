@@ -21,7 +21,7 @@ from funcrobust.commands.cure_train import CureTrain
 from funcrobust.commands.cure_train.presets import PRESETS
 from funcrobust.commands.psi_train import PsiTrain
 from funcrobust.running.config import to_config
-from funcrobust.running.options import options_of, written_number
+from funcrobust.running.option import options_of, written_number
 
 COMMANDS = tuple(name.replace("_", "-") for _, name, _ in iter_modules(commands.__path__))
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Gt, Lt
 
 from funcrobust.running.groups import Measured
-from funcrobust.running.options import Count, Weight, require_once
+from funcrobust.running.marks import Count, Weight
+from funcrobust.running.option import require_once
 from funcrobust.running.places import Picture, say_replaced
 
 if TYPE_CHECKING:

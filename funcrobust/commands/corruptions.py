@@ -10,7 +10,8 @@ from annotated_types import Ge, Le
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.groups import Measured
-from funcrobust.running.options import Choices, Flag, Lies, Where, require_once
+from funcrobust.running.marks import Choices, Flag, Lies, Where
+from funcrobust.running.option import require_once
 from funcrobust.running.places import Picture, require_there, say_replaced
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Gt, Le
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.options import Lies, Options, Where
+from funcrobust.running.marks import Lies, Where
+from funcrobust.running.options import Options
 from funcrobust.running.places import MAX_GIB, DatasetName, Decoded, require_there
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.options import Lies, Options
+from funcrobust.running.marks import Lies
+from funcrobust.running.options import Options
 from funcrobust.running.places import (
     CheckpointName,
     require_room,

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from funcrobust.running.groups import Drawing, Images, Machine
-from funcrobust.running.options import Count, Weight, require_once, unless
+from funcrobust.running.marks import Count, Weight
+from funcrobust.running.option import require_once
+from funcrobust.running.options import unless
 from funcrobust.running.places import CheckpointName, Picture, picture_place
 
 if TYPE_CHECKING:

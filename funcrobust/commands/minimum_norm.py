@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.groups import Measured, Radius
+from funcrobust.running.marks import Choices, Count, Flag
 from funcrobust.running.minimum_norm_names import ATTACKS, FOR_CONSTRAINT, passes
-from funcrobust.running.options import Choices, Count, Flag, require_once
+from funcrobust.running.option import require_once
 from funcrobust.running.places import Picture, say_replaced
 
 if TYPE_CHECKING:

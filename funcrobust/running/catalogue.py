@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.options import Acts, Options, options_of
+from funcrobust.running.marks import Acts
+from funcrobust.running.option import options_of
+from funcrobust.running.options import Options
 
 STUB = Path(__file__).resolve().parent.parent / "__init__.pyi"
 

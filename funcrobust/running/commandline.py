@@ -13,7 +13,8 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.exceptions import CoercionError, RepeatArgumentError, UnusedCliTokensError
 
 from funcrobust.core.errors import FuncrobustError, unknown_name
-from funcrobust.running.options import Option, Options, command_name, options_of, written_number
+from funcrobust.running.option import Option, options_of, written_number
+from funcrobust.running.options import Options, command_name
 
 _METAVARS = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
 

@@ -13,7 +13,8 @@ from funcrobust.reading import converter, require_own_files, structured
 from funcrobust.report.runs import CONFIG, METRICS, RunFolder
 from funcrobust.running.catalogue import files_in
 from funcrobust.running.groups import ANEW, Run, require_resumable
-from funcrobust.running.options import Option, Options, command_name, options_of
+from funcrobust.running.option import Option, options_of
+from funcrobust.running.options import Options, command_name
 
 Some = TypeVar("Some", bound=Options)
 SomeRun = TypeVar("SomeRun", bound=Run)

@@ -15,21 +15,10 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.files import is_plain_name
+from funcrobust.running.marks import Count, Flag, Lies, Spelled, Vouched, Weight, Where
 from funcrobust.running.optimiser import Optimiser
-from funcrobust.running.options import (
-    Count,
-    Flag,
-    Lies,
-    Options,
-    Spelled,
-    Vouched,
-    Weight,
-    Where,
-    only_with,
-    options_of,
-    unless,
-    written_number,
-)
+from funcrobust.running.option import options_of, written_number
+from funcrobust.running.options import Options, only_with, unless
 from funcrobust.running.places import (
     MAX_GIB,
     CheckpointName,

@@ -23,7 +23,8 @@ from funcrobust.report.runs import CONFIG, METRICS, REPORT, RunFolder, Status, r
 from funcrobust.running.config import program, resumed, resumption, said, to_config
 from funcrobust.running.groups import Run
 from funcrobust.running.inputs import record_moves, require_inputs
-from funcrobust.running.options import command_name, options_of
+from funcrobust.running.option import options_of
+from funcrobust.running.options import command_name
 from funcrobust.running.processes import processes
 from funcrobust.running.run_report import RunReport
 from funcrobust.running.state import STATE_RECORDED, Kept, Position, load_position, pack

@@ -11,7 +11,8 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.data.contents import contents as data_contents
 from funcrobust.report.runs import RunFolder
 from funcrobust.running.classifier import contents
-from funcrobust.running.options import Options, options_of
+from funcrobust.running.option import options_of
+from funcrobust.running.options import Options
 
 _CONTENTS = {"checkpoint": contents, "helper": contents, "dataset": data_contents}
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.files import name_and_path
 from funcrobust.reading import user_path
-from funcrobust.running.options import Spelled
+from funcrobust.running.marks import Spelled
 
 
 class JudgeName(NamedTuple):

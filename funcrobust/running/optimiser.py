@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.options import Flag, Options, Weight, only_with, unless
+from funcrobust.running.marks import Flag, Weight
+from funcrobust.running.options import Options, only_with, unless
 
 Opt = Literal["SGD", "Adam", "AdamW", "Muon"]
 Rate = Annotated[Weight, Flag("--lr-max", "--lr")]

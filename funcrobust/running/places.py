@@ -15,16 +15,9 @@ from funcrobust.core.errors import FuncrobustError, did_you_mean
 from funcrobust.files import place_of
 from funcrobust.reading import user_path
 from funcrobust.running.catalogue import files_in
-from funcrobust.running.options import (
-    Acts,
-    Choices,
-    Lies,
-    Options,
-    Spelled,
-    Vouched,
-    Where,
-    options_of,
-)
+from funcrobust.running.marks import Acts, Choices, Lies, Spelled, Vouched, Where
+from funcrobust.running.option import options_of
+from funcrobust.running.options import Options
 
 if TYPE_CHECKING:
     from funcrobust.report.console import Reporter

@@ -37,7 +37,8 @@ from funcrobust.running.config import (
     unusual,
 )
 from funcrobust.running.groups import Run
-from funcrobust.running.options import Option, command_name, options_of, written_number
+from funcrobust.running.option import Option, options_of, written_number
+from funcrobust.running.options import command_name
 from funcrobust.running.processes import processes
 from funcrobust.running.threat import written_threat
 

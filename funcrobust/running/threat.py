@@ -8,7 +8,7 @@ from funcrobust.core.balls.l2 import l2
 from funcrobust.core.balls.linf import linf
 from funcrobust.core.balls.unconstrained import unconstrained
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.options import written_number
+from funcrobust.running.option import written_number
 
 
 def written_threat(constraint: str, radius: float) -> str:

@@ -28,7 +28,7 @@ from funcrobust.commands.cure_train.recipe import unsaid
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
 from funcrobust.running.config import as_command
-from funcrobust.running.options import options_of
+from funcrobust.running.option import options_of
 
 # --- the objective, against plain autograd ------------------------------------------------------
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from funcrobust import cli, commands
-from funcrobust.running.options import options_of
+from funcrobust.running.option import options_of
 
 COMMANDS = sorted(p.stem for p in Path(commands.__path__[0]).iterdir() if p.stem[0] != "_")
 

@@ -14,7 +14,7 @@ from funcrobust.commands.minimum_norm import MinimumNorm
 from funcrobust.core.training.schedules import SHAPES
 from funcrobust.running.groups import Machine, Measured
 from funcrobust.running.optimiser import Optimiser, Schedule
-from funcrobust.running.options import options_of
+from funcrobust.running.option import options_of
 
 
 def test_schedules_are_those_of_the_core():

@@ -11,21 +11,9 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.options import (
-    Choices,
-    Count,
-    Flag,
-    Options,
-    Spelled,
-    Weight,
-    Where,
-    command_name,
-    only_with,
-    options_of,
-    read_number,
-    unless,
-    written_number,
-)
+from funcrobust.running.marks import Choices, Count, Flag, Spelled, Weight, Where
+from funcrobust.running.option import options_of, read_number, written_number
+from funcrobust.running.options import Options, command_name, only_with, unless
 
 
 def even(text):

@@ -12,7 +12,9 @@ from funcrobust.core import applications
 from funcrobust.running.catalogue import Function, ParameterOf, function, parameter_of
 from funcrobust.running.groups import Drawing, Figures, Images, Machine
 from funcrobust.running.judge_names import JudgeOption
-from funcrobust.running.options import Acts, Choices, Count, Lies, require_once, unless
+from funcrobust.running.marks import Acts, Choices, Count, Lies
+from funcrobust.running.option import require_once
+from funcrobust.running.options import unless
 from funcrobust.running.places import CheckpointName, Picture, require_there
 
 

@@ -18,16 +18,9 @@ from funcrobust.running.groups import (
     of_another_norm,
     require_norm_of,
 )
+from funcrobust.running.marks import Choices, Count, Flag, Weight
 from funcrobust.running.optimiser import Opt, Schedule
-from funcrobust.running.options import (
-    Choices,
-    Count,
-    Flag,
-    Options,
-    Weight,
-    only_with,
-    unless,
-)
+from funcrobust.running.options import Options, only_with, unless
 from funcrobust.running.places import CheckpointName, DatasetName, Factory
 
 NOT_ADDED = ("cure", "gradient-difference", "top-curvature", "linearity-error")

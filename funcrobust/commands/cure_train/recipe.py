@@ -50,7 +50,7 @@ from funcrobust.running.machine import (
     warn_if_emulated,
 )
 from funcrobust.running.measuring import evaluating, measure, withstood
-from funcrobust.running.options import options_of, written_number
+from funcrobust.running.option import options_of, written_number
 from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
 from funcrobust.running.run_report import RunReport

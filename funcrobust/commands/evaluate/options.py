@@ -10,15 +10,8 @@ from annotated_types import Ge, Gt, Le
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.catalogue import functions
 from funcrobust.running.groups import Measured, Precision, Radius, require_norm_of
-from funcrobust.running.options import (
-    Acts,
-    Choices,
-    Count,
-    Flag,
-    Where,
-    only_with,
-    unless,
-)
+from funcrobust.running.marks import Acts, Choices, Count, Flag, Where
+from funcrobust.running.options import only_with, unless
 from funcrobust.running.places import AUTO, Output, Page
 
 

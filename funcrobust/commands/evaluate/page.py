@@ -33,7 +33,7 @@ from funcrobust.report.runs import CONFIG, EVALUATION_PAGE, RunFolder
 from funcrobust.running.classifier import Classifier
 from funcrobust.running.config import as_command
 from funcrobust.running.dataset import which_test_images
-from funcrobust.running.options import written_number
+from funcrobust.running.option import written_number
 from funcrobust.running.places import AUTO
 from funcrobust.running.run_report import EVALUATION, own_file, renew
 from funcrobust.running.threat import written_threat

@@ -11,17 +11,9 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from funcrobust.core.errors import FuncrobustError, unknown_name
 from funcrobust.running.groups import Radius, Restored, Run
+from funcrobust.running.marks import Choices, Count, Flag, Spelled, Weight
 from funcrobust.running.optimiser import Opt, Rate
-from funcrobust.running.options import (
-    Choices,
-    Count,
-    Flag,
-    Options,
-    Spelled,
-    Weight,
-    only_with,
-    unless,
-)
+from funcrobust.running.options import Options, only_with, unless
 from funcrobust.running.places import CheckpointName, Factory
 
 DERIVATIVES = r"adjoint(:\d+)?|unrolled|truncated:[1-9]\d*|one-step|implicit(:[1-9]\d*)?"

@@ -31,7 +31,7 @@ from funcrobust.running.classifier import load_all
 from funcrobust.running.config import as_command
 from funcrobust.running.dataset import first_of_each_class, load_known
 from funcrobust.running.groups import Images
-from funcrobust.running.options import options_of
+from funcrobust.running.option import options_of
 from funcrobust.running.places import AUTO, say_replaced
 from funcrobust.running.run_report import (
     figures_of,

@@ -8,7 +8,9 @@ from typing import Annotated
 
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.groups import Figures
-from funcrobust.running.options import Flag, Lies, Where, only_with, require_once
+from funcrobust.running.marks import Flag, Lies, Where
+from funcrobust.running.option import require_once
+from funcrobust.running.options import only_with
 from funcrobust.running.places import AUTO, DatasetName, Page, require_there
 
 

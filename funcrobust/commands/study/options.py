@@ -12,7 +12,8 @@ from funcrobust.commands.study.variants import VARIANTS, is_trained
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.groups import Images, Machine, Precision
 from funcrobust.running.judge_names import JudgeOption
-from funcrobust.running.options import Count, Flag, only_with
+from funcrobust.running.marks import Count, Flag
+from funcrobust.running.options import only_with
 from funcrobust.running.places import CheckpointName, Folder
 
 

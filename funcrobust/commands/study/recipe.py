@@ -38,7 +38,7 @@ from funcrobust.running.machine import (
     pick_precision,
     warn_if_emulated,
 )
-from funcrobust.running.options import options_of
+from funcrobust.running.option import options_of
 from funcrobust.running.processes import processes
 
 

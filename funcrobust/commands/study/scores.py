@@ -31,7 +31,7 @@ from funcrobust.core.starts import GaussianStarts
 from funcrobust.report.console import Reporter
 from funcrobust.running.dataset import Chosen
 from funcrobust.running.measuring import evaluating, measure
-from funcrobust.running.options import written_number
+from funcrobust.running.option import written_number
 from funcrobust.running.processes import processes
 
 Point = dict[str, Any]
