@@ -384,7 +384,8 @@ def test_a_new_command_is_one_file(tmp_path, monkeypatch, capsys):
     (tmp_path / "greet_all.py").write_text(
         '"""Greet whoever is named."""\n'
         "from dataclasses import dataclass, field\n"
-        "from funcrobust.running.options import Count, Options\n"
+        "from funcrobust.running.marks import Count\n"
+        "from funcrobust.running.options import Options\n"
         "@dataclass(frozen=True, kw_only=True)\n"
         "class GreetAll(Options):\n"
         '    """Greeting."""\n'
