@@ -1,4 +1,5 @@
 """One option: a field of an `Options` class, what it says of itself, how it is read and written."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 import funcrobust as fr
 from funcrobust import checkpoints
@@ -280,3 +281,20 @@ def test_a_long_step_does_not_look_like_a_loss_that_stands_still(step):
     ball = fr.linf(0.02)
     case = evaluated(predict, {"w": w}, x, (x @ w).argmax(1), ball=ball)
     assert CHECKS["climbs"](replace(case, step_size=step * ball.radius)).passed
+
+
+def test_all_of_them_in_their_order_and_by_place_where_no_numbers_are_given():
+    """What `evaluate` ends in, in three lines of Python."""
+    model = fr.functionalize(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)))
+    x = torch.rand(12, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    y = model.predict(model.params, x).argmax(1)
+    ball = fr.linf(EPS)
+    pgd = {"pgd": evaluation.Pgd(ball, EPS / 4, steps=5)}
+    outcome = evaluation.attack_all(model.predict, model.params, x, y, pgd)
+    case = evaluation.Case(model.predict, model.params, x, y, ball, outcome)
+    told: list[int] = []
+    found = evaluation.run_checks(case, advance=told.append)
+    assert told == [1] * len(evaluation.CHECKS)
+    numbered = replace(case, numbers=torch.arange(12))
+    assert found == [check(numbered) for check in evaluation.CHECKS.values()]
+    assert evaluation.verdict(found, not_tried=["square"]).word != "holds"

@@ -94,7 +94,7 @@ def measure_curves(case: Case, reporter: Reporter) -> Curves:
     places = torch.randperm(len(case.y), generator=draw)[: case.few].sort().values
     places = places.to(case.y.device)
     x, y = case.x[places], case.y[places]
-    run = Run(case.numbers[places], case.seed, "curves")
+    run = Run(case.number(places), case.seed, "curves")
     how: dict[str, Any] = {"ball": case.ball, "step_size": case.step_size}
     with reporter.track("curves", 2, unit="curve") as bar:
         fell = steps_to_fall(case.predict, case.params, x, y, run, steps=max(COUNTS), **how)

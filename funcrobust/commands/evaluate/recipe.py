@@ -20,7 +20,7 @@ from funcrobust.commands.evaluate.options import Evaluate
 from funcrobust.commands.evaluate.subject import Subject, settings_of, subject_of
 from funcrobust.core.binomial import Share, share
 from funcrobust.core.evaluation import Adversary, Outcome, Run, correct
-from funcrobust.core.evaluation.checks import CHECKS, TWICE, Case, Check
+from funcrobust.core.evaluation.checks import CHECKS, TWICE, Case, Check, run_checks
 from funcrobust.core.evaluation.ensemble import attack_the_standing, look
 from funcrobust.core.evaluation.verdict import Verdict, verdict
 from funcrobust.core.images import as_float
@@ -240,12 +240,8 @@ def _known(card: Card) -> tuple[Any, ...]:
 
 
 def _checked(case: Case, reporter: Reporter) -> list[Check]:
-    found = []
     with reporter.track("checks", len(CHECKS), unit="check") as bar:
-        for check in CHECKS.values():
-            found.append(check(case))
-            bar.advance(1)
-    return found
+        return run_checks(case, advance=bar.advance)
 
 
 def _figures(outcome: Outcome, names: list[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from funcrobust.core.evaluation.adversaries import (
 )
 from funcrobust.core.evaluation.adversary import Adversary, Run, adversary_of, inside
 from funcrobust.core.evaluation.autoattack import autoattack
+from funcrobust.core.evaluation.checks import CHECKS, Case, Check, run_checks
 from funcrobust.core.evaluation.ensemble import (
     Outcome,
     attack_all,
@@ -17,14 +18,22 @@ from funcrobust.core.evaluation.ensemble import (
     robust,
 )
 from funcrobust.core.evaluation.fab import targeted_fab
+from funcrobust.core.evaluation.minimum_norm import accuracy_at, smallest
 from funcrobust.core.evaluation.recalibrating import recalibrated
+from funcrobust.core.evaluation.sigma_zero import sigma_zero
 from funcrobust.core.evaluation.square import square
+from funcrobust.core.evaluation.verdict import Verdict, verdict
 
 __all__ = [
+    "CHECKS",
     "Adversary",
+    "Case",
+    "Check",
     "Outcome",
     "Pgd",
     "Run",
+    "Verdict",
+    "accuracy_at",
     "adversary_of",
     "apgd_adversary",
     "attack_all",
@@ -36,8 +45,12 @@ __all__ = [
     "mean_of",
     "recalibrated",
     "robust",
+    "run_checks",
     "sharp_pgd",
+    "sigma_zero",
+    "smallest",
     "square",
     "targeted_apgd",
     "targeted_fab",
+    "verdict",
 ]

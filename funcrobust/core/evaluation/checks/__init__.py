@@ -34,7 +34,7 @@ from funcrobust.core.evaluation.checks.network import (
     logits,
 )
 
-__all__ = ["CHECKS", "TWICE", "Case", "Check", "Severity"]
+__all__ = ["CHECKS", "TWICE", "Case", "Check", "Severity", "run_checks"]
 
 CHECKS: dict[str, Callable[[Case], Check]] = {
     check.__name__: check
@@ -43,3 +43,28 @@ CHECKS: dict[str, Callable[[Case], Check]] = {
         in_bytes, nothing, climbs, everything, without_gradients, transferred, effort,
     )
 }  # fmt: skip
+
+
+def run_checks(case: Case, *, advance: Callable[[int], object] | None = None) -> list[Check]:
+    """Run all checks on an evaluation that was run, in the order of `CHECKS`.
+
+    ``advance(1)`` is called after each. What follows from them is `verdict`'s to say.
+
+    >>> from funcrobust.core import evaluation
+    >>> model = fr.functionalize(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)))
+    >>> x, y, ball = torch.rand(8, 3, 2, 2), torch.arange(8) % 4, fr.linf(8 / 255)
+    >>> pgd = evaluation.Pgd(ball, step_size=2 / 255, steps=10)
+    >>> outcome = evaluation.attack_all(model.predict, model.params, x, y, {"pgd": pgd})
+    >>> case = evaluation.Case(model.predict, model.params, x, y, ball, outcome)
+    >>> checks = evaluation.run_checks(case)
+    >>> checks[0].name, checks[0].passed
+    ('images in range', True)
+    >>> evaluation.verdict(checks, not_tried=["autoattack"]).word != "holds"
+    True
+    """
+    found = []
+    for check in CHECKS.values():
+        found.append(check(case))
+        if advance is not None:
+            advance(1)
+    return found

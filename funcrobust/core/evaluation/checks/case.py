@@ -41,7 +41,8 @@ class Case:
     y: Tensor
     ball: Ball
     outcome: Outcome
-    numbers: Tensor
+    numbers: Tensor | None = None
+    """The examples' numbers (N,) that `attack_all` had, 0 … N−1 unless given."""
     seed: int = 0
     step_size: float = 2 / 255
     stronger: Adversary | None = None
@@ -63,9 +64,13 @@ class Case:
         """Run another adversary on the examples at ``places``."""
         return attack_all(
             self.predict, self.params, self.x[places], self.y[places],
-            {"check": adversary}, numbers=self.numbers[places], seed=self.seed,
+            {"check": adversary}, numbers=self.number(places), seed=self.seed,
             targeted=self.targeted,
         )  # fmt: skip
+
+    def number(self, places: Tensor) -> Tensor:
+        """Return the numbers of the examples at ``places``."""
+        return places if self.numbers is None else self.numbers[places]
 
     @property
     def steps(self) -> Adversary:
