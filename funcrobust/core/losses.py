@@ -62,7 +62,10 @@ def log_odds(predict: Predict, *, temperature: float = 1.0) -> Loss:
 def odds_of(logits: Tensor, y: Tensor) -> Tensor:
     """Return log Σ_{j≠y} e^{z_j} − z_y of logits z (B, C): (B,)."""
     own, others = own_and_others(logits, y)
-    return others.logsumexp(-1) - own
+    # Where every other class is masked, m is −∞, and torch's slope of its logsumexp is NaN.
+    alone = (others == -torch.inf).all(-1)
+    sums = others.masked_fill(alone.unsqueeze(-1), 0.0).logsumexp(-1)
+    return sums.masked_fill(alone, -torch.inf) - own
 
 
 def require_classes(logits: Tensor) -> None:

@@ -308,6 +308,24 @@ def test_a_class_that_cannot_be_is_as_if_it_were_not(name):
         assert torch.allclose(found, (log_p.exp() * (log_p - log_q)).sum(1), atol=1e-12)
 
 
+def test_one_class_that_is_not_masked_has_no_loss_and_no_slope():
+    """All others at −∞: whoever trains on a batch with one such example still gets a gradient."""
+    z = torch.tensor([[0.3, -1.2, 0.7], [2.0, 0.5, 0.1]], dtype=torch.float64)
+    masks = torch.tensor([[False, True, True], [False, False, True]])
+
+    def predict(p, x):
+        return (p * x).masked_fill(masks, -torch.inf)
+
+    loss, y, one = fr.cross_entropy(predict), torch.tensor([0, 0]), torch.ones((), dtype=z.dtype)
+    assert loss(one, z, y)[0] == 0
+    slope = torch.func.grad(lambda z: loss(one, z, y).sum())(z)
+    assert torch.equal(slope[0], torch.zeros(3).double())
+    two = torch.nn.functional.cross_entropy(z[1:, :2].requires_grad_(), y[1:])
+    assert loss(one, z, y)[1] == pytest.approx(float(two.detach()), abs=1e-12)
+    assert slope[1, :2].abs().min() > 0.1
+    assert torch.func.grad(lambda p: loss(p, z, y).sum())(one).isfinite()
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_bad_temperature_is_refused(temperature):
     with pytest.raises(fr.FuncrobustError, match="temperature"):
