@@ -135,6 +135,13 @@ def test_refused(problem):
     for shape in ((5, 1, 8, 8), (7,), (1, 4, 3, 8, 8)):
         with pytest.raises(fr.FuncrobustError, match=r"broadcast.*sizes of 1"):
             fr.masked(fr.l2(1.0), torch.ones(shape).bool()).project(problem.x, problem.x)
+    own = fr.masked(fr.linf(1.0), torch.ones(4, 1, 8, 8).bool())
+    attack = {"pgd": evaluation.Pgd(own, step_size=0.1)}
+    with pytest.raises(fr.FuncrobustError, match="evaluations one mask for all"):
+        evaluation.attack_all(
+            lambda p, x: x.flatten(1)[:, :2], {}, torch.rand(4, 3, 8, 8),
+            torch.zeros(4).long(), attack, numbers=torch.arange(4),
+        )  # fmt: skip
     with pytest.raises(fr.FuncrobustError, match="scale"):
         fr.with_block_means(fr.l2(1.0), 0)
 

@@ -240,9 +240,11 @@ def _require_alone(ball: Ball, why: str) -> None:
 def _require_broadcast(mask: Tensor, x: Tensor) -> None:
     sizes = zip(reversed(mask.shape), reversed(x.shape), strict=False)
     if mask.ndim > x.ndim or any(m not in (1, n) for m, n in sizes):
+        own = mask.ndim == x.ndim and len(mask) > 1  # each example's, and here are not all of them
+        alone = " (of each example its own: perturbations take that, evaluations one mask for all)"
         raise FuncrobustError(
             f"a mask of shape {tuple(mask.shape)} does not broadcast to x of shape {tuple(x.shape)}"
-            ": give it x's shape, or sizes of 1"
+            f": give it x's shape, or sizes of 1{alone * own}"
         )
 
 
