@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from funcrobust.checkpoints.format import copies
-from funcrobust.checkpoints.locate import CHECKPOINT, STATE, STATE_BEFORE
+from funcrobust.checkpoints.locate import CHECKPOINT, STATE, STATE_BEFORE, STATE_RECORDED
 from funcrobust.checkpoints.state import write_state
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.training.updates import State
@@ -27,7 +27,7 @@ from funcrobust.running.option import options_of
 from funcrobust.running.options import command_name
 from funcrobust.running.processes import processes
 from funcrobust.running.run_report import RunReport
-from funcrobust.running.state import STATE_RECORDED, Kept, Position, load_position, pack
+from funcrobust.running.state import Kept, Position, load_position, pack
 from funcrobust.running.stops import Stops
 
 SomeRun = TypeVar("SomeRun", bound=Run)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcrobust.checkpoints.locate import STATE
+from funcrobust.checkpoints.locate import STATE, STATE_RECORDED
 from funcrobust.core.balls.ball import known_inside
 from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.core.training.updates import State, Update
@@ -31,7 +31,6 @@ from funcrobust.running.config import resumption
 from funcrobust.running.holding import rescued
 from funcrobust.running.processes import is_loss_of_another, processes
 from funcrobust.running.state import (
-    STATE_RECORDED,
     Kept,
     Position,
     Writer,

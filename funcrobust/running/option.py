@@ -215,7 +215,7 @@ _TESTS: dict[type, tuple[str, Callable[[Any, Any], bool]]] = {
 
 
 def _is_large(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and abs(value) > LARGEST
+    return isinstance(value, int | float) and LARGEST < abs(value) < math.inf
 
 
 def read_number(text: str) -> float:

@@ -125,7 +125,7 @@ def require_room(place: Path) -> None:
 def _require_room_for(path: Path, there: bool) -> None:
     try:
         os.lstat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:  # too long a name, say
         raise FuncrobustError(f"cannot write {path}: {error.strerror or error}") from error
@@ -175,11 +175,12 @@ def _read(check: object, named: Any) -> Iterator[Path]:
 
 
 def _is_of_a_run(place: str) -> bool:
-    from funcrobust.checkpoints.locate import CHECKPOINT, STATE
+    from funcrobust.checkpoints.locate import CHECKPOINT, STATE, STATE_BEFORE, STATE_RECORDED
     from funcrobust.report.runs import CONFIG, METRICS, RESULT
 
     folder, name = os.path.split(place)
-    known = name in (CONFIG, METRICS, RESULT, CHECKPOINT) or name.startswith(Path(STATE).stem)
+    states = (STATE, STATE_BEFORE, STATE_RECORDED)
+    known = name in (CONFIG, METRICS, RESULT, CHECKPOINT, *states)
     return known and os.path.exists(os.path.join(folder, CONFIG))  # noqa: PTH110, PTH118
 
 

@@ -18,7 +18,7 @@ from torchopt import pytree
 from funcrobust import checkpoints
 from funcrobust.checkpoints import Card
 from funcrobust.checkpoints.format import copies
-from funcrobust.checkpoints.locate import STATE, STATE_BEFORE
+from funcrobust.checkpoints.locate import STATE, STATE_BEFORE, STATE_RECORDED
 from funcrobust.checkpoints.state import with_card, write_state
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.training.updates import State
@@ -26,10 +26,6 @@ from funcrobust.files import also_named
 from funcrobust.reading import structured
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
-
-STATE_RECORDED = "state-recorded.safetensors"
-"""The state of the last record, or the last one that was watched: what is kept when the epochs
-after it go wrong."""
 
 LONGEST = 1e10
 """Seconds of training that a state is believed to have behind it: three centuries."""

@@ -21,7 +21,9 @@ def require_said(names: Sequence[str], models: Sequence[str], images: Images) ->
     """
     cards = {name: card_of(name) for name in names if not is_zoo(name)}
     needy = {n: c for n, c in cards.items() if c and names_code(c.model) and c.model not in models}
-    flags = [f"--model {shlex.quote(c.model)}" for c in needy.values()]
+    known = [c.model for c in cards.values() if c]
+    wanted = [*(m for m in models if m in known), *(c.model for c in needy.values())]
+    flags = [f"--model {shlex.quote(model)}" for model in wanted]
     first = cards.get(names[0])
     if first is not None and images.dataset is None and is_own_data(first):
         flags.append(f"--dataset {shlex.quote(first.dataset)}")
@@ -45,7 +47,9 @@ def shared_out(models: Sequence[str], names: Sequence[str]) -> list[str | None]:
     if not models:
         return [None] * len(names)
     needy = [name for name in names if needs_model(name)] or list(names)
-    found = [_own(models, name, len(needy)) if name in needy else None for name in names]
+    found = [
+        _own(models, name, len(needy)) if name in needy else _named(models, name) for name in names
+    ]
     unused = [model for model in models if model not in found]
     said = [model for name, model in zip(names, found, strict=True) if name in needy]
     if unused and None not in said:
@@ -64,4 +68,9 @@ def _own(models: Sequence[str], name: str, needy: int) -> str | None:
             "beside it --model can be there once only"
         )
     only = own is None or needy == 1 or not names_code(own)
-    return models[0] if len(models) == 1 and only else None
+    return models[0] if only else None
+
+
+def _named(models: Sequence[str], name: str) -> str | None:
+    own = model_of(name)
+    return own if own in models else None

@@ -13,6 +13,8 @@ import pytest
 from problems import ROOT
 
 from funcrobust import cli
+from funcrobust.commands.evaluate import Evaluate
+from funcrobust.core.errors import FuncrobustError
 from funcrobust.running.budget import LONGEST, Budget, update_seconds
 
 QUICK = ("--examples", "4", "--steps", "1", "--restarts", "1", "--no-checks")
@@ -65,9 +67,25 @@ def test_a_runs_page_is_not_written_over_a_link(run, capsys):
     (run.parent / "precious").write_text("mine")
     (run / "evaluation.html").unlink(missing_ok=True)
     (run / "evaluation.html").symlink_to(run.parent / "precious")
-    code, err = said(capsys, "evaluate", "run", *QUICK)
-    assert (code, "is a link" in err) == (2, True)
+    cli_main = ("evaluate", "run", *QUICK)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(cli_main)
+    assert ended.value.code == 0  # the figures are there
+    out = " ".join(capsys.readouterr().out.split())
+    assert "is a link" in out
+    assert "--no-page" in out
     assert (run.parent / "precious").read_text() == "mine"
+
+
+def test_a_name_that_only_begins_as_a_runs_file_is_free(run):
+    """An export's natural name, in the folder of the run."""
+    from funcrobust.running.places import require_apart
+
+    for name in ("state_dict.pt", "statement.safetensors", "state.json"):
+        require_apart(Evaluate(checkpoint="run", json_file=run / name))
+    for name in ("state.safetensors", "state-before.safetensors", "state-recorded.safetensors"):
+        with pytest.raises(FuncrobustError, match="a file of a run"):
+            require_apart(Evaluate(checkpoint="run", json_file=run / name))
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -269,3 +271,31 @@ def test_block_means_over_a_ball_without_any_end():
     found = [fr.with_block_means(ball, 2).project(z, x) for ball in endless]
     assert (F.avg_pool2d(found[0], 2) - F.avg_pool2d(x, 2)).abs().max() < 1e-12
     assert all(torch.equal(each, found[0]) for each in found)
+
+
+@pytest.mark.parametrize(
+    "ball",
+    [
+        fr.l2(1.0, bounds=(0.0, math.inf)), fr.unconstrained(bounds=(-math.inf, math.inf)),
+        fr.linf(math.inf, bounds=(0.0, math.inf)), fr.linf(math.inf, bounds=(-math.inf, 1.0)),
+        fr.linf(math.inf, bounds=None), fr.l2(1.0, bounds=None), fr.linf(0.5, bounds=(0.0, 1.0)),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_block_means_hold_where_the_data_have_no_end(ball):
+    """On one side, or on both: every number stays in bounds, and the means are the centre's."""
+    draw = torch.Generator().manual_seed(2)
+    center = torch.rand(2, 1, 4, 4, dtype=torch.float64, generator=draw)
+    x = center + 0.7 * torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=draw)
+    found = fr.with_block_means(ball, 2).project(x, center)
+    means = torch.nn.functional.avg_pool2d(found - center, 2)
+    assert means.abs().max() < 1e-10
+    least, most = ball.bounds or (-math.inf, math.inf)
+    assert least <= found.min()
+    assert found.max() <= most
+
+
+def test_block_means_of_two_scales_are_refused_as_what_they_are():
+    ball = fr.with_block_means(fr.l2(1.0), 2)
+    with pytest.raises(fr.FuncrobustError, match="give one scale"):
+        fr.with_block_means(ball, 4)

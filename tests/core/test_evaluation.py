@@ -167,3 +167,30 @@ def test_no_examples(case):
         robust((predict, params, x[:0], y[:0]))
     with pytest.raises(fr.FuncrobustError, match=r"no examples.*x is empty"):
         evaluation.mean_of(fr.cross_entropy(predict), params, x[:0], y[:0])
+
+
+def test_a_seed_that_is_given_is_the_one(case):
+    """Of a `Pgd` with another of its own; and whoever reads a seed of their own keeps it."""
+    model, params, x, y = case
+    ball = fr.linf(0.03)
+
+    def standing(own, **given):
+        return evaluation.robust(
+            model, params, x, y, evaluation.Pgd(ball, 0.02, steps=2, seed=own), **given
+        )
+
+    for seed in (0, 3, 5):
+        assert torch.equal(standing(3, seed=seed), standing(seed))
+    with pytest.raises(fr.FuncrobustError, match="a Pgd of seed 3, and seed=5"):
+        evaluation.attack_all(
+            model, params, x, y, {"pgd": evaluation.Pgd(ball, 0.1, seed=3)}, seed=5
+        )
+
+    class Own:
+        seed = 7
+
+        def __call__(self, predict, params, x, y, run):
+            return x
+
+    assert evaluation.robust(model, params, x, y, Own()).shape == y.shape
+    assert evaluation.robust(model, params, x, y, Own(), seed=1).shape == y.shape

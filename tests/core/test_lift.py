@@ -488,6 +488,7 @@ def test_without_an_attack_it_trains_on_the_images(problem, batch):
         (lambda loss: {"mine": (float("nan"), loss)}, "weight of mine"),
         (lambda loss: {"mine": (float("inf"), loss)}, "weight of mine"),
         (lambda loss: {"mine": (torch.ones(4), loss)}, "weight of mine is one number"),
+        (lambda loss: {"mine": (torch.ones(1), loss)}, "weight of mine is one number, of 0 dim"),
         (lambda loss: {"mine": (0.0, loss)}, "positive weight"),
         (lambda loss: {}, "positive weight"),
         (lambda loss: {"mine": (1.0, fr.mean(loss))}, "per example"),

@@ -140,3 +140,43 @@ def test_square_goes_on_from_a_tie():
         return torch.stack([z, torch.zeros_like(z)], 1)
 
     assert standing(steps, torch.full((20, 1, 8, 8), 0.5), evaluation.square(fr.linf(0.1))) == 0
+
+
+def test_an_infinite_slope_in_half_precision_is_the_largest_of_all():
+    """float16 ends at 65504; its norms are summed in float32, so there is room for that."""
+    from funcrobust.core.evaluation.slopes import usable
+
+    gradient = torch.zeros(1, 3072, dtype=torch.float16)
+    gradient[0, :3] = torch.tensor([torch.inf, 1000.0, -5.0])
+    found = usable(gradient)
+    assert found[0, 0] == torch.finfo(torch.float16).max
+    assert found.float().norm().isfinite()
+    assert torch.equal(found[0, 1:], gradient[0, 1:])
+
+
+@pytest.mark.parametrize("way", ["jvp", "hessian"])
+def test_an_attack_may_differentiate_forward(way):
+    """It climbs what `evaluation.adversary_of` gives it by whatever derivative it likes."""
+
+    def perturb(loss):
+        def along(params, start, y, *, center=None):
+            del center
+
+            def value(x):
+                return loss(params, x, y).sum()
+
+            if way == "jvp":
+                _, slope = torch.func.jvp(value, (start,), (torch.ones_like(start),))
+            else:
+                slope = torch.func.hessian(value)(start).sum()
+            return start + 0.1 * slope.sign()
+
+        return along
+
+    x = torch.tensor([[0.2, 0.4], [0.5, 0.9]])
+    attack = fr.Attack(lambda x, _: x, perturb)
+    seen = evaluation.attack_all(
+        lambda p, x: torch.stack([0.5 * x.square().sum(1), x.sum(1).exp()], 1), {}, x,
+        torch.tensor([1, 1]), {"own": evaluation.adversary_of(attack, fr.log_odds)},
+    )  # fmt: skip
+    assert seen.images.isfinite().all()

@@ -152,3 +152,12 @@ def test_an_example_without_a_gradient_has_no_derivative_that_is_nan():
     x, y = torch.rand(2, 3, dtype=torch.float64), torch.tensor([0, 1])
     found = torch.func.grad(lambda p: draw(p, x, y).square().sum())(model.params)
     assert all(g.isfinite().all() for g in found.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_half(dtype):
+    params = {"mean": MEANS.to(dtype)}
+    draw = fr.sampler(energy, FREE, step_size=A, steps=3, beta=0.5, key=fr.key(0, "draw"))
+    found = draw(params, START.to(dtype), Y)
+    assert found.dtype == dtype
+    assert found.isfinite().all()

@@ -9,7 +9,7 @@ import torch
 from cards import CARD
 from torch import nn
 
-from funcrobust import checkpoints
+from funcrobust import checkpoints, models
 from funcrobust.commands.apply.options import Apply
 from funcrobust.commands.generate import Generate
 from funcrobust.commands.runs.options import Runs
@@ -17,6 +17,7 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.report.console import Reporter
 from funcrobust.running.classifier import load_all
 from funcrobust.running.groups import Images
+from funcrobust.running.trusted import require_said, shared_out
 
 CODE = """
 from torch import nn
@@ -65,7 +66,7 @@ def test_each_takes_its_own_of_several():
     [
         (["deep", "says_nothing.pt"], BOTH, "says_nothing.pt does not say which network it is, "),
         (["deep"], BOTH, "--model two_nets:flat does nothing here: no checkpoint is of it"),
-        (["deep", "flat"], BOTH[:1], "deep.safetensors needs the code 'two_nets:deep': if"),
+        (["deep", "flat"], BOTH[:1], "say --model two_nets:flat --model two_nets:deep"),
         (["deep"], BOTH[:1], "needs the code 'two_nets:deep', not 'two_nets:flat'"),
     ],
 )
@@ -81,7 +82,7 @@ def test_all_that_is_missing_is_asked_for_at_once():
         loaded("deep", "flat", dataset=None)
     flags = "--model two_nets:deep --model two_nets:flat --dataset own.npz"
     assert str(caught.value).endswith(f"say {flags}")
-    with pytest.raises(FuncrobustError, match=r"say --model two_nets:flat --dataset own\.npz$"):
+    with pytest.raises(FuncrobustError, match=f"say {flags}$".replace(".", r"\.")):
         loaded("deep", "flat", dataset=None, models=BOTH[1:])
     with pytest.raises(FuncrobustError, match=r"needs the code 'two_nets:deep': if you trust it"):
         loaded("deep")
@@ -95,3 +96,23 @@ def test_one_of_them_is_said_once(options):
     assert options(BOTH).model == BOTH
     with pytest.raises(FuncrobustError, match="--model a:b is there twice"):
         options(("a:b", "a:b"))
+
+
+@pytest.mark.usefixtures("here")
+def test_of_several_none_is_ignored():
+    """What no checkpoint is of is refused, and what says itself is not taken for unsaid."""
+    card = replace(CARD, model="preact-tiny", dataset="cifar10")
+    network = models.build("preact-tiny")
+    checkpoints.save("tiny.safetensors", network.state_dict(), card)
+    both = ["two_nets:flat", "preact-tiny"]
+    assert shared_out(both, ["flat.safetensors", "tiny.safetensors"]) == both
+    for models_ in (["nonsense", "rubbish"], ["preact-tiny", "rubbish"]):
+        with pytest.raises(FuncrobustError, match="--model rubbish does nothing here"):
+            shared_out(models_, ["tiny.safetensors"])
+
+
+@pytest.mark.usefixtures("here")
+def test_what_was_said_already_is_said_again_in_the_line():
+    """Which can be taken as it stands."""
+    with pytest.raises(FuncrobustError, match="--model two_nets:flat --model two_nets:deep"):
+        require_said(["flat.safetensors", "deep.safetensors"], BOTH[:1], Images(dataset="digits"))

@@ -115,14 +115,18 @@ def leave(
     """
     replaced = ", in place of the one before" if path.exists() else ""
     page = compose(options, classifier, case, figures, curves)
+    folder = _own_folder(classifier)
+    own = folder is not None and path == folder / EVALUATION_PAGE
     try:
+        if folder is not None and own:
+            own_file(RunFolder.open(folder), EVALUATION_PAGE)  # no link to somewhere else
         report.write(page, path)
     except FuncrobustError as error:
         if options.page != AUTO:
             raise
-        reporter.warn(f"{error}; or use --page FILE.html")
+        reporter.warn(f"{error}; or use --page FILE.html, or --no-page")
         return
-    if (folder := _own_folder(classifier)) is not None and path == folder / EVALUATION_PAGE:
+    if folder is not None and own:
         _tell(folder, figures, reporter)
     reporter.say(f"page: {path}{replaced}")
 
@@ -145,11 +149,7 @@ def where(options: Evaluate, classifier: Classifier) -> Path:
     if options.page is not None and options.page != AUTO:
         return options.page
     folder = _own_folder(classifier)
-    return (
-        free_place(EVALUATION_PAGE)
-        if folder is None
-        else own_file(RunFolder.open(folder), EVALUATION_PAGE)
-    )
+    return free_place(EVALUATION_PAGE) if folder is None else folder / EVALUATION_PAGE
 
 
 def _own_folder(classifier: Classifier) -> Path | None:

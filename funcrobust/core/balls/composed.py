@@ -117,15 +117,13 @@ class WithBlockMeans(Composed):
         confining = self.ball
         while isinstance(confining, WithSteps):
             confining = confining.ball
-        endless = self.bounds is None and math.isinf(self.radius)
-        if isinstance(confining, Linf) and not endless:  # a box, too
+        if isinstance(confining, Linf):  # a box, too
             least, most = center - confining.radius, center + confining.radius
             least, most = inside(least, self.bounds), inside(most, self.bounds)
         else:
             x = self.ball.project(x, center)
-            if self.bounds is None:
-                return x + _enlarged(low - F.avg_pool2d(x, self.scale), self.scale)
-            least, most = (torch.full_like(x, bound) for bound in self.bounds)
+            ends = self.bounds or (-math.inf, math.inf)
+            least, most = (torch.full_like(x, end) for end in ends)
         return _shifted(x, low, least, most, self.scale)
 
     def steepest(self, gradient: Tensor) -> Tensor:
@@ -181,7 +179,12 @@ def with_block_means(ball: Ball, scale: int, low: Tensor | None = None) -> Ball:
     its input.
     """
     require_straight(ball)
-    _require_alone(ball, "a mask and block means undo each other: use one of them")
+    _require_alone(
+        ball,
+        "give one scale and its means"
+        if isinstance(ball, WithBlockMeans)
+        else "a mask and block means undo each other: use one of them",
+    )
     require_count("scale", scale, minimum=1)
     return WithBlockMeans(ball, scale, low)
 
@@ -213,6 +216,9 @@ HALVINGS = {torch.float64: 52}
 def _halved(x: Tensor, least: Tensor, most: Tensor, goal: Tensor) -> Tensor:
     below = (least - x).amin(-1, keepdim=True)
     above = (most - x).amax(-1, keepdim=True)
+    # An end that there is not: where no number is clipped there, t is no further than this.
+    below = torch.where(below.isinf(), goal - x.amax(-1, keepdim=True), below)
+    above = torch.where(above.isinf(), goal - x.amin(-1, keepdim=True), above)
     for _ in range(HALVINGS.get(x.dtype, 24)):
         t = (below + above) / 2
         short = (x + t).clamp(least, most).mean(-1, keepdim=True) < goal

@@ -12,6 +12,7 @@ from funcrobust.core.arguments import require_adversary, require_predict
 from funcrobust.core.balls.ball import Ball
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.evaluation.accuracy import classes, require_pairs
+from funcrobust.core.evaluation.adversaries import Pgd
 from funcrobust.core.evaluation.adversary import AT_ONCE, Adversary, Run, ignore, inside, succeeds
 from funcrobust.core.examples import flat
 from funcrobust.core.images import as_float
@@ -68,9 +69,10 @@ def attack_all(
     not finite fools nobody. With a ``ball``, whatever an adversary gives is looked at: of one of
     your own, which may leave it (see `inside`).
 
-    Raises `FuncrobustError` where there are no examples, or an adversary gives no images of x's
-    shape, leaves the ``ball``, or goes the other way than ``targeted`` says. To stop in between and
-    go on later, take its two parts: `evaluation.look` and `attack_the_standing`.
+    Raises `FuncrobustError` where there are no examples, a `Pgd` has another seed than all have, or
+    an adversary gives no images of x's shape, leaves the ``ball``, or goes the other way than
+    ``targeted`` says. To stop in between and go on later, take its two parts: `evaluation.look` and
+    `attack_the_standing`.
     """
     if not isinstance(adversaries, Mapping):
         raise FuncrobustError('adversaries have names: {"pgd": evaluation.Pgd(ball, step_size)}')
@@ -86,9 +88,10 @@ def attack_all(
                 f"{'targets' if targeted else 'labels'} here: build it with targeted={targeted}, "
                 f"or give targeted={not targeted} to what runs it too"
             )
-        if getattr(adversary, "seed", 0) not in (0, seed):
+        if isinstance(adversary, Pgd) and adversary.seed not in (0, seed):
             raise FuncrobustError(
-                f"{name} has a seed of its own, which nobody reads here: give seed="
+                f"{name} is a Pgd of seed {adversary.seed}, and seed={seed} is all adversaries' "
+                f"here: give seed={adversary.seed}, or leave the Pgd's out"
             )
         run = Run(numbers, seed, f"evaluate/{name}", batch_size, advance)
         checked = adversary if ball is None else _within(ball, name, adversary)
@@ -186,10 +189,11 @@ def robust(
 
     Raises `FuncrobustError` as `attack_all` does.
     """
-    if seed is None:
-        seed = int(getattr(adversary, "seed", 0))
+    if isinstance(adversary, Pgd):
+        seed = adversary.seed if seed is None else seed
+        adversary = adversary._replace(seed=seed)
     outcome = attack_all(
-        predict, params, x, y, {"robust": adversary}, seed=seed, batch_size=batch_size,
+        predict, params, x, y, {"robust": adversary}, seed=seed or 0, batch_size=batch_size,
         advance=advance, targeted=targeted, ball=ball,
     )  # fmt: skip
     return outcome.robust

@@ -36,7 +36,10 @@ def usable(gradient: Tensor) -> Tensor:
     An infinite entry is as large as still has a finite norm together with all others.
     """
     numbers = max(gradient[:1].numel(), 1)
-    large = (torch.finfo(gradient.dtype).max / numbers) ** 0.5 / 2
+    # Norms of half precision are summed in float32.
+    summed = torch.promote_types(gradient.dtype, torch.float32)
+    large = (torch.finfo(summed).max / numbers) ** 0.5 / 2
+    large = min(large, torch.finfo(gradient.dtype).max)
     return gradient.nan_to_num(nan=0.0, posinf=large, neginf=-large)
 
 
@@ -65,3 +68,7 @@ class _Climbable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Tensor:  # noqa: ARG004
         return usable(cotangents[0])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:  # noqa: ARG004
+        return tangents[0].clone()

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map
 
 from funcrobust.core.arguments import is_tracked, require_loss
 from funcrobust.core.derivatives.iteration import constant
-from funcrobust.core.errors import FuncrobustError, as_number, require_finite
+from funcrobust.core.errors import FuncrobustError, require_finite
 from funcrobust.core.losses import Loss, per_example_loss
 from funcrobust.core.network.functional import Buffers, Functional, Params, Predict, autocast
 from funcrobust.core.shards import is_rows
@@ -177,8 +177,11 @@ def _is_number(name: str, weight: float | Tensor) -> bool:
     """
     called = f"the weight of {name}"
     if isinstance(weight, Tensor):
-        if weight.numel() != 1:
-            as_number(called, weight)
+        if weight.ndim:
+            raise FuncrobustError(
+                f"{called} is one number, of 0 dimensions where it is a tensor, got one of shape "
+                f"{tuple(weight.shape)}"
+            )
         return False
     require_finite(called, weight)
     return True

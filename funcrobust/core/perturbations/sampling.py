@@ -78,7 +78,7 @@ def sampler(
             found = step_size * safe_norm(g) / flat(g).shape[1] ** 0.5
             if gamma:
                 noise = normal(key.to(x.device), t, x.shape).to(x.dtype)
-                x = x + per_example(gamma * found, x) * noise
+                x = x + per_example((gamma * found).to(x.dtype), x) * noise
             x = ball.project(x - h * step_size * g, center)
         return x
 

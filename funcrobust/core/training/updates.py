@@ -126,7 +126,8 @@ def make_update(
     ``accumulate`` k cuts the batch into k parts of equal size, one after the other: the gradient
     and the metrics are their means, at a k-th of the memory (batch norm sees a part at a time).
     Where some of a batch's tensors have fewer rows, which go with its first examples
-    (`Batch.restored`), each part has a k-th of those examples too, and has them first.
+    (`Batch.restored`), each part has a k-th of those examples too, and has them first. Every tensor
+    of a batch that has dimensions counts as rows: weights of classes belong in the objective.
     ``across`` several processes, each with its rows of a batch, gradient and metrics are the means
     over them: see `Shard`. Of parameters that are spread over them each keeps its part: see
     `sharded`.
