@@ -44,12 +44,12 @@ from funcrobust.running.dataset import chosen_test_images
 SGD = {"opt": "SGD", "delta": "none"}
 PGD_2 = {"attack": "pgd", "attack_steps": 2, "alpha": 5 / 255}
 METHODS: dict[str, dict[str, Any]] = {
-    "preset cpu": {},
+    "preset cpu, by Muon": {},
     "preset cpu, by SGD": {"opt": "SGD"},
     PLAIN: {},  # as published, no code of ours
-    "N-FGSM, average": SGD,
-    "PGD-2, average": {**SGD, **PGD_2},
-    "TRADES, average": {**SGD, **PGD_2, "trades": 6.0},
+    "N-FGSM, average, one pixel": SGD,
+    "PGD-2, average, one pixel": {**SGD, **PGD_2},
+    "TRADES, average, one pixel": {**SGD, **PGD_2, "trades": 6.0},
 }
 TARGETS = (0.30, 0.35, 0.40, 0.45)
 

@@ -14,10 +14,10 @@ SUFFIX = ".safetensors"
 CHECKPOINT = f"checkpoint{SUFFIX}"
 """What a run leaves, and what a folder means."""
 STATE, STATE_BEFORE = f"state{SUFFIX}", f"state-before{SUFFIX}"
+"""A run's newest state, and the one saved before it."""
 STATE_RECORDED = f"state-recorded{SUFFIX}"
 """The state of the last record, or the last one that was watched: what is kept when the epochs
 after it go wrong."""
-"""A run's newest state, and the one saved before it."""
 
 
 def shipped() -> dict[str, Path]:

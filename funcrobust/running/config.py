@@ -172,9 +172,9 @@ def as_command(options: Options, *, places: bool = False) -> str:
 
 def unusual(options: Options) -> Iterator[tuple[Option, Any, Any]]:
     """Yield options that do something and differ from what stands beneath: value, usual value."""
-    chosen = _chosen(options)
-    beneath = type(options).beneath(chosen)
-    for name, option in options_of(type(options)).items():
+    chosen, fields = _chosen(options), options_of(type(options))
+    beneath = type(options).beneath({name: getattr(options, name) for name in fields})
+    for name, option in fields.items():
         value, usual = getattr(options, name), beneath.get(name, option.default)
         if name == "model" and getattr(options, "checkpoint", None):
             usual = None  # what is left out is the checkpoint's

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import get_args, get_type_hints
 
 import pytest
+from problems import parsed
 
 import funcrobust as fr
 from funcrobust.commands.certify import Certify
 from funcrobust.commands.corruptions import Corruptions
+from funcrobust.commands.cure_train import CureTrain
+from funcrobust.commands.cure_train.presets import PRESETS
 from funcrobust.commands.evaluate import Evaluate
 from funcrobust.commands.minimum_norm import MinimumNorm
+from funcrobust.commands.psi_train import PsiTrain
 from funcrobust.core.training.schedules import SHAPES
+from funcrobust.running.config import as_command, to_config
 from funcrobust.running.groups import Machine, Measured
-from funcrobust.running.optimiser import Optimiser, Schedule
+from funcrobust.running.optimiser import TYPICAL, Opt, Optimiser, Schedule
 from funcrobust.running.option import options_of
 
 
@@ -49,6 +55,35 @@ def test_devices(device):
 def test_an_optimiser_that_makes_no_sense(given, message):
     with pytest.raises(fr.FuncrobustError, match=message):
         Optimiser(**given)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("opt", get_args(Opt))
+def test_rate_and_decay_are_the_optimisers(preset, opt):
+    """A preset's own with its own, else what is typical; a card's command says the same."""
+    usual = CureTrain.filled({"preset": preset})
+    options = CureTrain.filled({"preset": preset, "opt": opt})
+    typical = TYPICAL[opt]
+    if opt != usual.opt:
+        assert (options.lr_max, options.weight_decay) == tuple(typical.values())
+    else:
+        assert options == usual
+    words = shlex.split(as_command(options))
+    again = parsed(*words[words.index("cure-train") :])
+    assert to_config(again) == to_config(options)
+    given = CureTrain.filled({"preset": preset, "opt": opt, "lr_max": 0.02, "weight_decay": 0.0})
+    assert (given.lr_max, given.weight_decay) == (0.02, 0.0)
+
+
+def test_another_optimiser_alone_is_no_options_in_python():
+    with pytest.raises(fr.FuncrobustError, match=r"CureTrain.filled\({'opt': 'SGD', ...}\)"):
+        CureTrain(opt="SGD")
+    assert CureTrain(opt="SGD", lr_max=0.1, weight_decay=5e-4).lr_max == 0.1
+
+
+def test_learnt_starts_are_no_matrices():
+    with pytest.raises(fr.FuncrobustError, match="--opt Muon is for matrices"):
+        PsiTrain.filled({"objective": "drift", "learn_starts": 8, "opt": "Muon"})
 
 
 @pytest.mark.parametrize("command", [Evaluate, Certify, Corruptions, MinimumNorm])

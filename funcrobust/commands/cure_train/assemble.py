@@ -83,10 +83,10 @@ def assemble(
     batches = Batches(dataset, ball, attack, options, per_epoch, shard)
     steps = options.epochs * batches.steps_per_epoch
     rate = schedule(
-        options.lr_schedule, lr_max=options.rate, lr_min=options.lr_min, total_steps=steps
+        options.lr_schedule, lr_max=options.lr_max, lr_min=options.lr_min, total_steps=steps
     )
     optim = optimizers.optimizer(
-        options.opt, rate, momentum=options.momentum, weight_decay=options.decay,
+        options.opt, rate, momentum=options.momentum, weight_decay=options.weight_decay,
         nesterov=True,
     )  # fmt: skip
     state = updates.initial_state(model, optim, averaged=options.ema > 0)

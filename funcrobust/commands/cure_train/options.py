@@ -19,15 +19,12 @@ from funcrobust.running.groups import (
     require_norm_of,
 )
 from funcrobust.running.marks import Choices, Count, Flag, Weight
-from funcrobust.running.optimiser import Opt, Schedule
+from funcrobust.running.optimiser import TYPICAL, Opt, Rate, Schedule
 from funcrobust.running.options import Options, only_with, unless
 from funcrobust.running.places import CheckpointName, DatasetName, Factory
 
 NOT_ADDED = ("cure", "gradient-difference", "top-curvature", "linearity-error")
 """Functions beside the regularisers: the first two have flags of their own, the others measure."""
-
-BELONGING = {"attack": ("trades",), "opt": ("lr_max", "weight_decay")}
-"""What a preset has beside its attack and its optimiser goes with those alone."""
 
 
 def attack_names() -> tuple[str, ...]:
@@ -184,6 +181,12 @@ class CureTrain(Attacked, Regularised, Run):
     """Passes over the training set."""
     batch_size: Annotated[int, Ge(2)] = 128
     opt: Opt = "Muon"
+    lr_max: Rate = TYPICAL["Muon"]["lr_max"]
+    """Highest learning rate; beside another --opt than the preset's that one's own: 0.2 for SGD,
+    0.005 for Muon, 0.001 for Adam and AdamW."""
+    weight_decay: Weight = TYPICAL["Muon"]["weight_decay"]
+    """L2 regularisation, decoupled for AdamW and Muon; beside another --opt its own: 0.0005 for
+    SGD, 0.3 for Muon, 0.01 for AdamW, 0 for Adam."""
     lr_schedule: Schedule = "superconverge"
     ema: Annotated[float, Ge(0), Lt(1)] = 0.995
     """Decay of the weight average that is evaluated and kept; 0 keeps none."""
@@ -204,11 +207,19 @@ class CureTrain(Attacked, Regularised, Run):
 
     @classmethod
     def beneath(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the preset's values: of the one given, or of the one that fits."""
+        """Return the preset's values: of the one given, or of the one that fits.
+
+        TRADES goes with its attack alone; rate and decay are those of the optimiser.
+        """
         name = given.get("preset") or fitting(given.get("dataset"), given.get("device", "auto"))
         if name not in PRESETS:
             raise unknown_name("preset", name, PRESETS)
-        return PRESETS[name] | {"preset": name}
+        preset = PRESETS[name] | {"preset": name}
+        if _differs(given, preset, "attack", cls.attack):
+            preset.pop("trades", None)
+        if _differs(given, preset, "opt", cls.opt):
+            preset |= TYPICAL.get(str(given["opt"]), {})
+        return preset
 
     @classmethod
     def filled(cls, given: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> Self:
@@ -218,10 +229,6 @@ class CureTrain(Attacked, Regularised, Run):
         """
         preset = cls.beneath(given) if preset is None else preset
         checkpoint = given.get("checkpoint")
-        for chief, its in BELONGING.items():
-            usual = preset.get(chief, getattr(cls, chief))
-            if given.get(chief, usual) != usual:
-                preset = {name: value for name, value in preset.items() if name not in its}
         own = given.get("model") is not None or given.get("resume") is not None
         if isinstance(checkpoint, str) and not own:
             preset = {**preset, **network_of(checkpoint)}
@@ -235,6 +242,12 @@ class CureTrain(Attacked, Regularised, Run):
     def check(self) -> None:
         """Refuse what does not go together."""
         super().check()
+        if self.opt != type(self).opt and self._said.isdisjoint(TYPICAL[self.opt]):
+            raise FuncrobustError(
+                f"the rate and the decay are {type(self).opt}'s: give lr_max and weight_decay "
+                f"beside opt, or build the options with {type(self).__name__}.filled"
+                f"({{'opt': {self.opt!r}, ...}})"
+            )
         require_norm_of(self.attack, self.constraint)
         if self.hat > 0 and self.helper is None:
             raise FuncrobustError(
@@ -250,3 +263,8 @@ class CureTrain(Attacked, Regularised, Run):
             raise FuncrobustError(
                 "--trades needs --delta-init random: its KL has no slope at x itself"
             )
+
+
+def _differs(given: Mapping[str, Any], preset: Mapping[str, Any], name: str, usual: Any) -> bool:
+    """Tell whether another one than the preset's is given."""
+    return name in given and given[name] != preset.get(name, usual)

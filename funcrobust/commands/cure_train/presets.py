@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from funcrobust.running.optimiser import TYPICAL
+
 _ONE_GPU: dict[str, Any] = {
-    "opt": "SGD", "precision": "bf16", "robust_examples": 1000, "evaluate_examples": 10_000,
-    "padding": 4,
+    "opt": "SGD", **TYPICAL["SGD"], "precision": "bf16", "padding": 4, "robust_examples": 1000,
+    "evaluate_examples": 10_000,
 }  # fmt: skip
 _PAPERS: dict[str, Any] = _ONE_GPU | {
     "model": "preact-resnet18", "attack": "rs-fgsm", "lam": 1.0, "cure_every": 1,
@@ -47,8 +49,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # ball is wider.
     "digits": {
         "dataset": "digits", "epochs": 20, "batch_size": 64, "attack": "rs-fgsm", "epsilon": 0.15,
-        "opt": "SGD", "lr_max": 0.05, "ema": 0.95, "lam": 1.0, "cure_every": 2,
-        "cure_fraction": 1.0, "precision": "fp32",
+        "opt": "SGD", "weight_decay": 5e-4, "lr_max": 0.05, "ema": 0.95, "lam": 1.0,
+        "cure_every": 2, "cure_fraction": 1.0, "precision": "fp32",
     },
 }  # fmt: skip
 

@@ -168,7 +168,7 @@ def _headline(options: CureTrain, device: torch.device) -> str:
     begun = f" from {options.checkpoint}" if options.checkpoint else ""
     return (
         f"preset {options.preset} on {name}: {options.model}{begun}, {options.epochs} epochs of "
-        f"batch {options.batch_size}, {options.opt} {options.lr_schedule} lr {options.rate:g}, "
+        f"batch {options.batch_size}, {options.opt} {options.lr_schedule} lr {options.lr_max:g}, "
         f"{options.attack} ε = {written_number(options.epsilon)}, {_regularisation(options)}, "
         f"{options.precision}"
         + (", normalised by the data's mean and deviation unless normalized = True" * own)

@@ -113,22 +113,23 @@ def leave(
     A place that nobody named and cannot be written is a warning. ``figures`` are the evaluation's
     own, as its JSON has them.
     """
-    replaced = ", in place of the one before" if path.exists() else ""
+    said = f"page: {path}" + ", in place of the one before" * path.exists()
     page = compose(options, classifier, case, figures, curves)
     folder = _own_folder(classifier)
     own = folder is not None and path == folder / EVALUATION_PAGE
     try:
-        if folder is not None and own:
+        if folder is not None and own and options.page == AUTO:
             own_file(RunFolder.open(folder), EVALUATION_PAGE)  # no link to somewhere else
         report.write(page, path)
     except FuncrobustError as error:
         if options.page != AUTO:
             raise
         reporter.warn(f"{error}; or use --page FILE.html, or --no-page")
-        return
+        said = ""
     if folder is not None and own:
         _tell(folder, figures, reporter)
-    reporter.say(f"page: {path}{replaced}")
+    if said:
+        reporter.say(said)
 
 
 def _tell(folder: Path, figures: dict[str, Any], reporter: Reporter) -> None:

@@ -51,11 +51,11 @@ def make_training(
     Of a batch the update takes the rows that are this process's.
     """
     rate = schedule(
-        options.lr_schedule, lr_max=options.rate, lr_min=options.lr_min,
+        options.lr_schedule, lr_max=options.lr_max, lr_min=options.lr_min,
         total_steps=options.updates,
     )  # fmt: skip
     optim = optimizers.optimizer(
-        options.opt, rate, momentum=options.momentum, weight_decay=options.decay,
+        options.opt, rate, momentum=options.momentum, weight_decay=options.weight_decay,
         clip_norm=options.clip_norm or None,
     )  # fmt: skip
     held = evaluating(model, model.buffers, dtype)

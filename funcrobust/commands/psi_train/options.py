@@ -166,9 +166,6 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
     batch_size: Annotated[int, Ge(2)] = 64
     opt: Opt = "Adam"
     lr_max: Rate = 5e-4
-    """Highest learning rate."""
-    weight_decay: Weight = 0.0
-    """L2 regularisation for SGD and Adam, decoupled for AdamW and Muon."""
     ema: Annotated[float, Ge(0), Lt(1)] = 0.998
     """Decay of the weight average that is evaluated and kept; 0 keeps none."""
     strips: Annotated[int, Ge(0)] = 5

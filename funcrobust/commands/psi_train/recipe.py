@@ -172,7 +172,7 @@ def _headline(options: PsiTrain, card: Card, device: torch.device) -> str:
         f"ψ of {card.model} ({card.dataset}) on {device}: {options.steps} {options.constraint} "
         f"steps of {options.step_size:.3g} {way} {label}, {options.derivative}; {said}; "
         f"{options.updates} updates of batch {options.batch_size}, {options.opt} lr "
-        f"{options.rate:g}"
+        f"{options.lr_max:g}"
     )
 
 

@@ -49,7 +49,7 @@ def gradient_of(value: Tensor, x: Tensor) -> Tensor:
 
 
 def climbable(x: Tensor) -> Tensor:
-    """Return x, through which every derivative comes back `usable`."""
+    """Return x, through which every gradient comes back `usable`; forward ones pass as they are."""
     found: Tensor = _Climbable.apply(x)
     return found
 

@@ -25,8 +25,11 @@ class Verdict(NamedTuple):
     """The failed checks that decide, or what was not tried."""
 
 
-def verdict(checks: Iterable[Check], not_tried: Iterable[str] = ()) -> Verdict:
-    """Judge: the worst of the failed checks, or an upper bound where attacks were not tried."""
+def verdict(checks: Iterable[Check], not_tried: Iterable[str]) -> Verdict:
+    """Judge: the worst of the failed checks, or an upper bound where attacks were not tried.
+
+    ``not_tried`` are the names of stronger attacks that were not run: none where `autoattack` was.
+    """
     failed = [check for check in checks if check.passed is False]
     for word in ORDER[:3]:
         because = [f"{check.name}: {check.figure}" for check in failed if check.severity == word]
