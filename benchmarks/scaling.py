@@ -27,8 +27,8 @@ from funcrobust.report import plots
 CLI = str(Path(__file__).parents[1] / "cli.py")
 TRAINING = (
     "cure-train", "--preset", "cpu", "--opt", "SGD", "--dataset", "cifar10",
-    "--train-examples", "12800", "--batch-size", "256", "--epochs", "1", "--evaluate-examples", "32",
-    "--robust-examples", "32", "--evaluate-steps", "1", "--seed", "0",
+    "--train-examples", "12800", "--batch-size", "256", "--epochs", "1",
+    "--evaluate-examples", "32", "--robust-examples", "32", "--evaluate-steps", "1", "--seed", "0",
 )  # fmt: skip
 EVALUATION = ("evaluate", "cifar10-linf-tiny", "--no-checks", "--no-page")
 
