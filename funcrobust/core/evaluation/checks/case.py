@@ -46,7 +46,7 @@ class Case:
     seed: int = 0
     step_size: float = 2 / 255
     stronger: Adversary | None = None
-    """What `effort` tries on those that withstood; None: nothing was given."""
+    """What the check "effort" tries on those that withstood; None: nothing was given."""
     surrogate: tuple[Predict, Params] | None = None
     """Another network on the same images, whose adversarial images are tried."""
     few: int = 64
