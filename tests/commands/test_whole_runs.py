@@ -203,11 +203,12 @@ def test_both_commands_on_a_slice_of_cifar10(cifar, runs):
 SHORT = ("cure-train", *DIGITS, "--train-examples", "320", "--batch-size", "16", "--epochs")
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(runs):
-    done = run_cli(*SHORT, "4", "--out", str(runs), "--name", "whole")
+@pytest.fixture(scope="module", params=["SGD", "Muon"])
+def uninterrupted(runs, request):
+    name = f"whole-{request.param}"
+    done = run_cli(*SHORT, "4", "--opt", request.param, "--out", str(runs), "--name", name)
     assert done.returncode == 0, done.stderr
-    return runs / "whole"
+    return request.param, runs / name
 
 
 @pytest.mark.parametrize(("stop", "batch"), [(signal.SIGINT, 75), (signal.SIGTERM, 105)])
@@ -228,8 +229,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         return draw(self, step)
 
     monkeypatch.setattr(assemble.Batches, "__call__", stopping)
-    run = runs / f"stopped-{stop.name}"
-    stopped = run_cli(*SHORT, "4", "--out", str(runs), "--name", run.name)
+    opt, straight = uninterrupted
+    run = runs / f"stopped-{stop.name}-{opt}"
+    stopped = run_cli(*SHORT, "4", "--opt", opt, "--out", str(runs), "--name", run.name)
     monkeypatch.undo()
     assert stopped.returncode == 130, stopped.stderr
     assert "--resume" in stopped.stdout
@@ -237,7 +239,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
     resumed = run_cli("cure-train", "--resume", str(run))
     assert resumed.returncode == 0, resumed.stderr
-    whole, parts = (load_file(r / "checkpoint.safetensors") for r in (uninterrupted, run))
+    whole, parts = (load_file(r / "checkpoint.safetensors") for r in (straight, run))
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
     records = [json.loads(s) for s in (run / "metrics.jsonl").read_text().splitlines()]
     assert [r["epoch"] for r in records] == [1, 2, 3, 4]
