@@ -242,7 +242,7 @@ class CureTrain(Attacked, Regularised, Run):
     def check(self) -> None:
         """Refuse what does not go together."""
         super().check()
-        if self.opt != type(self).opt and self._said.isdisjoint(TYPICAL[self.opt]):
+        if self.opt != type(self).opt and not self._said.issuperset(TYPICAL[self.opt]):
             raise FuncrobustError(
                 f"the rate and the decay are {type(self).opt}'s: give lr_max and weight_decay "
                 f"beside opt, or build the options with {type(self).__name__}.filled"

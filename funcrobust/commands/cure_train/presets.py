@@ -49,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # ball is wider.
     "digits": {
         "dataset": "digits", "epochs": 20, "batch_size": 64, "attack": "rs-fgsm", "epsilon": 0.15,
-        "opt": "SGD", "weight_decay": 5e-4, "lr_max": 0.05, "ema": 0.95, "lam": 1.0,
+        "opt": "SGD", **TYPICAL["SGD"], "lr_max": 0.05, "ema": 0.95, "lam": 1.0,
         "cure_every": 2, "cure_fraction": 1.0, "precision": "fp32",
     },
 }  # fmt: skip

@@ -71,27 +71,3 @@ def scale_by_muon(momentum: float) -> Transformation:
         return {name: spread_like(_step(whole(g)), g) for name, g in ahead.items()}, moved
 
     return Transformation(init, update)
-
-
-def apart(matrices: Transformation, others: Transformation) -> Transformation:
-    """Let one transformation have the parameters of two dimensions or more, one the others."""
-
-    def parts(tensors: Params) -> tuple[Params, Params]:
-        large = {name: t for name, t in tensors.items() if t.ndim >= 2}
-        return large, {name: t for name, t in tensors.items() if name not in large}
-
-    def init(params: Params) -> tuple[Any, Any]:
-        large, small = parts(params)
-        return matrices.init(large), others.init(small)
-
-    def update(
-        updates: Params, state: tuple[Any, Any], *, params: Any = None, inplace: bool = True
-    ) -> tuple[Params, tuple[Any, Any]]:
-        del params  # neither looks at them
-        large, small = parts(updates)
-        large, first = matrices.update(large, state[0], inplace=inplace)
-        small, second = others.update(small, state[1], inplace=inplace)
-        found = large | small
-        return {name: found[name] for name in updates}, (first, second)
-
-    return Transformation(init, update)

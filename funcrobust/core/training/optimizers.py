@@ -11,7 +11,7 @@ from torch import Tensor
 
 from funcrobust.core.errors import FuncrobustError, require_finite
 from funcrobust.core.network.functional import Params
-from funcrobust.core.training.muon import apart, scale_by_muon
+from funcrobust.core.training.muon import scale_by_muon
 from funcrobust.core.training.schedules import Schedule
 from funcrobust.core.training.sharding import whole
 
@@ -68,13 +68,40 @@ def optimizer(
         scaled = torchopt.transform.scale_by_adam()
         return _clipped(torchopt.combine.chain(scaled, decay, torchopt.sgd(rate)), clip_norm)
     elif name.lower() == "muon":
-        scaled = apart(scale_by_muon(momentum), torchopt.transform.scale_by_adam())
+        scaled = _apart(matrices, scale_by_muon(momentum), torchopt.transform.scale_by_adam())
         return _clipped(torchopt.combine.chain(scaled, decay, torchopt.sgd(rate)), clip_norm)
     else:
         raise FuncrobustError(f"unknown optimizer {name!r}: choose SGD, Adam, AdamW or Muon")
     if decayed and weight_decay:
         base = torchopt.combine.chain(decay, base)
     return _clipped(base, clip_norm)
+
+
+def _apart(mask: Mask, chosen: Optimizer, others: Optimizer) -> Optimizer:
+    """Let one transformation have the parameters that the mask chooses, and one the others."""
+
+    def parts(tensors: Params) -> tuple[Params, Params]:
+        own = mask(tensors)
+        return (
+            {name: t for name, t in tensors.items() if own[name]},
+            {name: t for name, t in tensors.items() if not own[name]},
+        )
+
+    def init(params: Params) -> tuple[Any, Any]:
+        its, rest = parts(params)
+        return chosen.init(its), others.init(rest)
+
+    def update(
+        updates: Params, state: tuple[Any, Any], *, params: Any = None, inplace: bool = True
+    ) -> tuple[Params, tuple[Any, Any]]:
+        del params  # neither looks at them
+        its, rest = parts(updates)
+        its, first = chosen.update(its, state[0], inplace=inplace)
+        rest, second = others.update(rest, state[1], inplace=inplace)
+        found = its | rest
+        return {name: found[name] for name in updates}, (first, second)
+
+    return torchopt.base.GradientTransformation(init, update)
 
 
 def _clipped(optim: Optimizer, clip_norm: float | None) -> Optimizer:
