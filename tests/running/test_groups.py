@@ -79,7 +79,7 @@ def test_another_optimiser_alone_is_no_options_in_python():
     with pytest.raises(fr.FuncrobustError, match=r"CureTrain.filled\({'opt': 'SGD', ...}\)"):
         CureTrain(opt="SGD")
     with pytest.raises(fr.FuncrobustError, match="give lr_max and weight_decay"):
-        CureTrain(opt="SGD", lr_max=0.1)  # Muon's decay would be three hundred times too strong
+        CureTrain(opt="SGD", lr_max=0.1)  # with Muon's decay, 600 times SGD's
     assert CureTrain(opt="SGD", lr_max=0.1, weight_decay=5e-4).lr_max == 0.1
 
 
