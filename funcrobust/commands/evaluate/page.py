@@ -116,9 +116,10 @@ def leave(
     said = f"page: {path}" + ", in place of the one before" * path.exists()
     page = compose(options, classifier, case, figures, curves)
     folder = _own_folder(classifier)
-    own = folder is not None and path == folder / EVALUATION_PAGE
+    if folder is not None and path != folder / EVALUATION_PAGE:
+        folder = None  # the page is elsewhere
     try:
-        if folder is not None and own and options.page == AUTO:
+        if folder is not None and options.page == AUTO:
             own_file(RunFolder.open(folder), EVALUATION_PAGE)  # no link to somewhere else
         report.write(page, path)
     except FuncrobustError as error:
@@ -126,7 +127,7 @@ def leave(
             raise
         reporter.warn(f"{error}; or use --page FILE.html, or --no-page")
         said = ""
-    if folder is not None and own:
+    if folder is not None:
         _tell(folder, figures, reporter)
     if said:
         reporter.say(said)

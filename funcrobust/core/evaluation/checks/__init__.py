@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from funcrobust.core.evaluation.adversary import ignore
 from funcrobust.core.evaluation.checks.case import Case, Check, Severity
 from funcrobust.core.evaluation.checks.effort import (
     effort,
@@ -45,7 +46,7 @@ CHECKS: dict[str, Callable[[Case], Check]] = {
 }  # fmt: skip
 
 
-def run_checks(case: Case, *, advance: Callable[[int], object] | None = None) -> list[Check]:
+def run_checks(case: Case, *, advance: Callable[[int], object] = ignore) -> list[Check]:
     """Run all checks on an evaluation that was run, in the order of `CHECKS`.
 
     ``advance(1)`` is called after each. What follows from them is `verdict`'s to say.
@@ -65,6 +66,5 @@ def run_checks(case: Case, *, advance: Callable[[int], object] | None = None) ->
     found = []
     for check in CHECKS.values():
         found.append(check(case))
-        if advance is not None:
-            advance(1)
+        advance(1)
     return found
