@@ -19,7 +19,7 @@ import common
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 import funcrobust as fr
 from funcrobust import models
@@ -92,16 +92,16 @@ def ours(
     drawn = fr.Batch(images, y, begin)
     if compiled:
         update = fr.compile_checked(update, state[0], drawn)
+    if captured:
+        update = fr.capture_checked(update, state[0], drawn)
 
     def step() -> None:
         state[0], _ = update(state[0], drawn)
 
-    if not (graphs or captured):
+    if not graphs:
         return step
     # No graph is recorded of an update that counts on the CPU.
     state[0] = state[0]._replace(step=state[0].step.to(x.device))
-    if captured:
-        return capture(update, state[0], drawn)
     recorded = torch.compile(update, fullgraph=True, mode="reduce-overhead")
 
     def replayed() -> None:  # a graph writes to the same memory every time: what is kept is copied
@@ -109,42 +109,6 @@ def ours(
         state[0] = tree_map(torch.clone, recorded(state[0], drawn)[0])
 
     return replayed
-
-
-def capture(update: fr.Update, state: fr.State, batch: fr.Batch) -> Callable[[], Any]:
-    """A CUDA graph of the eager update: its kernels are launched as one, nothing is compiled.
-
-    Raises `RuntimeError` where a replay does not do what the update does.
-    """
-    current = tree_map(torch.clone, state)  # what the graph reads, and leaves the new state in
-    wanted = floats(update(state, batch)[0])
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(3):  # what is allocated and chosen once is not to be recorded
-            update(current, batch)
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        after, _ = update(current, batch)
-        for old, new in zip(tree_leaves(current), tree_leaves(after), strict=True):
-            old.copy_(new)
-
-    def replay() -> None:
-        graph.replay()
-
-    replay.held = (update, current, batch)  # the graph reads this memory, and does not hold it
-    replay()
-    changed = float((wanted - floats(state)).norm())
-    error = float((floats(current) - wanted).norm()) / changed
-    if not error < 0.5:  # a rounding turns signs of gradients near 0; no update at all is off by 1
-        raise RuntimeError(f"a replay is off by {error:.2g} of the change that an update makes")
-    return replay
-
-
-def floats(state: fr.State) -> Tensor:
-    """The parameters, one after the other, in double precision."""
-    return torch.cat([p.detach().double().flatten() for p in state.params.values()])
 
 
 def steps_table(args: Any) -> dict[str, float | None]:

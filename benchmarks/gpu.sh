@@ -13,7 +13,7 @@
 #   compile   does torch.compile get the presets' updates right here?                25 min
 #   step      one CURE step: eager, compiled, CUDA graphs; against plain PyTorch     25 min
 #   to45      preset fast: seconds to 45 %, AutoAttack, model-FLOP utilisation       30 min
-#   to48      preset strong, compiled: seconds to 48.3 %                             60 min
+#   to48      preset strong: seconds to 48.3 %                                       60 min
 #   attacks   PGD against other libraries                                             5 min
 #   autoattack  the ensemble against pyautoattack                                     8 min
 #   psi       psi's gradient: time and memory against the steps, and JAX              6 min

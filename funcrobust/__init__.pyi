@@ -83,6 +83,7 @@ from .core.regularisers.linearity import (
 )
 from .core.shards import Shard
 from .core.starts import GaussianStarts, class_conditional_gaussian
+from .core.training.capturing import capture_checked
 from .core.training.compiling import compile_checked
 from .core.training.optimizers import Optimizer, matrices, optimizer
 from .core.training.schedules import Schedule, schedule
@@ -136,6 +137,7 @@ __all__ = [
     "autocast",
     "averaged",
     "away_from",
+    "capture_checked",
     "certified_accuracy",
     "certify",
     "class_conditional_gaussian",

@@ -212,6 +212,8 @@ def test_completion_knows_commands_flags_and_choices(shell):
 DIGITS = "cure-train --dataset digits "
 BAD = [
     ("cure-train --dataset cifar11", "(did you mean 'cifar10'?)"),
+    (DIGITS + "--compile --no-capture", "--capture does nothing here: --compile takes its place"),
+    (DIGITS + "--capture", "--capture is of updates on CUDA, and this training is on cpu"),
     (DIGITS + "--preset fsat", "unknown --preset 'fsat' (did you mean 'fast'?)"),
     (DIGITS + "--preset auto", "unknown --preset 'auto'"),
     (DIGITS + "--model preact-tinny", "preact-tiny"),

@@ -177,6 +177,9 @@ class Run(Images, Machine, Optimiser):
 
     On two CPU cores compiling costs two minutes and gains nothing, and beside an H100 it cost five.
     """
+    capture: Annotated[bool | None, unless(compile=True)] = None
+    """Replay the update as a CUDA graph, checked against the eager one; left out: yes on CUDA,
+    where one process trains and nothing is compiled."""
     train_examples: Count | None = None
     """Use so many training images; left out: all."""
     test_examples: Count | None = None

@@ -1,4 +1,4 @@
-"""The machine a command runs on: its device, its precision, its compiler."""
+"""The machine a command runs on: its device, its precision, how its updates are launched."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import torch
 
 from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.core.network.functional import Functional
+from funcrobust.core.training.capturing import capture_checked
 from funcrobust.core.training.compiling import compile_checked
 from funcrobust.core.training.updates import State, Update
 from funcrobust.report.console import Reporter
 from funcrobust.running.groups import Precision
+from funcrobust.running.processes import processes
 
 
 def pick_device(name: str) -> torch.device:
@@ -93,3 +95,35 @@ def maybe_compile(
         raise FuncrobustError(said) from error
     reporter.say(f"compiled equals eager ({time.perf_counter() - began:.0f} s)")
     return compiled
+
+
+def require_capture(asked: bool | None, device: torch.device) -> None:
+    """Raise where a CUDA graph is ``asked`` for and there can be none."""
+    if asked and device.type != "cuda":
+        raise FuncrobustError(f"--capture is of updates on CUDA, and this training is on {device}")
+    if asked and processes().size > 1:
+        raise FuncrobustError(f"--capture is for one process, and these are {processes().size}")
+
+
+def maybe_capture(
+    update: Update, *, state: State, batch: Any, asked: bool | None, default: bool,
+    reporter: Reporter,
+) -> Update:  # fmt: skip
+    """Record the update as a CUDA graph, checked against the eager one, if it is ``asked`` for.
+
+    As in `maybe_compile`: unasked, what cannot be recorded is trained eagerly, with a warning. So
+    is a training of several processes, which wait for each other.
+    """
+    if not (default and processes().size == 1 if asked is None else asked):
+        return update
+    began = time.perf_counter()
+    try:
+        captured = capture_checked(update, state, batch)
+    except Exception as error:  # no memory, a wait for the GPU in somebody's own loss
+        if not asked:
+            reporter.warn(f"trained without a CUDA graph, slower: {one_line(error)}")
+            return update
+        said = f"the update cannot be replayed: {one_line(error)}; --no-capture"
+        raise FuncrobustError(said) from error
+    reporter.say(f"recorded as a CUDA graph ({time.perf_counter() - began:.0f} s)")
+    return captured

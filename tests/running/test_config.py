@@ -21,6 +21,8 @@ from funcrobust.running.holding import _spectating
 
 OPTIONS = [
     *(CureTrain.filled({"preset": name}) for name in PRESETS),
+    CureTrain.filled({"preset": "paper-short", "compile": True}),
+    CureTrain.filled({"preset": "digits", "capture": False}),
     CureTrain.filled({
         "preset": "strong", "attack": "n-fgsm", "noise": 1.5, "epsilon": 4 / 255, "compile": False,
         "regularisers": {"elle": 1000.0, "gradient-alignment": 0.2}, "data_dir": Path("a b"),

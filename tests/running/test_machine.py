@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -47,6 +49,46 @@ def test_a_wrong_compilation_says_itself_what_to_do(monkeypatch, tmp_path):
 def test_nothing_is_compiled_unasked(monkeypatch, tmp_path, asked, default):
     assert compiled(monkeypatch, tmp_path / "log", asked, default) is eager
     assert "compil" not in (tmp_path / "log").read_text()
+
+
+def captured(monkeypatch, log, asked, default, error=RuntimeError("operation not permitted\nhere")):
+    def recorded(update, state, batch):
+        if error:
+            raise error
+        return "replay"
+
+    monkeypatch.setattr(machine, "capture_checked", recorded)
+    with Reporter.silent(log) as reporter:
+        return machine.maybe_capture(
+            eager, state=None, batch=None, asked=asked, default=default, reporter=reporter
+        )
+
+
+def test_what_cannot_be_replayed_is_trained_all_the_same(monkeypatch, tmp_path):
+    log = tmp_path / "log"
+    assert captured(monkeypatch, log, None, True) is eager
+    said = "warning: trained without a CUDA graph, slower: operation not permitted here"
+    assert said in log.read_text()
+    with pytest.raises(FuncrobustError, match="not permitted here; --no-capture"):
+        captured(monkeypatch, log, True, False)
+
+
+def test_a_graph_is_of_one_processs_updates(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "processes", lambda: SimpleNamespace(size=2))
+    assert captured(monkeypatch, tmp_path / "log", None, True, None) is eager
+    machine.require_capture(None, torch.device("cuda"))
+    with pytest.raises(FuncrobustError, match="--capture is for one process, and these are 2"):
+        machine.require_capture(True, torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "default", "found"),
+    [(None, False, eager), (False, True, eager), (True, False, "replay"), (None, True, "replay")],
+)
+def test_a_graph_is_recorded_where_it_is_asked_for(monkeypatch, tmp_path, asked, default, found):
+    log = tmp_path / "log"
+    assert captured(monkeypatch, log, asked, default, None) == found
+    assert ("recorded as a CUDA graph" in log.read_text()) is (found == "replay")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,10 @@ _ONE_GPU: dict[str, Any] = {
     "opt": "SGD", **TYPICAL["SGD"], "precision": "bf16", "padding": 4, "robust_examples": 1000,
     "evaluate_examples": 10_000,
 }  # fmt: skip
+_MUON: dict[str, Any] = {
+    "opt": "Muon", **TYPICAL["Muon"], "lr_max": 7e-3, "batch_size": 512, "padding": 3, "ema": 0.998,
+    "attack": "pgd", "attack_steps": 2, "trades": 5.0, "compile": False,
+}  # fmt: skip
 _PAPERS: dict[str, Any] = _ONE_GPU | {
     "model": "preact-resnet18", "attack": "rs-fgsm", "lam": 1.0, "cure_every": 1,
     "cure_fraction": 1.0, "ema": 0.0,
@@ -24,19 +28,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     # reads well long before the learning rate is low, bfloat16 is 1.5 times as fast where the CPU
     # has it, and CURE on a quarter of every eighth batch costs an eighth of the time, not all.
     "cpu": {},
-    # For 45 % in minutes on one GPU. Without CURE it trained cifar10-linf-resnet14 in 175 s on an
-    # H100, beside other work. An update of as many kernels costs its processor 0.14 s, whatever the
-    # batch, so the batch is large; and compiling one takes longer than all of the training.
-    "fast": _ONE_GPU | {
-        "model": "preact-resnet14-silu", "epochs": 22, "batch_size": 1024, "lr_max": 0.4,
-        "attack": "pgd", "attack_steps": 2, "trades": 5.0, "compile": False, "watch_every": 4,
-    },
-    # For more robustness, in some ten GPU minutes and as many to compile (not measured yet): a
-    # smooth activation, TRADES over two PGD steps, a long average.
-    "strong": _ONE_GPU | {
-        "model": "preact-resnet18-silu", "epochs": 60, "batch_size": 256, "ema": 0.9995,
-        "attack": "pgd", "attack_steps": 2, "trades": 5.0, "cure_every": 4,
-        "watch_every": 10,
+    # For a robust network in minutes on one GPU. Without CURE it trained cifar10-linf-resnet14, of
+    # which PGD-50-10 leaves 52.7 %: 153 s of updates on an H100 (docs/recipes.md, "On one GPU").
+    # Muon gains five points there; compiling an update takes longer than all of the training.
+    "fast": _ONE_GPU | _MUON | {"model": "preact-resnet14-silu", "epochs": 30, "watch_every": 5},
+    # ResNet-18, twice as long, and CURE twice as often: set from `fast`, and not measured.
+    "strong": _ONE_GPU | _MUON | {
+        "model": "preact-resnet18-silu", "epochs": 60, "cure_every": 4, "watch_every": 10,
     },
     # 30 epochs: the long schedule of fast adversarial training (Wong et al. 2020), with CURE.
     "paper-short": _PAPERS | {"epochs": 30, "lr_schedule": "cyclic"},

@@ -23,7 +23,8 @@ from funcrobust.commands.cure_train.pictures import draw
 from funcrobust.commands.cure_train.presets import DOCUMENTED
 from funcrobust.core.evaluation.adversary import AT_ONCE
 from funcrobust.core.network.functional import Buffers, Params
-from funcrobust.core.training.updates import State
+from funcrobust.core.objectives.lift import Batch
+from funcrobust.core.training.updates import State, Update
 from funcrobust.models.registry import is_factory
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
@@ -44,9 +45,11 @@ from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is
 from funcrobust.running.inputs import inputs
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import (
+    maybe_capture,
     maybe_compile,
     pick_device,
     pick_precision,
+    require_capture,
     warn_if_emulated,
 )
 from funcrobust.running.measuring import evaluating, measure, withstood
@@ -72,6 +75,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     options = held.options
     budget = Budget(options.minutes) if options.minutes else None
     device = pick_device(options.device)
+    require_capture(options.capture, device)
     log = options.log if processes().first else "none"
     require_sink(log)
     warn_if_emulated(options.precision, device, reporter)
@@ -93,20 +97,18 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     training = assemble(options, dataset, reporter.progress_callback(), begun)
     if budget is not None:
         reporter.say("timing some updates ...")
-        options = _within(budget, options, training, dataset)
+        options = _within(budget, options, training, dataset, reporter)
         training = assemble(options, dataset, reporter.progress_callback(), begun)
         reporter.say(_headline(options, device))
     run, position = held.open(options, training.state, reporter, found, training.steps)
     reporter.attach(run.file("console.log"))
     work = Work(options, training, dataset, run, reporter, begun)
     reporter.say(work.watching())
-    compiling = partial(
-        maybe_compile, asked=options.compile, default=device.type == "cuda", reporter=reporter
-    )
+    launching = partial(_launched, options=options, reporter=reporter)
     report = RunReport(run, options, training.steps, reporter)
     kept = Kept(work.card(""))
     plan = Plan(
-        update=training.update(compiling),
+        update=training.update(launching),
         batch=training.batches,
         steps=training.steps,
         steps_per_epoch=training.batches.steps_per_epoch,
@@ -127,11 +129,13 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
 
 
 def _within(
-    budget: Budget, options: CureTrain, training: Training, dataset: data.Dataset
-) -> CureTrain:
+    budget: Budget, options: CureTrain, training: Training, dataset: data.Dataset,
+    reporter: Reporter,
+) -> CureTrain:  # fmt: skip
     """Return the options of a training that is done when the budget is spent."""
-    eager = training.update(lambda update, **_: update)
-    update = update_seconds(eager, training.batches, training.state, budget, options.cycle)
+    eager = replace(options, compile=False)  # or a graph, which takes seconds
+    rehearsed = training.update(partial(_launched, options=eager, reporter=reporter))
+    update = update_seconds(rehearsed, training.batches, training.state, budget, options.cycle)
     model = training.model
     # A GPU takes as long for a few images as for many, and longer the first time.
     on_gpu = dataset.y_test.is_cuda
@@ -155,6 +159,23 @@ def _within(
     # It is written down, for a run that is resumed has no --minutes to know it from.
     compile = False if on_gpu and options.compile is None else options.compile
     return replace(options, epochs=epochs, minutes=None, compile=compile)
+
+
+def _launched(
+    update: Update, *, state: State, batch: Batch, options: CureTrain, reporter: Reporter
+) -> Update:
+    """Compile the update, or record it, or leave it as it is: as asked, or as the machine likes."""
+    on_gpu = batch.x.is_cuda
+    compiled = maybe_compile(
+        update, state=state, batch=batch, reporter=reporter, asked=options.compile,
+        default=on_gpu and not options.capture,
+    )  # fmt: skip
+    if compiled is not update:
+        return compiled
+    return maybe_capture(
+        update, state=state, batch=batch, reporter=reporter, asked=options.capture,
+        default=on_gpu,
+    )  # fmt: skip
 
 
 def at_once(options: CureTrain) -> int:

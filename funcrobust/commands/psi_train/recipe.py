@@ -36,10 +36,12 @@ from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is
 from funcrobust.running.inputs import inputs
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import (
+    maybe_capture,
     maybe_compile,
     pick_device,
     pick_dtype,
     pick_precision,
+    require_capture,
     warn_if_emulated,
 )
 from funcrobust.running.measuring import evaluating
@@ -63,6 +65,7 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     options = held.options
     budget = Budget(options.minutes) if options.minutes else None
     device = pick_device(options.device)
+    require_capture(options.capture, device)
     log = options.log if processes().first else "none"
     require_sink(log)
     warn_if_emulated(options.precision, device, reporter)
@@ -104,6 +107,9 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     batch = processes().shard.rows(batches(0))
     update = maybe_compile(
         update, state=state, batch=batch, asked=options.compile, default=False, reporter=reporter
+    )
+    update = maybe_capture(
+        update, state=state, batch=batch, asked=options.capture, default=False, reporter=reporter
     )
     report = RunReport(run, options, options.updates, reporter)
     kept = Kept(_card(work, ""), left_out=(STARTS,))

@@ -51,18 +51,30 @@ def compile_checked(
     compiled: Update = torch.compile(update, fullgraph=True, backend=backend)
     compiled_state, _ = compiled(state, *batch)
     eager_state, _ = update(state, *batch)
-    truth, _ = update(in_float64(state), *in_float64(batch))
-    eager = relative_errors(state, truth, eager_state)
-    found = relative_errors(state, truth, compiled_state)
-    excess = {name: e - SLACK * eager[name] for name, e in found.items()}
-    worst = max(excess, key=lambda name: math.inf if math.isnan(excess[name]) else excess[name])
-    if not all(e <= tolerance for e in excess.values()):  # also where one is NaN
+    if off := wrong(update, state, batch, eager_state, compiled_state, tolerance):
         raise FuncrobustError(
-            f"the compiled update is off by {found[worst]:.2g} of the change in {worst}, where the "
-            f"eager one is off by {eager[worst]:.2g}: torch {torch.__version__} miscompiles it; "
-            "train with --no-compile"
+            f"the compiled update is {off}: torch {torch.__version__} miscompiles it; train with "
+            "--no-compile"
         )
     return compiled
+
+
+def wrong(
+    update: Update, state: State, batch: Any, eager: State, found: State,
+    tolerance: float = TOLERANCE,
+) -> str:  # fmt: skip
+    """Say which tensor of ``found`` is less right than the ``eager`` update's; "" if none is."""
+    truth, _ = update(in_float64(state), *in_float64(batch))
+    usual = relative_errors(state, truth, eager)
+    errors = relative_errors(state, truth, found)
+    excess = {name: e - SLACK * usual[name] for name, e in errors.items()}
+    if all(e <= tolerance for e in excess.values()):  # and none is NaN
+        return ""
+    worst = max(excess, key=lambda name: math.inf if math.isnan(excess[name]) else excess[name])
+    return (
+        f"off by {errors[worst]:.2g} of the change in {worst}, where the eager one is off by "
+        f"{usual[worst]:.2g}"
+    )
 
 
 def in_float64(tree: Any) -> Any:

@@ -1,0 +1,143 @@
+"""The replay of a recorded update, with a recorder that needs no GPU: it calls again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+import funcrobust as fr
+
+
+def recorder(call):
+    """What a CUDA graph does: the same call on the same memory, outputs in the same place."""
+    outputs = call()
+
+    def replay():
+        for old, new in zip(tree_leaves(outputs), tree_leaves(call()), strict=True):
+            if isinstance(old, torch.Tensor):
+                old.copy_(new)
+
+    return outputs, replay
+
+
+def training(optimizer="SGD", dtype=torch.float32, loss=None):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
+    model = fr.functionalize(module.to(dtype))
+    attack = fr.n_fgsm(fr.linf(8 / 255))
+
+    def compose(modes, batch):
+        of_modes = loss or fr.cross_entropy(modes.training)
+        return {"loss": (1.0, fr.adversarial(of_modes, attack, start=batch.start))}
+
+    optim = fr.optimizer(optimizer, fr.schedule("cyclic", lr_max=0.1, total_steps=8))
+    update = fr.make_update(fr.training_objective(model, compose), optim, decay=0.9)
+    return update, fr.initial_state(model, optim, averaged=True)
+
+
+def batch(number, size=6):
+    draw = torch.Generator().manual_seed(number)
+    x = torch.rand((size, 3, 8, 8), generator=draw)
+    return fr.Batch(x, torch.randint(5, (size,), generator=draw), x.clone())
+
+
+def alike(a, b):
+    return all(
+        torch.equal(left, right)
+        for left, right in zip(tree_leaves(a), tree_leaves(b), strict=True)
+        if isinstance(left, torch.Tensor)
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "adamw", "muon"])
+def test_replays_are_the_updates(optimizer):
+    update, state = training(optimizer)
+    replay = fr.capture_checked(update, state, batch(0), recorder=recorder)
+    eager, replayed = state, state
+    for number in range(1, 5):
+        eager, told = update(eager, batch(number))
+        replayed, said = replay(replayed, batch(number))
+        assert alike(eager, replayed)
+        assert alike(told, said)
+    assert int(replayed.step) == 4
+    assert replayed.step.device.type == "cpu"
+
+
+def test_what_is_returned_is_kept_by_the_next_replay():
+    update, state = training()
+    replay = fr.capture_checked(update, state, batch(0), recorder=recorder)
+    first, told = replay(state, batch(1))
+    kept = [t.clone() for t in tree_leaves((first, told)) if isinstance(t, torch.Tensor)]
+    second, _ = replay(first, batch(2))
+    assert alike(kept, [t for t in tree_leaves((first, told)) if isinstance(t, torch.Tensor)])
+    assert not alike(first, second)
+    again, _ = replay(first, batch(2))
+    assert alike(second, again)
+    assert int(state.step) == 0
+
+
+def test_a_number_that_a_graph_would_not_see_change_is_found():
+    """The count of updates, read on the CPU: in a graph its rate is the one recorded."""
+    update, state = training()
+
+    def falling(state, given):
+        after, metrics = update(state, given)
+        share = 1 / (1 + int(state.step))
+        params = {name: p + share * (after.params[name] - p) for name, p in state.params.items()}
+        return after._replace(params=params), metrics
+
+    def recorded(call):
+        outputs, replay = recorder(call)
+        seen = [t.clone() for t in tree_leaves(call()) if isinstance(t, torch.Tensor)]
+        assert seen
+        return outputs, replay
+
+    def frozen(call):
+        """Its step stays at what it was, as in a graph."""
+        outputs = call()
+        steps = [t for t in tree_leaves(outputs) if t.dtype == torch.int64]
+        assert steps
+        return outputs, lambda: None
+
+    assert fr.capture_checked(falling, state, batch(0), recorder=recorded)
+    with pytest.raises(fr.FuncrobustError, match="a replay of the update is off by"):
+        fr.capture_checked(falling, state, batch(0), recorder=frozen)
+
+
+def test_other_shapes_parts_and_flags_are_refused():
+    update, state = training()
+    replay = fr.capture_checked(update, state, batch(0), recorder=recorder)
+    with pytest.raises(fr.FuncrobustError, match=r"recorded with: \(6, 3, 8, 8\).*\(5, 3, 8, 8\)"):
+        replay(state, batch(1, size=5))
+    with pytest.raises(fr.FuncrobustError, match="recorded with True, got False"):
+        replay(state, batch(1)._replace(regularised=False))
+    with pytest.raises(fr.FuncrobustError, match="of the parts recorded"):
+        replay(state._replace(average={}), batch(1))
+    with pytest.raises(fr.FuncrobustError, match="recorded with"):
+        replay(state, batch(1)._replace(growth=torch.tensor(0.5)))
+
+
+def test_a_state_that_is_not_on_cuda_is_refused():
+    update, state = training()
+    with pytest.raises(fr.FuncrobustError, match="this state is on cpu"):
+        fr.capture_checked(update, state, batch(0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs are CUDA's")
+@pytest.mark.parametrize("optimizer", ["SGD", "muon"])
+def test_a_cuda_graph_replays_the_update(optimizer):
+    update, state = training(optimizer)
+    on = torch.utils._pytree.tree_map
+    state = on(lambda t: t.cuda(), state)._replace(step=state.step)
+    given = [
+        on(lambda t: t.cuda() if isinstance(t, torch.Tensor) else t, batch(i)) for i in range(3)
+    ]
+    replay = fr.capture_checked(update, state, given[0])
+    eager, replayed = state, state
+    for number in (1, 2):
+        eager, _ = update(eager, given[number])
+        replayed, _ = replay(replayed, given[number])
+    for name, p in eager.params.items():
+        assert torch.allclose(p, replayed.params[name], atol=1e-5)
