@@ -50,3 +50,14 @@ class Optimiser(Options):
         super().check()
         if self.lr_min > self.lr_max:
             raise FuncrobustError(f"--lr-min {self.lr_min:g} exceeds --lr-max {self.lr_max:g}")
+
+
+def unusual_rate(options: Optimiser) -> str:
+    """Say that a rate is far above what its optimiser usually takes; "" if it is not."""
+    usual = TYPICAL[options.opt]["lr_max"]
+    if options.opt == "SGD" or options.lr_max <= 10 * usual:
+        return ""
+    return (
+        f"--lr-max {options.lr_max:g} is {options.lr_max / usual:.0f} times what {options.opt} "
+        f"usually takes, {usual:g}: a rate of SGD's wants --opt SGD beside it"
+    )

@@ -119,6 +119,27 @@ def test_other_shapes_parts_and_flags_are_refused():
         replay(state, batch(1)._replace(growth=torch.tensor(0.5)))
 
 
+def test_what_a_graph_would_not_write_is_refused():
+    """A metric on another device would be returned as it was recorded, every time."""
+    update, state = training()
+
+    def told(state, given):
+        after, metrics = update(state, given)
+        return after, {**metrics, "rate": torch.empty((), device="meta")}
+
+    with pytest.raises(fr.FuncrobustError, match="returns a tensor on meta"):
+        fr.capture_checked(told, state, batch(0), recorder=lambda call: (call(), lambda: None))
+
+
+def test_weights_that_require_a_gradient_are_copied_all_the_same():
+    update, state = training()
+    replay = fr.capture_checked(update, state, batch(0), recorder=recorder)
+    asking = {name: p.clone().requires_grad_() for name, p in state.params.items()}
+    found, _ = replay(state._replace(params=asking), batch(1))
+    assert alike(found, update(state, batch(1))[0])
+    assert not any(p.requires_grad for p in found.params.values())
+
+
 def test_a_state_that_is_not_on_cuda_is_refused():
     update, state = training()
     with pytest.raises(fr.FuncrobustError, match="this state is on cpu"):

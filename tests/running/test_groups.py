@@ -19,7 +19,7 @@ from funcrobust.commands.psi_train import PsiTrain
 from funcrobust.core.training.schedules import SHAPES
 from funcrobust.running.config import as_command, to_config
 from funcrobust.running.groups import Machine, Measured
-from funcrobust.running.optimiser import TYPICAL, Opt, Optimiser, Schedule
+from funcrobust.running.optimiser import TYPICAL, Opt, Optimiser, Schedule, unusual_rate
 from funcrobust.running.option import options_of
 
 
@@ -73,6 +73,23 @@ def test_rate_and_decay_are_the_optimisers(preset, opt):
     assert to_config(again) == to_config(options)
     given = CureTrain.filled({"preset": preset, "opt": opt, "lr_max": 0.02, "weight_decay": 0.0})
     assert (given.lr_max, given.weight_decay) == (0.02, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"opt": "Muon", "lr_max": 0.2}, "--lr-max 0.2 is 40 times what Muon usually takes, 0.005"),
+     ({"opt": "Muon", "lr_max": 0.05}, ""), ({"opt": "SGD", "lr_max": 30.0}, ""),
+     ({"opt": "Adam", "lr_max": 0.1}, "is 100 times what Adam usually takes, 0.001: a rate of")],
+)  # fmt: skip
+def test_a_rate_of_another_optimiser_is_named(given, said):
+    found = unusual_rate(CureTrain.filled({"preset": "cpu", **given}))
+    assert said in found
+    assert bool(found) is bool(said)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_presets_rate_is_unusual(preset):
+    assert unusual_rate(CureTrain.filled({"preset": preset})) == ""
 
 
 def test_another_optimiser_alone_is_no_options_in_python():

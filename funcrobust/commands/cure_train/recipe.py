@@ -53,6 +53,7 @@ from funcrobust.running.machine import (
     warn_if_emulated,
 )
 from funcrobust.running.measuring import evaluating, measure, withstood
+from funcrobust.running.optimiser import unusual_rate
 from funcrobust.running.option import options_of, written_number
 from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
@@ -79,6 +80,8 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     log = options.log if processes().first else "none"
     require_sink(log)
     warn_if_emulated(options.precision, device, reporter)
+    if unusual := unusual_rate(options):
+        reporter.warn(unusual)
     options = replace(options, precision=pick_precision(options.precision, device))
     pick_ball(options.constraint, options.epsilon)  # refused now, not after the data are loaded
     found = inputs(options)  # with what is loaded: a run's file may hold another network later

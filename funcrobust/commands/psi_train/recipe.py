@@ -45,6 +45,7 @@ from funcrobust.running.machine import (
     warn_if_emulated,
 )
 from funcrobust.running.measuring import evaluating
+from funcrobust.running.optimiser import unusual_rate
 from funcrobust.running.processes import processes
 from funcrobust.running.restoring import fitting_step
 from funcrobust.running.run_report import RunReport
@@ -69,6 +70,8 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     log = options.log if processes().first else "none"
     require_sink(log)
     warn_if_emulated(options.precision, device, reporter)
+    if unusual := unusual_rate(options):
+        reporter.warn(unusual)
     options = replace(options, precision=pick_precision(options.precision, device))
     dtype = pick_dtype(options.precision, device)
     ball = psi_ball(options)

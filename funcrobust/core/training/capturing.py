@@ -8,6 +8,7 @@ one update, and replays them. Nothing is compiled: they are the eager update's o
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -79,9 +80,9 @@ class _Replay:
     def __init__(
         self, update: Update, state: State, batch: tuple[Any, ...], record: Recorder
     ) -> None:
-        device = state_device(state)
+        self._device = state_device(state)
         leaves, self._form = tree_flatten((state, batch))
-        self._own = [_own(leaf, device) for leaf in leaves]
+        self._own = [_own(leaf, self._device) for leaf in leaves]
         own = tree_unflatten(self._own, self._form)
 
         def call() -> Any:
@@ -89,12 +90,24 @@ class _Replay:
                 return update(own[0], *own[1])
 
         self._update = update  # holds what the graph reads besides: a data set's labels, weights
-        outputs, self._replay = record(call)
+        with _current(self._device):
+            outputs, self._replay = record(call)
         self._outputs, self._returned = tree_flatten(outputs)
+        _require_written(self._outputs, self._device)
 
+    @torch.no_grad()
     def __call__(self, state: State, *batch: Any) -> tuple[State, Metrics]:
         leaves, form = tree_flatten((state, batch))
         _require_alike(leaves, form, self._own, self._form)
+        with _current(self._device):
+            self._copy_in(leaves)
+            self._replay()
+            copies = _copies(self._outputs)
+        found: tuple[State, Metrics] = tree_unflatten(copies, self._returned)
+        after, metrics = found
+        return after._replace(step=state.step + 1), metrics
+
+    def _copy_in(self, leaves: list[Any]) -> None:
         into, given = [], []
         for own, leaf in zip(self._own, leaves, strict=True):
             if not isinstance(leaf, Tensor):
@@ -105,10 +118,11 @@ class _Replay:
                 into.append(own)
                 given.append(leaf)
         torch._foreach_copy_(into, given)
-        self._replay()
-        found: tuple[State, Metrics] = tree_unflatten(_copies(self._outputs), self._returned)
-        after, metrics = found
-        return after._replace(step=state.step + 1), metrics
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a GPU the current one, whose stream a graph is recorded and replayed on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def state_device(state: State) -> torch.device:
@@ -146,6 +160,16 @@ def _require_alike(leaves: list[Any], form: TreeSpec, own: list[Any], owned: Tre
         elif isinstance(leaf, Tensor) or isinstance(recorded, Tensor) or leaf != recorded:
             raise FuncrobustError(
                 f"a replayed update was recorded with {_said(recorded)}, got {_said(leaf)}"
+            )
+
+
+def _require_written(outputs: list[Any], device: torch.device) -> None:
+    """Refuse what no replay would write: it would be returned as it was recorded, every time."""
+    for leaf in outputs:
+        if isinstance(leaf, Tensor) and leaf.device.type != device.type:
+            raise FuncrobustError(
+                f"a CUDA graph writes on the GPU alone, and this update returns a tensor on "
+                f"{leaf.device}"
             )
 
 
