@@ -1,6 +1,6 @@
 """Does torch.compile get the trainings' updates right here, and how long does it take?
 
-    python benchmarks/compile_check.py [--presets fast strong] [--device cuda]
+    python benchmarks/compile_check.py [--presets paper-short strong] [--device cuda]
 
 Each preset's update, as ``cure-train`` builds it, is compiled into one graph and compared with the
 same update in float64 (`fr.compile_checked`). A verdict a row; the figures are written after each.
@@ -19,6 +19,7 @@ from funcrobust import data
 from funcrobust.commands.cure_train import CureTrain
 from funcrobust.commands.cure_train.assemble import assemble
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.running.machine import pick_device
 
 
 def checked(preset: str, args: Any, dataset: data.Dataset) -> dict[str, Any]:
@@ -47,11 +48,12 @@ def checked(preset: str, args: Any, dataset: data.Dataset) -> dict[str, Any]:
 
 def main() -> None:
     parser = common.arguments(__doc__.splitlines()[0])
-    parser.add_argument("--presets", nargs="+", default=["fast", "strong"])
+    parser.add_argument("--presets", nargs="+", default=["paper-short", "strong"])
     parser.add_argument("--model", help="another network than the preset's")
     parser.add_argument("--batch", type=int, help="another batch size")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    pick_device(args.device)  # float32 is float32 on a GPU too
     dataset = data.load("cifar10").to(args.device)
     rows = []
     for preset in args.presets:

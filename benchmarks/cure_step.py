@@ -25,6 +25,7 @@ import funcrobust as fr
 from funcrobust import models
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.regularisers.cure import DerivativeOfCure
+from funcrobust.running.machine import pick_device
 
 EPSILON, ALPHA, LAM, H, LR = 8 / 255, 10 / 255, 0.25, 0.75, 0.1
 BALL = fr.linf(EPSILON)
@@ -288,6 +289,7 @@ def main() -> None:
     parser.add_argument("--memory", help="(used by the script itself)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    pick_device(args.device)  # float32 is float32 on a GPU too
     if args.memory:
         print_memory(args)
         return

@@ -48,7 +48,7 @@ if [ -n "${REHEARSE:-}" ]; then
     --robust-examples 8 --evaluate-examples 8 --evaluate-steps 2'"
 elif [ -n "${SHORT:-}" ]; then
   ON="--device cuda --out $OUT"
-  COMPILE="--presets fast"
+  COMPILE="--presets paper-short"
   STEP="--model preact-resnet18 --batch 256 --no-jax --no-variants --no-compile"
   TO45="--preset fast --no-plain --final-examples 1000 --autoattack 500 --parts 1"
   TO48="--preset strong --no-plain --final-examples 1000 --parts 1"

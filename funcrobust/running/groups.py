@@ -173,7 +173,7 @@ class Run(Images, Machine, Optimiser):
     """fp32, bf16 for autocast, or auto: bf16 where the hardware multiplies it."""
     compile: bool | None = None
     """Make the update one graph, checked against the eager one; left out: yes on CUDA, except with
-    --minutes.
+    --minutes or --capture.
 
     On two CPU cores compiling costs two minutes and gains nothing, and beside an H100 it cost five.
     """
@@ -245,7 +245,7 @@ class Restored(Options):
             )
 
 
-ANEW = ("device", "data_dir", "log", "save_every", "workers", "quiet")
+ANEW = ("device", "capture", "data_dir", "log", "save_every", "workers", "quiet")
 """What may be said anew when a run is resumed: the numbers do not depend on it."""
 
 

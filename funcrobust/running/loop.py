@@ -44,7 +44,7 @@ class Plan:
     """What to run. ``batch(step)`` gives the update's batch; ``examine(epoch, state)`` measures."""
 
     update: Update
-    """Eager or compiled."""
+    """Eager, compiled or replayed."""
     batch: Callable[[int], Any]
     steps: int
     steps_per_epoch: int

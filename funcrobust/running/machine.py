@@ -100,9 +100,13 @@ def maybe_compile(
 def require_capture(asked: bool | None, device: torch.device) -> None:
     """Raise where a CUDA graph is ``asked`` for and there can be none."""
     if asked and device.type != "cuda":
-        raise FuncrobustError(f"--capture is of updates on CUDA, and this training is on {device}")
+        raise FuncrobustError(
+            f"--capture is of updates on CUDA, and this training is on {device}: --no-capture"
+        )
     if asked and processes().size > 1:
-        raise FuncrobustError(f"--capture is for one process, and these are {processes().size}")
+        raise FuncrobustError(
+            f"--capture is for one process, and these are {processes().size}: --no-capture"
+        )
 
 
 def maybe_capture(

@@ -22,15 +22,15 @@ def recorder(call):
     return outputs, replay
 
 
-def training(optimizer="SGD", dtype=torch.float32, loss=None):
+def training(optimizer="SGD"):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
-    model = fr.functionalize(module.to(dtype))
-    attack = fr.n_fgsm(fr.linf(8 / 255))
+    model = fr.functionalize(module)
+    attack = fr.rs_fgsm(fr.linf(8 / 255))
 
     def compose(modes, batch):
-        of_modes = loss or fr.cross_entropy(modes.training)
-        return {"loss": (1.0, fr.adversarial(of_modes, attack, start=batch.start))}
+        loss = fr.cross_entropy(modes.training)
+        return {"loss": (1.0, fr.adversarial(loss, attack, start=batch.start))}
 
     optim = fr.optimizer(optimizer, fr.schedule("cyclic", lr_max=0.1, total_steps=8))
     update = fr.make_update(fr.training_objective(model, compose), optim, decay=0.9)
@@ -78,32 +78,75 @@ def test_what_is_returned_is_kept_by_the_next_replay():
     assert int(state.step) == 0
 
 
-def test_a_number_that_a_graph_would_not_see_change_is_found():
-    """The count of updates, read on the CPU: in a graph its rate is the one recorded."""
-    update, state = training()
+class Reading:
+    """An update that reads its count on the CPU, as a graph would have recorded it: once."""
 
-    def falling(state, given):
-        after, metrics = update(state, given)
-        share = 1 / (1 + int(state.step))
-        params = {name: p + share * (after.params[name] - p) for name, p in state.params.items()}
-        return after._replace(params=params), metrics
+    def __init__(self, update, use):
+        self.update, self.use, self.recorded = update, use, None
 
-    def recorded(call):
-        outputs, replay = recorder(call)
-        seen = [t.clone() for t in tree_leaves(call()) if isinstance(t, torch.Tensor)]
-        assert seen
+    def __call__(self, state, given):
+        number = int(state.step) if self.recorded is None else self.recorded
+        after, metrics = self.update(state, given)
+        return self.use(number, state, after, metrics)
+
+    def record(self, call):
+        """Replays see the number that was read while recording; the eager update reads its own."""
+        outputs = call()
+        number = 0
+
+        def replay():
+            self.recorded = number
+            again = call()
+            self.recorded = None
+            for old, new in zip(tree_leaves(outputs), tree_leaves(again), strict=True):
+                old.copy_(new)
+
         return outputs, replay
 
-    def frozen(call):
-        """Its step stays at what it was, as in a graph."""
-        outputs = call()
-        steps = [t for t in tree_leaves(outputs) if t.dtype == torch.int64]
-        assert steps
-        return outputs, lambda: None
 
-    assert fr.capture_checked(falling, state, batch(0), recorder=recorded)
-    with pytest.raises(fr.FuncrobustError, match="a replay of the update is off by"):
-        fr.capture_checked(falling, state, batch(0), recorder=frozen)
+def slower(number, state, after, metrics):
+    share = 1 / (1 + number)
+    moved = {name: p + share * (after.params[name] - p) for name, p in state.params.items()}
+    return after._replace(params=moved), metrics
+
+
+def told(number, state, after, metrics):
+    return after, {**metrics, "rate": torch.full((), 1.0 / (1 + number))}
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [(slower, "off by .* of the change in .params"), (told, "off in the metric rate, .* still 1")],
+)
+def test_a_number_that_a_graph_would_not_see_change_is_found(use, message):
+    """The count of updates, read on the CPU: in a graph it is the recorded one."""
+    update, state = training()
+    reading = Reading(update, use)
+    assert fr.capture_checked(reading, state, batch(0), recorder=recorder)
+    with pytest.raises(fr.FuncrobustError, match=message):
+        fr.capture_checked(reading, state, batch(0), recorder=reading.record)
+
+
+def test_a_count_that_stays_is_found():
+    update, state = training()
+
+    def counting(state, given):
+        after, metrics = update(state, given)
+        return after._replace(step=state.step + 2), metrics
+
+    with pytest.raises(fr.FuncrobustError, match=r"off in .step, 5 where it is 6"):
+        fr.capture_checked(counting, state, batch(0), recorder=recorder)
+
+
+def test_a_replay_nests_under_no_transform():
+    update, state = training()
+    replay = fr.capture_checked(update, state, batch(0), recorder=recorder)
+
+    def loss(params):
+        return replay(state._replace(params=params), batch(1))[1]["loss"]
+
+    with pytest.raises(fr.FuncrobustError, match="nests under no transform"):
+        torch.func.grad(loss)(state.params)
 
 
 def test_other_shapes_parts_and_flags_are_refused():

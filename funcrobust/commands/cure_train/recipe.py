@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -137,7 +138,9 @@ def _within(
 ) -> CureTrain:  # fmt: skip
     """Return the options of a training that is done when the budget is spent."""
     eager = replace(options, compile=False)  # or a graph, which takes seconds
+    began = time.perf_counter()
     rehearsed = training.update(partial(_launched, options=eager, reporter=reporter))
+    recording = time.perf_counter() - began  # once more, for the run itself
     update = update_seconds(rehearsed, training.batches, training.state, budget, options.cycle)
     model = training.model
     # A GPU takes as long for a few images as for many, and longer the first time.
@@ -153,7 +156,7 @@ def _within(
     look = statistics + 2 * options.robust_examples * WATCHED_STEPS * image
     epoch = training.batches.steps_per_epoch * update + look / options.watch_every
     final = options.evaluate_examples * options.evaluate_steps * image
-    once = final + (look if options.watch_every > 1 else statistics)  # the last epoch's
+    once = recording + final + (look if options.watch_every > 1 else statistics)  # the last epoch's
     epochs = budget.count(
         epoch, once, f"one epoch of {options.model}",
         "fewer --train-examples, or a smaller --model",

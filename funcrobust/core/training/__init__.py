@@ -1,1 +1,1 @@
-"""The pure update, its schedules, and its compilation."""
+"""The pure update, its schedules, its compilation, and its replay as a CUDA graph."""

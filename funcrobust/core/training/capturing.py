@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from funcrobust.core.balls.ball import known_inside
@@ -41,7 +42,8 @@ def cuda_graph(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
             call()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # On a stream of this GPU: torch's own is of the GPU that a graph was first recorded on.
+    with torch.cuda.graph(graph, stream=aside):
         outputs = call()
     return outputs, graph.replay
 
@@ -54,23 +56,26 @@ def capture_checked(
     The replay is a function like the update, ``(state, *batch) -> (state, metrics)``: tensors given
     are copied into the graph's memory, tensors returned are copies out of it. It is for states and
     batches of the shapes of those given, on their device; what in them is no tensor (a flag of
-    `Batch`) must be equal.
+    `Batch`) must be equal. It has no derivative and nests under no transform.
 
     A graph repeats what it saw: a number that the update reads off the CPU would stay what it was.
     So two updates on, with the batch in reverse order, its replay is held against the eager update:
-    equal to the bit, or as near to the update in float64, as in `compile_checked`. Or
-    `FuncrobustError` names the worst tensor. Costs some seven updates, and the memory of one more
-    state, batch and update for as long as it lives. No state is changed. CUDA alone.
+    equal to the bit, or as near to the update in float64, as in `compile_checked`, with no metric
+    that stays. Or `FuncrobustError` names the worst. What changes later, outside state and batch,
+    no check sees. Costs some seven updates, and for as long as it lives the memory of one
+    more state, batch and update. No state is changed. CUDA alone.
     """
     if recorder is cuda_graph and not state_device(state).type == "cuda":
         raise FuncrobustError(
             f"a CUDA graph is of an update on CUDA, and this state is on {state_device(state)}"
         )
+    first, _ = update(state, *batch)  # the one whose images a ball may look at
     replay = _Replay(update, state, batch, recorder)
     with known_inside():
-        later, _ = update(update(state, *batch)[0], *batch)
+        later, _ = update(first, *batch)
         turned = tree_map(lambda t: t.flip(0) if is_rows(t) else t, batch)
-        _require_right(update, replay, later, turned)
+        _, recorded = replay(state, *batch)
+        _require_right(update, replay, later, turned, recorded)
     return replay
 
 
@@ -151,6 +156,11 @@ def _require_alike(leaves: list[Any], form: TreeSpec, own: list[Any], owned: Tre
         raise FuncrobustError("a replayed update takes a state and batch of the parts recorded")
     for leaf, recorded in zip(leaves, own, strict=True):
         if isinstance(leaf, Tensor) and isinstance(recorded, Tensor):
+            if is_functorch_wrapped_tensor(leaf):  # to copy it would be a silent zero slope
+                raise FuncrobustError(
+                    "a replayed update nests under no transform: transform the update, and record "
+                    "that"
+                )
             if (leaf.shape, leaf.dtype) != (recorded.shape, recorded.dtype):
                 raise FuncrobustError(
                     f"a replayed update takes the shapes it was recorded with: "
@@ -177,19 +187,28 @@ def _said(leaf: Any) -> str:
     return "a tensor" if isinstance(leaf, Tensor) else repr(leaf)
 
 
-def _require_right(update: Update, replay: Update, state: State, batch: Any) -> None:
-    """Raise unless the replay does what the update does, two updates after it was recorded."""
-    eager, told = update(state, *batch)
-    found, replayed = replay(state, *batch)
-    pairs = zip(tree_leaves((eager, told)), tree_leaves((found, replayed)), strict=True)
-    if all(_equal(a, b) for a, b in pairs):
+def _require_right(
+    update: Update, replay: Update, state: State, batch: Any, recorded: Metrics
+) -> None:
+    """Raise unless the replay does what the update does, on a state and batch of others.
+
+    Of metrics, some of which are counts of few examples, it is asked whether they still are what
+    was ``recorded`` where the update's are not.
+    """
+    (eager, told), (found, replayed) = update(state, *batch), replay(state, *batch)
+    if _alike((eager, told), (found, replayed)):
         return
-    if off := wrong(update, state, batch, eager, found):
+    off = wrong(update, state, batch, eager, found)
+    for name, m in replayed.items():
+        if torch.equal(m, recorded[name]) and not torch.equal(m, told[name]):
+            off = off or f"off in the metric {name}, which is still {float(m):.6g}"
+    if off:
         raise FuncrobustError(
             f"a replay of the update is {off}: it reads numbers that a CUDA graph does not see "
             "change"
         )
 
 
-def _equal(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b)
+def _alike(eager: Any, found: Any) -> bool:
+    pairs = zip(tree_leaves(eager), tree_leaves(found), strict=True)
+    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
