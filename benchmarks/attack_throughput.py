@@ -36,7 +36,6 @@ from funcrobust.core import evaluation
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.models import import_robustness
 from funcrobust.running.dataset import chosen_test_images
-from funcrobust.running.machine import pick_device
 
 CHECKPOINT = "cifar10-linf-tiny"
 OURS = "funcrobust"
@@ -284,8 +283,7 @@ def arguments() -> Any:
 
 def main() -> None:
     args = arguments()
-    torch.set_num_threads(args.threads)
-    pick_device(args.device)  # float32 is float32 on a GPU too
+    common.settle(args)
     examples = args.examples or (1000 if args.device.startswith("cuda") else 100)
     module, card = checkpoints.load(CHECKPOINT)
     _, x, y = chosen_test_images(data.load("cifar10"), examples, 0)

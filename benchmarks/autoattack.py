@@ -37,7 +37,6 @@ from funcrobust.core import evaluation
 from funcrobust.core.evaluation import Run
 from funcrobust.core.evaluation.ensemble import attack_the_standing, look
 from funcrobust.running.dataset import chosen_test_images
-from funcrobust.running.machine import pick_device
 
 ROOT = Path(__file__).parents[1]
 NAMES = {"APGD-CE": "apgd-ce", "APGD-T": "apgd-t", "FAB-T": "fab-t", "Square": "square"}
@@ -127,8 +126,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, help="ours by so many processes as well")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    pick_device(args.device)  # float32 is float32 on a GPU too
+    common.settle(args)
     numbers, x, y = chosen_test_images(data.load("cifar10"), args.examples, args.seed)
     x, y = data.as_float(x).to(args.device), y.to(args.device)
     given = (args.checkpoint, x, y)

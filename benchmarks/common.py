@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from funcrobust.running.machine import pick_precision
+from funcrobust.running.machine import pick_device, pick_precision
 
 # JAX else takes three quarters of a GPU for itself, beside what it is compared with; and GitPython,
 # which foolbox imports, wants the program git.
@@ -186,6 +186,12 @@ def all_trained(
                 found[each][str(seed)] = train(each, seed)
                 write(name, {**record, "trainings": found}, flags.device, flags.out)
     return {each: seeds for each, seeds in found.items() if seeds}
+
+
+def settle(args: argparse.Namespace) -> None:
+    """Take the threads that are asked for; on a GPU have float32 be float32, as commands do."""
+    torch.set_num_threads(args.threads)
+    pick_device(args.device)
 
 
 def versions() -> dict[str, str]:

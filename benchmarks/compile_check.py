@@ -19,7 +19,6 @@ from funcrobust import data
 from funcrobust.commands.cure_train import CureTrain
 from funcrobust.commands.cure_train.assemble import assemble
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.running.machine import pick_device
 
 
 def checked(preset: str, args: Any, dataset: data.Dataset) -> dict[str, Any]:
@@ -52,8 +51,7 @@ def main() -> None:
     parser.add_argument("--model", help="another network than the preset's")
     parser.add_argument("--batch", type=int, help="another batch size")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    pick_device(args.device)  # float32 is float32 on a GPU too
+    common.settle(args)
     dataset = data.load("cifar10").to(args.device)
     rows = []
     for preset in args.presets:

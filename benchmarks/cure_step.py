@@ -25,7 +25,6 @@ import funcrobust as fr
 from funcrobust import models
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.regularisers.cure import DerivativeOfCure
-from funcrobust.running.machine import pick_device
 
 EPSILON, ALPHA, LAM, H, LR = 8 / 255, 10 / 255, 0.25, 0.75, 0.1
 BALL = fr.linf(EPSILON)
@@ -288,8 +287,7 @@ def main() -> None:
     parser.add_argument("--no-variants", action="store_true", help="leave out the second table")
     parser.add_argument("--memory", help="(used by the script itself)")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    pick_device(args.device)  # float32 is float32 on a GPU too
+    common.settle(args)
     if args.memory:
         print_memory(args)
         return

@@ -37,7 +37,7 @@ from funcrobust.core.balls.ball import known_inside
 from funcrobust.core.training import updates
 from funcrobust.running.config import to_config
 from funcrobust.running.dataset import chosen_test_images
-from funcrobust.running.machine import pick_device, pick_dtype
+from funcrobust.running.machine import pick_dtype
 
 EPSILON = 8 / 255
 BALL = fr.linf(EPSILON)
@@ -344,8 +344,7 @@ def main() -> None:
     )
     parser.add_argument("--train-examples", type=int, help="use so many training images")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    pick_device(args.device)  # float32 is float32 on a GPU too
+    common.settle(args)
     if not on_gpu:
         print("no CUDA device is here: the GPU presets are skipped, this is the CPU's part")
     if args.autoattack:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import common
-import torch
 from fast_training import (
     PLAIN,
     final_figures,
@@ -40,7 +39,6 @@ from funcrobust.commands.cure_train.assemble import assemble
 from funcrobust.core.training.updates import Update
 from funcrobust.running.budget import Budget, update_seconds
 from funcrobust.running.dataset import chosen_test_images
-from funcrobust.running.machine import pick_device
 
 SGD = {"opt": "SGD", "delta": "none"}
 PGD_2 = {"attack": "pgd", "attack_steps": 2, "alpha": 5 / 255}
@@ -158,8 +156,7 @@ def main() -> None:
     parser.add_argument("--train-examples", type=int, help="use so many training images")
     args = parser.parse_args()
     args.autoattack = 0
-    torch.set_num_threads(args.threads)
-    pick_device(args.device)  # float32 is float32 on a GPU too
+    common.settle(args)
     dataset = data.load("cifar10").subset(args.train_examples, None, 0).to(args.device)
     name = f"speedrun-{re.sub('[^a-z0-9]+', '-', args.model.lower())}-{args.minutes:g}"
     found = common.all_trained(

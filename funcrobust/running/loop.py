@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from funcrobust.checkpoints.locate import STATE, STATE_RECORDED
 from funcrobust.core.balls.ball import known_inside
 from funcrobust.core.errors import FuncrobustError, one_line
-from funcrobust.core.training.updates import State, Update
+from funcrobust.core.training.updates import State, Update, device_of
 from funcrobust.files import WriteError, also_named
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import as_line, is_share, parse_line
@@ -293,7 +292,7 @@ def _update(driven: _Driven, writer: Writer, stops: Stops) -> None:
     plan, at, epoch = driven.plan, driven.position, driven.epochs
     end = min((epoch + 1) * plan.steps_per_epoch, plan.steps)
     # Reading a number off a GPU waits for it: there, look at the metrics only now and then.
-    device, here = _device(at.state), processes()
+    device, here = device_of(at.state), processes()
     every = 1 if device.type == "cpu" else 50
     good = at.state
     title = f"{plan.unit} {epoch + 1}/{plan.epochs}"
@@ -333,10 +332,6 @@ def _mean(position: Position) -> Figures:
     """The loss first, the others by name: which update has which metrics first is chance."""
     names = sorted(position.sums, key=lambda name: (name != "loss", name))
     return {name: float(position.sums[name] / position.counts[name]) for name in names}
-
-
-def _device(state: State) -> torch.device:
-    return next(iter(state.params.values())).device
 
 
 def _line(plan: Plan, epoch: int, record: Figures) -> str:

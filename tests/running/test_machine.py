@@ -16,15 +16,27 @@ def eager(state):
     return state
 
 
-def compiled(monkeypatch, log, asked, default, error=RuntimeError("no C++ compiler\nhere")):
-    def failing(update, state, batch):
-        raise error
+def launched(monkeypatch, log, kind, asked, default, error):
+    """What ``maybe_compile`` or ``maybe_capture`` gives where its check ends so."""
 
-    monkeypatch.setattr(machine, "compile_checked", failing)
+    def checked(update, state, batch):
+        if error:
+            raise error
+        return "replay"
+
+    monkeypatch.setattr(machine, f"{kind}_checked", checked)
     with Reporter.silent(log) as reporter:
-        return machine.maybe_compile(
+        return getattr(machine, f"maybe_{kind}")(
             eager, state=None, batch=None, asked=asked, default=default, reporter=reporter
         )
+
+
+def compiled(monkeypatch, log, asked, default, error=RuntimeError("no C++ compiler\nhere")):
+    return launched(monkeypatch, log, "compile", asked, default, error)
+
+
+def captured(monkeypatch, log, asked, default, error=RuntimeError("operation not permitted\nhere")):
+    return launched(monkeypatch, log, "capture", asked, default, error)
 
 
 def test_what_does_not_compile_is_trained_all_the_same(monkeypatch, tmp_path):
@@ -49,19 +61,6 @@ def test_a_wrong_compilation_says_itself_what_to_do(monkeypatch, tmp_path):
 def test_nothing_is_compiled_unasked(monkeypatch, tmp_path, asked, default):
     assert compiled(monkeypatch, tmp_path / "log", asked, default) is eager
     assert "compil" not in (tmp_path / "log").read_text()
-
-
-def captured(monkeypatch, log, asked, default, error=RuntimeError("operation not permitted\nhere")):
-    def recorded(update, state, batch):
-        if error:
-            raise error
-        return "replay"
-
-    monkeypatch.setattr(machine, "capture_checked", recorded)
-    with Reporter.silent(log) as reporter:
-        return machine.maybe_capture(
-            eager, state=None, batch=None, asked=asked, default=default, reporter=reporter
-        )
 
 
 def test_what_cannot_be_replayed_is_trained_all_the_same(monkeypatch, tmp_path):

@@ -21,7 +21,7 @@ from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.objectives.lift import Metrics
 from funcrobust.core.shards import is_rows
 from funcrobust.core.training.compiling import wrong
-from funcrobust.core.training.updates import State, Update
+from funcrobust.core.training.updates import State, Update, device_of
 
 WARM_UP = 3
 """Eager updates before the recorded one: what is allocated and chosen once is not to be in it."""
@@ -65,9 +65,9 @@ def capture_checked(
     no check sees. Costs some seven updates, and for as long as it lives the memory of one
     more state, batch and update. No state is changed. CUDA alone.
     """
-    if recorder is cuda_graph and not state_device(state).type == "cuda":
+    if recorder is cuda_graph and not device_of(state).type == "cuda":
         raise FuncrobustError(
-            f"a CUDA graph is of an update on CUDA, and this state is on {state_device(state)}"
+            f"a CUDA graph is of an update on CUDA, and this state is on {device_of(state)}"
         )
     first, _ = update(state, *batch)  # the one whose images a ball may look at
     replay = _Replay(update, state, batch, recorder)
@@ -85,7 +85,7 @@ class _Replay:
     def __init__(
         self, update: Update, state: State, batch: tuple[Any, ...], record: Recorder
     ) -> None:
-        self._device = state_device(state)
+        self._device = device_of(state)
         leaves, self._form = tree_flatten((state, batch))
         self._own = [_own(leaf, self._device) for leaf in leaves]
         own = tree_unflatten(self._own, self._form)
@@ -128,11 +128,6 @@ class _Replay:
 def _current(device: torch.device) -> AbstractContextManager[Any]:
     """Make a GPU the current one, whose stream a graph is recorded and replayed on."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-def state_device(state: State) -> torch.device:
-    """Where the parameters are."""
-    return next(iter(state.params.values())).device
 
 
 def _own(leaf: Any, device: torch.device) -> Any:

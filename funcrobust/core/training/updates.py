@@ -41,6 +41,11 @@ class State(NamedTuple):
     """Running average of parameters and floating-point buffers; empty when none is kept."""
 
 
+def device_of(state: State) -> torch.device:
+    """Where the parameters are."""
+    return next(iter(state.params.values())).device
+
+
 Update = Callable[..., tuple[State, Metrics]]
 """``(state, *batch) -> (state, metrics)``, metrics detached 0-dim tensors."""
 
