@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 import funcrobust as fr
 
@@ -189,19 +189,50 @@ def test_a_state_that_is_not_on_cuda_is_refused():
         fr.capture_checked(update, state, batch(0))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs are CUDA's")
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs are CUDA's")
+
+
+def on_cuda(tree):
+    return tree_map(lambda leaf: leaf.cuda() if isinstance(leaf, torch.Tensor) else leaf, tree)
+
+
+def training_on_cuda(optimizer="SGD"):
+    update, state = training(optimizer)
+    return update, on_cuda(state)._replace(step=state.step)
+
+
+def same_way(update, state, replay, numbers):
+    """Updates, and their replays, from one state through the same batches."""
+    eager = replayed = state
+    for number in numbers:
+        given = on_cuda(batch(number))
+        eager, _ = update(eager, given)
+        replayed, _ = replay(replayed, given)
+    return all(
+        torch.allclose(p, replayed.params[name], atol=1e-5) for name, p in eager.params.items()
+    )
+
+
+@cuda
 @pytest.mark.parametrize("optimizer", ["SGD", "muon"])
 def test_a_cuda_graph_replays_the_update(optimizer):
-    update, state = training(optimizer)
-    on = torch.utils._pytree.tree_map
-    state = on(lambda t: t.cuda(), state)._replace(step=state.step)
-    given = [
-        on(lambda t: t.cuda() if isinstance(t, torch.Tensor) else t, batch(i)) for i in range(3)
-    ]
-    replay = fr.capture_checked(update, state, given[0])
-    eager, replayed = state, state
-    for number in (1, 2):
-        eager, _ = update(eager, given[number])
-        replayed, _ = replay(replayed, given[number])
-    for name, p in eager.params.items():
-        assert torch.allclose(p, replayed.params[name], atol=1e-5)
+    update, state = training_on_cuda(optimizer)
+    replay = fr.capture_checked(update, state, on_cuda(batch(0)))
+    assert same_way(update, state, replay, (1, 2))
+
+
+@cuda
+def test_after_a_capture_that_fails_all_goes_on():
+    """The eager update, the allocator, the next capture: none notices."""
+    update, state = training_on_cuda()
+
+    def waiting(state, given):
+        after, metrics = update(state, given)
+        return after, {**metrics, "rate": torch.full((), float(metrics["loss"]), device="cuda")}
+
+    with pytest.raises((RuntimeError, fr.FuncrobustError)):
+        fr.capture_checked(waiting, state, on_cuda(batch(0)))
+    torch.cuda.empty_cache()
+    assert same_way(update, state, update, (1, 2))
+    replay = fr.capture_checked(update, state, on_cuda(batch(0)))
+    assert same_way(update, state, replay, (3, 4))
