@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,33 @@ def generator(
 ) -> torch.Generator:
     """Return the generator for the ``count``-th use of randomness for ``purpose``."""
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, count))
+
+
+class RowGenerators(NamedTuple):
+    """A generator for every row of what is drawn: no row's numbers hang on who else is there."""
+
+    generators: tuple[torch.Generator, ...]
+
+
+def row_generators(seed: int, purpose: str, counts: Tensor) -> RowGenerators:
+    """Return `generator` of each of the ``counts`` (n,), on the CPU whatever the device.
+
+    So the numbers are the same on every machine; and a GPU would launch a kernel a row.
+    """
+    return RowGenerators(tuple(generator(seed, purpose, count) for count in counts.tolist()))
+
+
+def drawn(
+    kind: Callable[..., Tensor], shape: Sequence[int], source: torch.Generator | RowGenerators,
+    like: Tensor, dtype: torch.dtype | None = None,
+) -> Tensor:  # fmt: skip
+    """Draw by ``kind``, `torch.rand` or `torch.randn`, on ``like``'s device."""
+    if isinstance(source, RowGenerators):
+        one = (1, *shape[1:])
+        rows = [kind(one, generator=each, dtype=dtype) for each in source.generators]
+        found = torch.cat(rows) if rows else torch.empty(tuple(shape), dtype=dtype)
+        return found.to(like.device)
+    return kind(tuple(shape), generator=source, device=like.device, dtype=dtype)
 
 
 def key(seed: int, purpose: str, count: int = 0, device: torch.device | str = "cpu") -> Tensor:

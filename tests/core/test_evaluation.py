@@ -194,3 +194,33 @@ def test_a_seed_that_is_given_is_the_one(case):
 
     assert evaluation.robust(model, params, x, y, Own()).shape == y.shape
     assert evaluation.robust(model, params, x, y, Own(), seed=1).shape == y.shape
+
+
+OURS = {
+    "linf": fr.linf(8 / 255),
+    "l2": fr.l2(0.5),
+    "block means": fr.with_block_means(fr.l2(0.5), 2),
+    "no radius": fr.linf(float("inf")),
+}
+
+
+class Own:
+    """A ball of somebody's own, which asks torch itself."""
+
+    def sample(self, center, generator):
+        noise = torch.rand(center.shape, generator=generator, device=generator.device)
+        return (center + noise).clamp(0, 1)
+
+
+@pytest.mark.parametrize("ball", [*OURS.values(), Own()], ids=[*OURS, "somebody's own"])
+def test_a_start_is_that_of_its_example_alone(ball):
+    """Drawn together, and for some of them: the bits that each has by itself."""
+    x = torch.rand((7, 3, 4, 4), generator=fr.generator(0, "images"))
+    run = evaluation.Run(torch.arange(7), seed=3, purpose="it")
+    alone = starts(x, run.numbers, ball, 3, "it")
+    assert torch.equal(run.starts(ball.sample, x, run.numbers), alone)
+    some = torch.tensor([5, 2])
+    assert torch.equal(run.starts(ball.sample, x[some], some), alone[some])
+    assert run.starts(ball.sample, x[:0], some[:0]).shape == (0, 3, 4, 4)
+    other = run.starts(ball.sample, x, run.numbers, restart=1)
+    assert (other != alone).any()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from funcrobust.core.arguments import require_number, require_tensor
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.randomness import RowGenerators, drawn
 
 Bounds = tuple[float, float] | None
 """The data's least and greatest value; None: it has none (features, normalised inputs)."""
@@ -170,18 +171,18 @@ def uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw from [0, 1), in the shape of ``like``."""
     require_float(like)
     _require_generator(generator)
-    return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return drawn(torch.rand, like.shape, generator, like, like.dtype)
 
 
 def normal(like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw from N(0, 1), in the shape of ``like``."""
     require_float(like)
     _require_generator(generator)
-    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return drawn(torch.randn, like.shape, generator, like, like.dtype)
 
 
 def _require_generator(generator: torch.Generator) -> None:
-    if not isinstance(generator, torch.Generator):
+    if not isinstance(generator, torch.Generator | RowGenerators):
         raise FuncrobustError(
             "random starts are drawn from a generator, fr.generator(seed, purpose), not from "
             f"{generator!r}"[:200]

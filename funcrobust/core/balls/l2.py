@@ -21,6 +21,7 @@ from funcrobust.core.balls.ball import (
 )
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.examples import per_example, squared_norm, unit
+from funcrobust.core.randomness import drawn
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class L2:
         if math.isinf(self.radius):
             raise FuncrobustError("an L2 ball of infinite radius has no uniform start: give one")
         direction = self.steepest(normal(center, generator))
-        u = torch.rand(center.shape[0], generator=generator, device=center.device)
+        u = drawn(torch.rand, center.shape[:1], generator, center)
         # A uniform point of a d-ball has its radius distributed as u^(1/d).
         radius = self.radius * u.to(center.dtype) ** (1.0 / center.shape[1:].numel())
         return self.project(center + per_example(radius, center) * direction, center)

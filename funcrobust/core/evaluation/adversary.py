@@ -23,7 +23,7 @@ from funcrobust.core.evaluation.slopes import climbable
 from funcrobust.core.examples import at_least_single, flat
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params, Predict
-from funcrobust.core.randomness import generator
+from funcrobust.core.randomness import generator, row_generators
 
 AT_ONCE = 250
 """Images that are looked at together, where nobody says how many: what a CPU is quick with."""
@@ -49,13 +49,20 @@ class Run(NamedTuple):
         self, draw: Callable[[Tensor, torch.Generator], Tensor], x: Tensor, numbers: Tensor,
         restart: int = 0,
     ) -> Tensor:  # fmt: skip
-        """Draw a random start around each of x (m, …), the examples of ``numbers`` (m,)."""
+        """Draw a random start around each of x (m, …), the examples of ``numbers`` (m,).
+
+        Every example has a generator of its own, so that its start is its alone; a ``draw`` of
+        somebody's own that takes one generator gets the examples one by one.
+        """
         purpose = self.purpose if restart == 0 else f"{self.purpose}/{restart}"
-        drawn = [
-            draw(one.unsqueeze(0), generator(self.seed, purpose, number, x.device))
-            for one, number in zip(x, numbers.tolist(), strict=True)
-        ]
-        return torch.cat(drawn) if drawn else x
+        try:
+            return draw(x, row_generators(self.seed, purpose, numbers))  # type: ignore[arg-type]
+        except (TypeError, AttributeError):  # torch's own functions know no `RowGenerators`
+            starts = [
+                draw(one.unsqueeze(0), generator(self.seed, purpose, number, x.device))
+                for one, number in zip(x, numbers.tolist(), strict=True)
+            ]
+            return torch.cat(starts) if starts else x
 
 
 class Adversary(Protocol):

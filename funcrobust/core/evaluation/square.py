@@ -20,6 +20,7 @@ from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.evaluation.adversary import Adversary, Run
 from funcrobust.core.losses import own_and_others
 from funcrobust.core.network.functional import Params, Predict
+from funcrobust.core.randomness import drawn
 
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries after which the share of the image is halved: section 3 of the paper."""
@@ -80,9 +81,9 @@ class _Square:
         found[now.rows] = now.best
         return found
 
-    def _numbers(self, one: Tensor, generator: torch.Generator) -> Tensor:
-        size = (len(one), self.queries, 2 + one.shape[1])
-        return torch.rand(size, generator=generator, device=one.device)
+    def _numbers(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        size = (len(x), self.queries, 2 + x.shape[1])
+        return drawn(torch.rand, size, generator, x)
 
     def _window(self, numbers: Tensor, like: Tensor, query: int) -> Tensor:
         """±1 in each channel inside a square at random, 0 outside: (m, C, H, W)."""
@@ -115,9 +116,9 @@ class _Standing(NamedTuple):
     """Whether ``best`` is misclassified: of equal logits the true one may be seen."""
 
 
-def _stripes(one: Tensor, generator: torch.Generator) -> Tensor:
-    size = (len(one), one.shape[1], 1, one.shape[3])
-    return _sign(torch.rand(size, generator=generator, device=one.device)).to(one.dtype)
+def _stripes(x: Tensor, generator: torch.Generator) -> Tensor:
+    size = (len(x), x.shape[1], 1, x.shape[3])
+    return _sign(drawn(torch.rand, size, generator, x)).to(x.dtype)
 
 
 def _sign(uniform: Tensor) -> Tensor:
