@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -11,7 +11,7 @@ from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.training.capturing import capture_checked
 from funcrobust.core.training.compiling import compile_checked
-from funcrobust.core.training.updates import State, Update
+from funcrobust.core.training.updates import State, Update, device_of
 from funcrobust.report.console import Reporter
 from funcrobust.running.groups import Precision
 from funcrobust.running.processes import processes
@@ -67,6 +67,36 @@ def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype | None
 def to_device(model: Functional, device: torch.device) -> Functional:
     """Move, in the memory layout that convolutions are fastest in."""
     return model.to(device, torch.channels_last)
+
+
+class Launching(Protocol):
+    """The options of a training that `launched` asks."""
+
+    @property
+    def compile(self) -> bool | None: ...
+
+    @property
+    def capture(self) -> bool | None: ...
+
+
+def launched(
+    update: Update, *, state: State, batch: Any, options: Launching, compiles: bool,
+    reporter: Reporter,
+) -> Update:  # fmt: skip
+    """Compile the update, or record it, or leave it as it is: as asked, or as the machine likes.
+
+    On a GPU, where nothing is asked, it is recorded; or, of a training that ``compiles``, compiled.
+    """
+    on_gpu = device_of(state).type == "cuda"
+    compiled = maybe_compile(
+        update, state=state, batch=batch, reporter=reporter, asked=options.compile,
+        default=compiles and on_gpu and not options.capture,
+    )  # fmt: skip
+    if compiled is not update:
+        return compiled
+    return maybe_capture(
+        update, state=state, batch=batch, reporter=reporter, asked=options.capture, default=on_gpu
+    )
 
 
 def maybe_compile(

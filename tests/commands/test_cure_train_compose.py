@@ -522,32 +522,11 @@ def test_a_training_of_so_many_minutes_spends_none_compiling_unasked(
     assert (timed.epochs, timed.minutes, timed.compile) == (3, None, found)
 
 
-@pytest.mark.parametrize(
-    ("compile", "capture", "on_gpu", "done"),
-    [(None, None, True, "compiled"), (None, True, True, "captured"), (True, None, True, "compiled"),
-     (False, None, True, "captured"), (False, False, True, ""), (None, None, False, ""),
-     (None, True, False, "captured"), (True, None, False, "compiled")],
-)  # fmt: skip
-def test_an_update_is_compiled_or_replayed_or_neither(monkeypatch, compile, capture, on_gpu, done):
-    def prepared(name):
-        return lambda update, asked, default, **_: (
-            name if (default if asked is None else asked) else update
-        )
-
-    monkeypatch.setattr(recipe, "maybe_compile", prepared("compiled"))
-    monkeypatch.setattr(recipe, "maybe_capture", prepared("captured"))
-    said = {k: v for k, v in (("compile", compile), ("capture", capture)) if v is not None}
-    options = CureTrain.filled({"preset": "paper-short", **said})
-    batch = SimpleNamespace(x=SimpleNamespace(is_cuda=on_gpu))
-    given = {"state": None, "batch": batch, "options": options, "reporter": None}
-    assert recipe._launched("", **given) == done
-
-
 def test_an_update_is_timed_as_it_will_be_launched(monkeypatch):
     """But for a compiler, whose minutes are the budget's."""
     seen = []
     launched = lambda update, *, options, **_: seen.append(options.compile) or "replay"  # noqa: E731
-    monkeypatch.setattr(recipe, "_launched", launched)
+    monkeypatch.setattr(recipe, "launched", launched)
     monkeypatch.setattr(recipe, "update_seconds", lambda update, *_: seen.append(update) or 1.0)
     monkeypatch.setattr(recipe, "measure_seconds", lambda *_: 1.0)
     for name in ("evaluating", "chosen_test_images"):

@@ -16,7 +16,7 @@ def eager(state):
     return state
 
 
-def launched(monkeypatch, log, kind, asked, default, error):
+def ending(monkeypatch, log, kind, asked, default, error):
     """What ``maybe_compile`` or ``maybe_capture`` gives where its check ends so."""
 
     def checked(update, state, batch):
@@ -32,11 +32,11 @@ def launched(monkeypatch, log, kind, asked, default, error):
 
 
 def compiled(monkeypatch, log, asked, default, error=RuntimeError("no C++ compiler\nhere")):
-    return launched(monkeypatch, log, "compile", asked, default, error)
+    return ending(monkeypatch, log, "compile", asked, default, error)
 
 
 def captured(monkeypatch, log, asked, default, error=RuntimeError("operation not permitted\nhere")):
-    return launched(monkeypatch, log, "capture", asked, default, error)
+    return ending(monkeypatch, log, "capture", asked, default, error)
 
 
 def test_what_does_not_compile_is_trained_all_the_same(monkeypatch, tmp_path):
@@ -88,6 +88,33 @@ def test_a_graph_is_recorded_where_it_is_asked_for(monkeypatch, tmp_path, asked,
     log = tmp_path / "log"
     assert captured(monkeypatch, log, asked, default, None) == found
     assert ("recorded as a CUDA graph" in log.read_text()) is (found == "replay")
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+@pytest.mark.parametrize(
+    ("compile", "capture", "on_gpu", "done"),
+    [(None, None, True, "compiled"), (None, True, True, "captured"), (True, None, True, "compiled"),
+     (False, None, True, "captured"), (False, False, True, ""), (None, None, False, ""),
+     (None, False, True, "compiled"), (None, True, False, "captured"),
+     (True, None, False, "compiled")],
+)  # fmt: skip
+def test_an_update_is_compiled_or_replayed_or_neither(
+    monkeypatch, compile, capture, on_gpu, done, compiles
+):
+    def prepared(name):
+        return lambda update, asked, default, **_: (
+            name if (default if asked is None else asked) else update
+        )
+
+    monkeypatch.setattr(machine, "maybe_compile", prepared("compiled"))
+    monkeypatch.setattr(machine, "maybe_capture", prepared("captured"))
+    device = torch.device("cuda" if on_gpu else "cpu")
+    monkeypatch.setattr(machine, "device_of", lambda _: device)
+    given = {"state": None, "batch": None, "reporter": None, "compiles": compiles}
+    options = SimpleNamespace(compile=compile, capture=capture)
+    if compile is None and not compiles:  # what does not compile unasked is recorded
+        done = "captured" if on_gpu and capture is None else done.replace("compiled", "")
+    assert machine.launched("", options=options, **given) == done
 
 
 @pytest.mark.parametrize(

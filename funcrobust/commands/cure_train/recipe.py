@@ -24,8 +24,7 @@ from funcrobust.commands.cure_train.pictures import draw
 from funcrobust.commands.cure_train.presets import DOCUMENTED
 from funcrobust.core.evaluation.adversary import AT_ONCE
 from funcrobust.core.network.functional import Buffers, Params
-from funcrobust.core.objectives.lift import Batch
-from funcrobust.core.training.updates import State, Update
+from funcrobust.core.training.updates import State
 from funcrobust.models.registry import is_factory
 from funcrobust.report.console import Reporter
 from funcrobust.report.runs import RunFolder
@@ -46,8 +45,7 @@ from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is
 from funcrobust.running.inputs import inputs
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import (
-    maybe_capture,
-    maybe_compile,
+    launched,
     pick_device,
     pick_precision,
     require_capture,
@@ -108,7 +106,7 @@ def _train(held: Held[CureTrain], reporter: Reporter) -> Result:
     reporter.attach(run.file("console.log"))
     work = Work(options, training, dataset, run, reporter, begun)
     reporter.say(work.watching())
-    launching = partial(_launched, options=options, reporter=reporter)
+    launching = partial(launched, options=options, compiles=True, reporter=reporter)
     report = RunReport(run, options, training.steps, reporter)
     kept = Kept(work.card(""))
     plan = Plan(
@@ -139,7 +137,8 @@ def _within(
     """Return the options of a training that is done when the budget is spent."""
     eager = replace(options, compile=False)  # or a graph, which takes seconds
     began = time.perf_counter()
-    rehearsed = training.update(partial(_launched, options=eager, reporter=reporter))
+    launching = partial(launched, options=eager, compiles=True, reporter=reporter)
+    rehearsed = training.update(launching)
     recording = time.perf_counter() - began  # once more, for the run itself
     update = update_seconds(rehearsed, training.batches, training.state, budget, options.cycle)
     model = training.model
@@ -165,23 +164,6 @@ def _within(
     # It is written down, for a run that is resumed has no --minutes to know it from.
     compile = False if on_gpu and options.compile is None else options.compile
     return replace(options, epochs=epochs, minutes=None, compile=compile)
-
-
-def _launched(
-    update: Update, *, state: State, batch: Batch, options: CureTrain, reporter: Reporter
-) -> Update:
-    """Compile the update, or record it, or leave it as it is: as asked, or as the machine likes."""
-    on_gpu = batch.x.is_cuda
-    compiled = maybe_compile(
-        update, state=state, batch=batch, reporter=reporter, asked=options.compile,
-        default=on_gpu and not options.capture,
-    )  # fmt: skip
-    if compiled is not update:
-        return compiled
-    return maybe_capture(
-        update, state=state, batch=batch, reporter=reporter, asked=options.capture,
-        default=on_gpu,
-    )  # fmt: skip
 
 
 def at_once(options: CureTrain) -> int:

@@ -177,8 +177,6 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
 
     Not on CUDA either: compiled, ψ is the unrolled iteration, and its memory grows with the steps.
     """
-    capture: Annotated[bool | None, unless(compile=True)] = None
-    """Replay the update as a CUDA graph, checked against the eager one; left out: no."""
     epsilon: Radius | None = None
     """Radius of the L∞ ball of the robust accuracy and the anchor; left out: the checkpoint's, if
     it is of L∞."""

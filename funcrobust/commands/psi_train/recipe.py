@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import time
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -25,7 +24,7 @@ from funcrobust.core.balls.ball import Ball
 from funcrobust.core.balls.linf import linf
 from funcrobust.core.network.functional import Functional
 from funcrobust.core.randomness import generator
-from funcrobust.core.training.updates import State, Update, averaged
+from funcrobust.core.training.updates import State, averaged
 from funcrobust.report.console import Reporter
 from funcrobust.report.sinks import open_sink, require_sink
 from funcrobust.running.budget import SAMPLE, Budget, measure_seconds, update_seconds
@@ -38,8 +37,7 @@ from funcrobust.running.holding import Held, Result, conclude, hold, say_what_is
 from funcrobust.running.inputs import inputs
 from funcrobust.running.loop import Outcome, Plan, drive
 from funcrobust.running.machine import (
-    maybe_capture,
-    maybe_compile,
+    launched,
     pick_device,
     pick_dtype,
     pick_precision,
@@ -107,13 +105,11 @@ def _train(held: Held[PsiTrain], reporter: Reporter) -> Result:
     work = Work(options, begun, ball, model, card, dataset, dtype, run, reporter)
     before = work.before()
     batches = make_batches(options, dataset)
-    # Not on CUDA either unless asked to: compiled, ψ is the unrolled iteration, and its memory
-    # grows with the steps.
     batch = processes().shard.rows(batches(0))
-    update = maybe_compile(
-        update, state=state, batch=batch, asked=options.compile, default=False, reporter=reporter
+    # Compiled, ψ is the unrolled iteration, and its memory grows with the steps.
+    update = launched(
+        update, state=state, batch=batch, options=options, compiles=False, reporter=reporter
     )
-    update = _replayed(update, state, batch, options, reporter)
     report = RunReport(run, options, options.updates, reporter)
     kept = Kept(_card(work, ""), left_out=(STARTS,))
     plan = Plan(
@@ -148,15 +144,6 @@ def _radius(options: PsiTrain, card: Card) -> float:
     return card.epsilon
 
 
-def _replayed(
-    update: Update, state: State, batch: Any, options: PsiTrain, reporter: Reporter
-) -> Update:
-    """Record the update as a CUDA graph, where that is asked for."""
-    return maybe_capture(
-        update, state=state, batch=batch, asked=options.capture, default=False, reporter=reporter
-    )
-
-
 def _within(
     budget: Budget, options: PsiTrain, ball: Ball, model: Functional, dataset: data.Dataset,
     dtype: torch.dtype | None, reporter: Reporter,
@@ -165,7 +152,10 @@ def _within(
     update, state = make_training(options, ball, model, dataset, dtype)
     batches = make_batches(options, dataset)
     began = time.perf_counter()
-    update = _replayed(update, state, batches(0), options, reporter)
+    eager = replace(options, compile=False)
+    update = launched(
+        update, state=state, batch=batches(0), options=eager, compiles=False, reporter=reporter
+    )
     recording = time.perf_counter() - began  # once more, for the run itself
     each = update_seconds(update, batches, state, budget)
     images = chosen_test_images(dataset, SAMPLE, options.seed)
