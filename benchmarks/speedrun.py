@@ -44,6 +44,7 @@ SGD = {"opt": "SGD", "delta": "none"}
 PGD_2 = {"attack": "pgd", "attack_steps": 2, "alpha": 5 / 255}
 METHODS: dict[str, dict[str, Any]] = {
     "preset cpu, by Muon": {},
+    "preset cpu, by Muon, without CURE": {"delta": "none"},
     "preset cpu, by SGD": {"opt": "SGD"},
     PLAIN: {},  # as published, no code of ours
     "N-FGSM, average, one pixel": SGD,
