@@ -20,7 +20,6 @@ from typing import Any
 from unittest import mock
 
 import common
-import torch
 from torch import nn
 
 from funcrobust.commands.cure_train import CureTrain
@@ -98,7 +97,7 @@ def main() -> None:
         "--only", default="", help="those with this in their name; the JSON keeps the others"
     )
     flags = parser.parse_args()
-    torch.set_num_threads(flags.threads)
+    common.settle(flags)
     results = {}
     for name, options in TRAININGS.items():
         if flags.only in name:

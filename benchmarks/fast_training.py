@@ -35,9 +35,10 @@ from funcrobust.commands.evaluate.attacking import autoattack
 from funcrobust.core import evaluation
 from funcrobust.core.balls.ball import known_inside
 from funcrobust.core.training import updates
+from funcrobust.report.console import Reporter
 from funcrobust.running.config import to_config
 from funcrobust.running.dataset import chosen_test_images
-from funcrobust.running.machine import pick_dtype
+from funcrobust.running.machine import launched, pick_dtype
 
 EPSILON = 8 / 255
 BALL = fr.linf(EPSILON)
@@ -210,19 +211,19 @@ def one_seed(
     """Train the preset, then plain RS-FGSM for as long; ``keep`` is given each part as it comes."""
     given = {"preset": args.preset, "seed": seed, "device": args.device}
     given |= {k: v for k, v in (("epochs", args.epochs), ("model", args.model)) if v}
+    if args.compile is not None:
+        given["compile"] = args.compile
     options = CureTrain.filled(given)
     training = assemble(options, dataset)
     dtype = pick_dtype(options.precision, torch.device(args.device))
     compiling = [0.0]
 
     def prepare(update: fr.Update, *, state: fr.State, batch: Any) -> Any:
-        asked = options.compile if args.compile is None else args.compile
-        on_gpu = args.device.startswith("cuda")
         began = time.perf_counter()
-        if on_gpu if asked is None else asked:
-            made = fr.compile_checked(update, state, batch)
-        else:
-            made = fr.capture_checked(update, state, batch) if on_gpu else update
+        with Reporter() as reporter:
+            made = launched(
+                update, state=state, batch=batch, options=options, compiles=True, reporter=reporter
+            )
         compiling[0] += time.perf_counter() - began
         return made
 

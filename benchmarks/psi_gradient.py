@@ -350,16 +350,16 @@ def arguments() -> Namespace:
     return parser.parse_args()
 
 
-def limit_threads(threads: int) -> None:
+def settle(args: Namespace) -> None:
     """The same cores for both frameworks: JAX has no setting, but keeps to what it is allowed."""
-    torch.set_num_threads(threads)
+    common.settle(args)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
 
 
 def main() -> None:
     args = arguments()
-    limit_threads(args.threads)
+    settle(args)
     if args.measure:
         mode, steps = args.measure
         print(json.dumps(check(args) if mode == CHECK else measure(mode, int(steps), args)))

@@ -26,7 +26,6 @@ from typing import Any
 from unittest import mock
 
 import common
-import torch
 from scipy import stats
 
 import funcrobust as fr
@@ -108,7 +107,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="those with this in their name")
     parser.add_argument("--examples", type=int, default=2000, help="random test images")
     flags = parser.parse_args()
-    torch.set_num_threads(flags.threads)
+    common.settle(flags)
     found = common.all_trained(
         "regularisers", list(TRAININGS), partial(trained, examples=flags.examples), flags,
         epochs=EPOCHS, examples=flags.examples,
