@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from funcrobust.core import philox
+from funcrobust.core.errors import FuncrobustError
 
 try:
     from torch.func import _random as stateless
@@ -56,11 +57,22 @@ def drawn(
 ) -> Tensor:  # fmt: skip
     """Draw by ``kind``, `torch.rand` or `torch.randn`, on ``like``'s device."""
     if isinstance(source, RowGenerators):
-        one = (1, *shape[1:])
-        rows = [kind(one, generator=each, dtype=dtype) for each in source.generators]
-        found = torch.cat(rows) if rows else torch.empty(tuple(shape), dtype=dtype)
+        if len(source.generators) != shape[0]:
+            raise FuncrobustError(f"{len(source.generators)} generators for {shape[0]} rows")
+        found = torch.empty(tuple(shape), dtype=dtype, device="cpu")
+        for row, each in zip(found, source.generators, strict=True):
+            row.copy_(kind(row.shape, generator=each, dtype=dtype, device="cpu"))
         return found.to(like.device)
     return kind(tuple(shape), generator=source, device=like.device, dtype=dtype)
+
+
+def by_rows(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Mark ``draw(x, generator)`` as one that draws by `drawn` alone, and each row by itself.
+
+    It may be given `RowGenerators`, then; what is not marked draws examples one by one.
+    """
+    draw.by_rows = True  # type: ignore[attr-defined]
+    return draw
 
 
 def key(seed: int, purpose: str, count: int = 0, device: torch.device | str = "cpu") -> Tensor:

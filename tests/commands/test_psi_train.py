@@ -262,9 +262,40 @@ def assembled(options):
             "--label must be own, random or a class number below 10",
         ),
         ({"anchor": 0.0, "restore": 0.0}, "are all 0"),
+        ({"derivative": "implicit:9", "steps": 9, "capture": True}, "--capture: --derivative impl"),
     ],
 )
 def test_bad_options_leave_nothing_behind(restoring, changes, word):
     with pytest.raises(fr.FuncrobustError, match=word):
         run(restoring, **changes)
     assert not list(restoring["out"].iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "timed", "ran"),
+    [
+        ({}, (False, False, None), (False, None, None)),
+        ({"compile": True}, (False, False, False), (False, True, None)),
+        ({"capture": False}, (False, False, False), (False, None, False)),
+        ({"derivative": "implicit", "steps": 9}, (False, False, False), (False, None, False)),
+    ],
+    ids=["default", "compiled", "eager", "implicit"],
+)
+def test_an_update_is_timed_and_launched_as_the_options_say(
+    restoring, monkeypatch, changes, timed, ran
+):
+    """(compiles unasked, --compile, --capture) of the rehearsal, and of the run."""
+    seen = []
+
+    def launched(update, *, options, compiles, **_):
+        seen.append((compiles, options.compile, options.capture))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return update
+
+    monkeypatch.setattr(recipe, "launched", launched)
+    monkeypatch.setattr(recipe, "update_seconds", lambda *_: 0.1)
+    del restoring["updates"]
+    with pytest.raises(KeyboardInterrupt):
+        run(restoring, minutes=0.5, **changes)
+    assert seen == [timed, ran]

@@ -230,8 +230,10 @@ def test_after_a_capture_that_fails_all_goes_on():
         after, metrics = update(state, given)
         return after, {**metrics, "rate": torch.full((), float(metrics["loss"]), device="cuda")}
 
+    stream = torch.cuda.current_stream()
     with pytest.raises((RuntimeError, fr.FuncrobustError)):
         fr.capture_checked(waiting, state, on_cuda(batch(0)))
+    assert torch.cuda.current_stream() == stream
     torch.cuda.empty_cache()
     assert same_way(update, state, update, (1, 2))
     replay = fr.capture_checked(update, state, on_cuda(batch(0)))

@@ -199,8 +199,9 @@ def test_a_seed_that_is_given_is_the_one(case):
 OURS = {
     "linf": fr.linf(8 / 255),
     "l2": fr.l2(0.5),
-    "block means": fr.with_block_means(fr.l2(0.5), 2),
+    "smoothing": fr.random_smoothing(0.1),
     "no radius": fr.linf(float("inf")),
+    "block means": fr.with_block_means(fr.l2(0.5), 2),
 }
 
 
@@ -208,11 +209,22 @@ class Own:
     """A ball of somebody's own, which asks torch itself."""
 
     def sample(self, center, generator):
+        assert isinstance(generator, torch.Generator)
         noise = torch.rand(center.shape, generator=generator, device=generator.device)
         return (center + noise).clamp(0, 1)
 
 
-@pytest.mark.parametrize("ball", [*OURS.values(), Own()], ids=[*OURS, "somebody's own"])
+class Mixing:
+    """One made of ours that looks at all it is given, and draws as many as it likes."""
+
+    def sample(self, center, generator):
+        more = fr.linf(0.1).sample(center.repeat(2, 1, 1, 1), generator)
+        return (more[: len(center)] * center.mean()).clamp(0, 1)
+
+
+@pytest.mark.parametrize(
+    "ball", [*OURS.values(), Own(), Mixing()], ids=[*OURS, "somebody's own", "made of ours"]
+)
 def test_a_start_is_that_of_its_example_alone(ball):
     """Drawn together, and for some of them: the bits that each has by itself."""
     x = torch.rand((7, 3, 4, 4), generator=fr.generator(0, "images"))
@@ -224,3 +236,18 @@ def test_a_start_is_that_of_its_example_alone(ball):
     assert run.starts(ball.sample, x[:0], some[:0]).shape == (0, 3, 4, 4)
     other = run.starts(ball.sample, x, run.numbers, restart=1)
     assert (other != alone).any()
+
+
+@pytest.mark.parametrize("ball", [fr.linf(8 / 255), fr.l2(0.5)], ids=["linf", "l2"])
+def test_starts_are_the_cpus_whatever_device_is_the_default(ball):
+    x = torch.rand((3, 3, 4, 4), generator=fr.generator(0, "images"))
+    run = evaluation.Run(torch.arange(3))
+    expected = run.starts(ball.sample, x, run.numbers)
+    with torch.device("meta"):
+        assert torch.equal(run.starts(ball.sample, x, run.numbers), expected)
+
+
+def test_a_start_for_each_image_and_no_other():
+    run = evaluation.Run(torch.arange(3))
+    with pytest.raises(fr.FuncrobustError, match="2 generators for 3 rows"):
+        run.starts(BALL.sample, torch.rand(3, 3, 4, 4), run.numbers[:2])

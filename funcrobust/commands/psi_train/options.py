@@ -200,6 +200,11 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
         return self.drift_weight + self.entropy > 0
 
     @property
+    def solves(self) -> bool:
+        """Whether ψ's derivative is the solution of an equation."""
+        return read_derivative(self.derivative)[0] == "implicit"
+
+    @property
     def restores(self) -> bool:
         """Whether one step of ψ along the logit's slope restores, as drawing by it takes."""
         plain = self.constraint == "unconstrained" and self.psi_loss == "logit" and self.targeted
@@ -208,6 +213,11 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
     def check(self) -> None:
         """Refuse to train by nothing."""
         super().check()
+        if self.capture and self.solves:
+            raise FuncrobustError(
+                f"--capture: --derivative {self.derivative} ends where its solver has arrived, "
+                "which no CUDA graph can wait for"
+            )
         if not (self.restore or self.drifts or self.anchor):
             raise FuncrobustError("--restore, --drift-weight, --entropy and --anchor are all 0")
         if self.learn_starts and self.opt == "Muon":

@@ -21,7 +21,7 @@ from funcrobust.core.balls.ball import (
 )
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.examples import per_example, squared_norm, unit
-from funcrobust.core.randomness import drawn
+from funcrobust.core.randomness import by_rows, drawn
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class L2:
     def steepest(self, gradient: Tensor) -> Tensor:
         return unit(gradient)
 
+    @by_rows
     def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
         require_center(self, center)
         if math.isinf(self.radius):

@@ -23,6 +23,7 @@ from funcrobust.core.balls.ball import (
 )
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.core.examples import largest_to_one, per_example, squared_norm
+from funcrobust.core.randomness import by_rows
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Linf:
     def steepest(self, gradient: Tensor) -> Tensor:
         return gradient.sign()
 
+    @by_rows
     def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
         require_center(self, center)
         if math.isinf(self.radius):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from funcrobust.core.balls.ball import Ball, normal
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.core.randomness import by_rows
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class RandomSmoothing:
     def steepest(self, gradient: Tensor) -> Tensor:
         return torch.zeros_like(gradient)
 
+    @by_rows
     def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
         return center + self.sigma * normal(center, generator)
 

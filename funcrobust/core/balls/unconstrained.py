@@ -17,6 +17,7 @@ from funcrobust.core.balls.ball import (
     require_float,
     uniform_in_bounds,
 )
+from funcrobust.core.randomness import by_rows
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Unconstrained:
     def steepest(self, gradient: Tensor) -> Tensor:
         return gradient
 
+    @by_rows
     def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
         require_center(self, center)
         return uniform_in_bounds(self.bounds, center, generator)

@@ -51,18 +51,17 @@ class Run(NamedTuple):
     ) -> Tensor:  # fmt: skip
         """Draw a random start around each of x (m, …), the examples of ``numbers`` (m,).
 
-        Every example has a generator of its own, so that its start is its alone; a ``draw`` of
-        somebody's own that takes one generator gets the examples one by one.
+        Every example has a generator of its own, so that its start is its alone. Those of a
+        ``draw`` that is marked `by_rows` are drawn together, others one by one.
         """
         purpose = self.purpose if restart == 0 else f"{self.purpose}/{restart}"
-        try:
+        if getattr(draw, "by_rows", False):
             return draw(x, row_generators(self.seed, purpose, numbers))  # type: ignore[arg-type]
-        except (TypeError, AttributeError):  # torch's own functions know no `RowGenerators`
-            starts = [
-                draw(one.unsqueeze(0), generator(self.seed, purpose, number, x.device))
-                for one, number in zip(x, numbers.tolist(), strict=True)
-            ]
-            return torch.cat(starts) if starts else x
+        drawn = [
+            draw(one.unsqueeze(0), generator(self.seed, purpose, number, x.device))
+            for one, number in zip(x, numbers.tolist(), strict=True)
+        ]
+        return torch.cat(drawn) if drawn else x
 
 
 class Adversary(Protocol):

@@ -20,7 +20,7 @@ from funcrobust.core.errors import FuncrobustError, require_count
 from funcrobust.core.evaluation.adversary import Adversary, Run
 from funcrobust.core.losses import own_and_others
 from funcrobust.core.network.functional import Params, Predict
-from funcrobust.core.randomness import drawn
+from funcrobust.core.randomness import by_rows, drawn
 
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries after which the share of the image is halved: section 3 of the paper."""
@@ -81,6 +81,7 @@ class _Square:
         found[now.rows] = now.best
         return found
 
+    @by_rows
     def _numbers(self, x: Tensor, generator: torch.Generator) -> Tensor:
         size = (len(x), self.queries, 2 + x.shape[1])
         return drawn(torch.rand, size, generator, x)
@@ -116,6 +117,7 @@ class _Standing(NamedTuple):
     """Whether ``best`` is misclassified: of equal logits the true one may be seen."""
 
 
+@by_rows
 def _stripes(x: Tensor, generator: torch.Generator) -> Tensor:
     size = (len(x), x.shape[1], 1, x.shape[3])
     return _sign(drawn(torch.rand, size, generator, x)).to(x.dtype)

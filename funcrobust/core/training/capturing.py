@@ -42,8 +42,9 @@ def cuda_graph(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
             call()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    # On a stream of this GPU: torch's own is of the GPU that a graph was first recorded on.
-    with torch.cuda.graph(graph, stream=aside):
+    # On a stream of this GPU: torch's own is of the GPU that a graph was first recorded on. And
+    # back to the one before: where recording fails, torch 2.11 stays on the graph's.
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, stream=aside):
         outputs = call()
     return outputs, graph.replay
 
