@@ -1,6 +1,6 @@
 """Does a regulariser pay where nothing collapses? At equal updates, and at equal time.
 
-    python benchmarks/regularisers.py               # 3 seeds of 11 trainings, 4 hours of a core
+    python benchmarks/regularisers.py               # 3 seeds of 15 trainings, 6 hours of a core
     python benchmarks/regularisers.py --only CURE --seeds 1
 
 Each training is ``cure-train``'s preset for a CPU (N-FGSM at 8/255, weight average) with one
@@ -44,6 +44,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "CURE, h = 3, λ = 0.5": {"delta": "classic", "h": 3.0, "lam": 0.5},
     "GradAlign, 0.2": {**NONE, "regularisers": {"gradient-alignment": 0.2}},
     "LLR, 4": {**NONE, "regularisers": {"local-linearity": 4.0}},
+    "LLR, 0.5": {**NONE, "regularisers": {"local-linearity": 0.5}},
     "ELLE, 1000": {**NONE, "regularisers": {"elle": 1000.0}},
     "input-gradient norm, 0.1": {**NONE, "regularisers": {"input-gradient-norm": 0.1}},
 }

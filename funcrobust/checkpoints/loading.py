@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +38,10 @@ def load(
             library's own cache, fetched if need be, or in FOLDER.
         model: the network's name for `funcrobust.models.build`. Needed for a ``.pt`` file, which
             does not say; and for a checkpoint whose network is a ``package.module:factory``,
-            since a file must not choose by itself which code is imported and called.
+            since a file must not choose by itself which code is imported and called. Of a
+            checkpoint of NAME it may be NAME-flip, where there is one: the same weights, and the
+            mean of the logits of both mirror images (`FlipAveraged`). The card is then that
+            network's, and holds no figures.
         verify: let the checkpoint prove itself, if its card has the means: the tensors by their
             SHA-256, and the network by its logits at a few fixed images. False is for what was
             changed knowingly. Other libraries' files have no card.
@@ -73,7 +77,19 @@ def load(
     )
     if verify and card.fingerprint:
         _prove(network, card, path)
-    return network, card
+    return (network, card) if model in (None, card.model) else _flipped(network, card)
+
+
+FLIP = "-flip"
+"""What ends the name of a network that averages both mirror images."""
+
+
+def _flipped(network: nn.Module, card: Card) -> tuple[nn.Module, Card]:
+    """Return the network that looks into the mirror too, by the same weights."""
+    card = replace(card, model=card.model + FLIP, metrics={}, sha256="", fingerprint=())
+    both = build(card)
+    both.load_state_dict(network.state_dict())
+    return both.eval(), card
 
 
 def _require_named(path: Path, card: Card, model: str | None) -> None:
@@ -84,8 +100,10 @@ def _require_named(path: Path, card: Card, model: str | None) -> None:
             f"{path} needs the code {card.model!r}{instead}: if you trust it, say so with "
             f"--model {shlex.quote(card.model)} (in Python: model={card.model!r})"
         )
-    if model not in (None, card.model):
-        raise FuncrobustError(f"{path} holds a {card.model}, not a {model}: leave model= out")
+    flipped = card.model + FLIP
+    if model in (None, card.model) or (model == flipped and flipped in models.names()):
+        return
+    raise FuncrobustError(f"{path} holds a {card.model}, not a {model}: leave model= out")
 
 
 def needs_model(path_or_name: str | Path) -> bool:

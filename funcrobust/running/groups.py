@@ -109,7 +109,8 @@ class Measured(Figures, Images, Machine):
     checkpoint: CheckpointName | None = field(default=None, kw_only=False)
     """File, run folder, shipped name or robustbench:NAME; left out: the shipped classifier."""
     model: str | None = None
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
+    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network; or
+    NAME-flip, of a checkpoint of NAME: the mean of its logits of both mirror images."""
     precision: Precision = "fp32"
     """What the network is measured in: fp32, bf16 for autocast, or auto, bf16 where the hardware
     multiplies it."""

@@ -140,3 +140,25 @@ def test_our_own_state_dict_saved_by_torch(tmp_path, network):
     torch.save(network.state_dict(), tmp_path / "t.pt")
     loaded, _ = checkpoints.load(tmp_path / "t.pt", model="preact-tiny")
     assert same(loaded.state_dict(), network.state_dict())
+
+
+def test_a_checkpoint_of_ours_may_look_into_the_mirror():
+    """By the name of its network and -flip: the mean of both logits, and a card of its own."""
+    plain, card = checkpoints.load("cifar10-linf-tiny")
+    both, told = checkpoints.load("cifar10-linf-tiny", model=f"{card.model}-flip")
+    x = torch.rand((3, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        mean = (plain(x) + plain(x.flip(-1))) / 2
+        assert torch.allclose(both(x), mean, atol=1e-5)
+        assert not torch.allclose(both(x), plain(x), atol=1e-2)
+    assert told.model == f"{card.model}-flip"
+    assert (told.metrics, told.sha256, told.fingerprint) == ({}, "", ())
+    assert told.epsilon == card.epsilon
+
+
+@pytest.mark.parametrize(
+    "model", ["preact-small-flip", "preact-tiny-silu", "preact-tiny-flip-flip"]
+)
+def test_but_it_is_no_other_network(model):
+    with pytest.raises(FuncrobustError, match=f"holds a preact-tiny, not a {model}: leave"):
+        checkpoints.load("cifar10-linf-tiny", model=model)
