@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from funcrobust import models
-from funcrobust.checkpoints.card import Card
+from funcrobust.checkpoints.card import Card, renewed
 from funcrobust.checkpoints.fingerprint import TOLERANCE, difference, fingerprint
 from funcrobust.checkpoints.foreign import read_foreign
 from funcrobust.checkpoints.format import KNOWINGLY, check_finite, read, single_precision
@@ -77,16 +77,19 @@ def load(
     )
     if verify and card.fingerprint:
         _prove(network, card, path)
-    return (network, card) if model in (None, card.model) else _flipped(network, card)
+    return (network, card) if model in (None, card.model) else _flipped(network, card, path)
 
 
 FLIP = "-flip"
 """What ends the name of a network that averages both mirror images."""
 
 
-def _flipped(network: nn.Module, card: Card) -> tuple[nn.Module, Card]:
+def _flipped(network: nn.Module, card: Card, path: Path) -> tuple[nn.Module, Card]:
     """Return the network that looks into the mirror too, by the same weights."""
-    card = replace(card, model=card.model + FLIP, metrics={}, sha256="", fingerprint=())
+    card = renewed(replace(
+        card, model=card.model + FLIP, metrics={}, sha256="", fingerprint=(), command="",
+        notes=f"the weights of {path.name}, and the mean of both mirror images",
+    ))  # fmt: skip
     both = build(card)
     both.load_state_dict(network.state_dict())
     return both.eval(), card

@@ -44,7 +44,8 @@ class Export(Options):
     to: Literal["robustness", "robustbench"] = "robustness"
     """The library that is to load it."""
     model: str | None = None
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
+    """Architecture of a foreign .pt file, the factory of a checkpoint of your own network, or
+    NAME-flip of a checkpoint of NAME."""
 
 
 def run(options: Export, reporter: Reporter) -> Path:

@@ -31,8 +31,8 @@ class Generate(Images, Drawing, Machine):
     """Files, run folders, shipped names or robustbench:NAME, side by side; left out: the shipped
     classifier."""
     model: tuple[str, ...] = ()
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network; again
-    and again, for checkpoints of different ones."""
+    """Architecture of a foreign .pt file, the factory of a checkpoint of your own network, or
+    NAME-flip of a checkpoint of NAME; again and again, for checkpoints of different ones."""
     png: Picture | None = None
     """The picture to write; left out: generated.png, if there is none yet."""
     per_class: Count = 1

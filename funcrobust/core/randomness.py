@@ -71,8 +71,14 @@ def by_rows(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     It may be given `RowGenerators`, then; what is not marked draws examples one by one.
     """
-    draw.by_rows = True  # type: ignore[attr-defined]
+    draw.by_rows = draw  # type: ignore[attr-defined]
     return draw
+
+
+def is_by_rows(draw: Callable[..., Tensor]) -> bool:
+    """Tell whether ``draw`` itself is marked, and not what it wraps (`functools.wraps`)."""
+    marked = getattr(draw, "by_rows", None)
+    return marked is not None and getattr(draw, "__func__", draw) is marked
 
 
 def key(seed: int, purpose: str, count: int = 0, device: torch.device | str = "cpu") -> Tensor:

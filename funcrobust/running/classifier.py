@@ -12,7 +12,7 @@ from torch import nn
 
 from funcrobust import checkpoints
 from funcrobust.checkpoints import Card, save
-from funcrobust.checkpoints.loading import card_of
+from funcrobust.checkpoints.loading import FLIP, card_of
 from funcrobust.checkpoints.locate import CHECKPOINT
 from funcrobust.checkpoints.zoo import is_zoo, locate
 from funcrobust.core.errors import FuncrobustError
@@ -68,6 +68,14 @@ class Classifier(NamedTuple):
         return sha256_of(self.file)
 
     @property
+    def as_saved(self) -> bool:
+        """Whether it is the network that its file holds, and not that one looking into a mirror."""
+        if is_zoo(self.name) or not self.card.model.endswith(FLIP):
+            return True
+        card = card_of(self.name)
+        return card is None or card.model == self.card.model
+
+    @property
     def label(self) -> str:
         """What to call it in a picture: a run folder's or file's own name."""
         if is_zoo(self.name):
@@ -75,7 +83,8 @@ class Classifier(NamedTuple):
         path = Path(self.name)
         if path.name in (CHECKPOINT, ""):
             path = path.parent
-        return _without_suffix(path.name) or self.card.model
+        name = _without_suffix(path.name) or self.card.model
+        return name if self.as_saved else f"{name}{FLIP}"
 
 
 def contents(name: str) -> str:

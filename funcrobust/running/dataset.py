@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from funcrobust import data
+from funcrobust import data, models
 from funcrobust.checkpoints import Card
+from funcrobust.checkpoints.loading import FLIP
 from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.core.network.functional import Functional, Params, Predict
 from funcrobust.core.randomness import generator, key
@@ -106,6 +107,7 @@ def load_known(images: Images, card: Card, reporter: Reporter) -> data.Dataset:
     size = None if card.dataset == "unknown" else card.image_shape[-1]
     dataset = load_data(name, images, reporter, size=size)
     require_same_images(card, dataset)
+    require_mirrored(card.model, dataset)
     return dataset
 
 
@@ -122,6 +124,16 @@ def require_same_images(card: Card, dataset: data.Dataset) -> None:
             f"the checkpoint classifies {shape} images into {card.num_classes} classes, "
             f"but {dataset.name} has {'x'.join(map(str, dataset.image_shape))} in "
             f"{dataset.num_classes}: give another dataset or checkpoint"
+        )
+
+
+def require_mirrored(model: str, dataset: data.Dataset) -> None:
+    """Raise where a network that looks at mirror images is to see what may not be mirrored."""
+    flipped = model.endswith(FLIP) and model in models.names()
+    if flipped and not dataset.mirrored:
+        raise FuncrobustError(
+            f"{model} looks at mirror images, and one of {dataset.name} may be of another class: "
+            f"take {model.removesuffix(FLIP)}"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from funcrobust.checkpoints.loading import card_of, model_of, needs_model
+from funcrobust.checkpoints.loading import FLIP, card_of, model_of, needs_model
 from funcrobust.checkpoints.zoo import is_zoo
 from funcrobust.core.errors import FuncrobustError
 from funcrobust.models.registry import names_code
@@ -60,8 +60,8 @@ def shared_out(models: Sequence[str], names: Sequence[str]) -> list[str | None]:
 def _own(models: Sequence[str], name: str, needy: int) -> str | None:
     """Return which of the models a checkpoint is of, which is one of so many that need one."""
     own = model_of(name)
-    if own in models:
-        return own
+    if (said := _said(models, own)) is not None:
+        return said
     if own is None and len(models) > 1:
         raise FuncrobustError(
             f"{name} does not say which network it is, and --model is there {len(models)} times: "
@@ -72,5 +72,10 @@ def _own(models: Sequence[str], name: str, needy: int) -> str | None:
 
 
 def _named(models: Sequence[str], name: str) -> str | None:
-    own = model_of(name)
-    return own if own in models else None
+    return _said(models, model_of(name))
+
+
+def _said(models: Sequence[str], own: str | None) -> str | None:
+    """Return which of the models is a network of its own, or looks into the mirror by it."""
+    both = (own, f"{own}{FLIP}")
+    return next((model for model in both if model is not None and model in models), None)

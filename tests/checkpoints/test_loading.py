@@ -153,7 +153,11 @@ def test_a_checkpoint_of_ours_may_look_into_the_mirror():
         assert not torch.allclose(both(x), plain(x), atol=1e-2)
     assert told.model == f"{card.model}-flip"
     assert (told.metrics, told.sha256, told.fingerprint) == ({}, "", ())
-    assert told.epsilon == card.epsilon
+    assert (told.epsilon, told.command) == (card.epsilon, "")
+    assert (
+        told.notes
+        == "the weights of cifar10-linf-tiny.safetensors, and the mean of both mirror images"
+    )
 
 
 @pytest.mark.parametrize(

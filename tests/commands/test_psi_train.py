@@ -278,8 +278,13 @@ def test_bad_options_leave_nothing_behind(restoring, changes, word):
         ({"compile": True}, (False, False, False), (False, True, None)),
         ({"capture": False}, (False, False, False), (False, None, False)),
         ({"derivative": "implicit", "steps": 9}, (False, False, False), (False, None, False)),
+        (
+            {"derivative": "implicit", "steps": 9, "compile": True},
+            (False, False, False),
+            (False, True, None),
+        ),
     ],
-    ids=["default", "compiled", "eager", "implicit"],
+    ids=["default", "compiled", "eager", "implicit", "implicit, compiled"],
 )
 def test_an_update_is_timed_and_launched_as_the_options_say(
     restoring, monkeypatch, changes, timed, ran

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from problems import make_problem
@@ -214,6 +216,14 @@ class Own:
         return (center + noise).clamp(0, 1)
 
 
+class Wrapping:
+    """What wraps the sample of one of ours, its attributes too, and asks torch besides."""
+
+    @functools.wraps(BALL.sample)
+    def sample(self, center, generator):
+        return BALL.sample(center, generator) + torch.rand(1, generator=generator)
+
+
 class Mixing:
     """One made of ours that looks at all it is given, and draws as many as it likes."""
 
@@ -223,7 +233,9 @@ class Mixing:
 
 
 @pytest.mark.parametrize(
-    "ball", [*OURS.values(), Own(), Mixing()], ids=[*OURS, "somebody's own", "made of ours"]
+    "ball",
+    [*OURS.values(), Own(), Wrapping(), Mixing()],
+    ids=[*OURS, "somebody's own", "wrapping", "made of ours"],
 )
 def test_a_start_is_that_of_its_example_alone(ball):
     """Drawn together, and for some of them: the bits that each has by itself."""

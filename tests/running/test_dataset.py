@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from math import comb, sqrt
 
+import pytest
 import torch
 
-from funcrobust.data import Dataset
-from funcrobust.running.dataset import chosen_test_images
+from funcrobust.core.errors import FuncrobustError
+from funcrobust.data import Dataset, load
+from funcrobust.running.dataset import chosen_test_images, require_mirrored
 
 
 def numbered(count):
@@ -44,3 +46,11 @@ def test_a_choice_is_a_function_of_the_seed():
     first, again, other = (chosen_test_images(numbered(90), 9, s).places for s in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_digits_are_not_looked_at_in_a_mirror():
+    digits = load("digits")
+    require_mirrored("preact-tiny", digits)
+    require_mirrored("own:net-flip", digits)  # no network of ours: whose it is knows
+    with pytest.raises(FuncrobustError, match="one of digits may be of another class: take preac"):
+        require_mirrored("preact-tiny-flip", digits)

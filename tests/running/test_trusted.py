@@ -116,3 +116,11 @@ def test_what_was_said_already_is_said_again_in_the_line():
     """Which can be taken as it stands."""
     with pytest.raises(FuncrobustError, match="--model two_nets:flat --model two_nets:deep"):
         require_said(["flat.safetensors", "deep.safetensors"], BOTH[:1], Images(dataset="digits"))
+
+
+def test_networks_that_look_into_the_mirror_are_each_its_own():
+    models_ = ("preact-tiny-flip", "preact-small-silu-flip", "preact-small-silu")
+    tiny, psi, small = "cifar10-linf-tiny", "cifar10-psi-small", "cifar10-linf-small"
+    assert shared_out(models_[:1], [tiny]) == ["preact-tiny-flip"]
+    assert shared_out(models_[:2], [psi, tiny]) == ["preact-small-silu-flip", "preact-tiny-flip"]
+    assert shared_out((models_[0], models_[2]), [small, tiny]) == [models_[2], models_[0]]

@@ -47,8 +47,8 @@ class Apply(Figures, Images, Drawing, Machine):
     """Classifiers that draw, side by side: files, run folders, shipped names,
     robustbench:NAME; left out: shipped."""
     model: tuple[str, ...] = ()
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network; again
-    and again, for checkpoints of different ones."""
+    """Architecture of a foreign .pt file, the factory of a checkpoint of your own network, or
+    NAME-flip of a checkpoint of NAME; again and again, for checkpoints of different ones."""
     judge: JudgeOption | None = None
     """A classifier, inception[:FILE], timm:NAME[=FILE] or none; left out: the shipped classifier.
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from funcrobust import checkpoints, data, models
+from funcrobust import checkpoints, data
 from funcrobust.commands.cure_train import compose
 from funcrobust.commands.cure_train.beginning import deviation, initial
 from funcrobust.commands.cure_train.compose import Composition
@@ -33,7 +33,7 @@ from funcrobust.core.training.schedules import Schedule, schedule
 from funcrobust.core.training.updates import State, Update
 from funcrobust.data.progress import Progress, silent
 from funcrobust.running.classifier import Classifier
-from funcrobust.running.dataset import rehearse, require_same_images
+from funcrobust.running.dataset import rehearse, require_mirrored, require_same_images
 from funcrobust.running.machine import pick_dtype, to_device
 from funcrobust.running.processes import processes
 from funcrobust.running.restoring import (
@@ -161,12 +161,7 @@ def require_fitting(options: CureTrain, dataset: data.Dataset) -> None:
         raise FuncrobustError(
             f"--padding {options.padding} could shift an image out of its {side} pixels: take less"
         )
-    flipped = options.model.endswith("-flip") and options.model in models.names()
-    if flipped and not dataset.mirrored:
-        raise FuncrobustError(
-            f"{options.model} looks at mirror images, and one of {dataset.name} may be of another "
-            f"class: take {options.model.removesuffix('-flip')}"
-        )
+    require_mirrored(options.model, dataset)
 
 
 def _steps_per_epoch(options: CureTrain, dataset: data.Dataset) -> int:

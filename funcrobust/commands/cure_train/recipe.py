@@ -135,9 +135,11 @@ def _within(
     reporter: Reporter,
 ) -> CureTrain:  # fmt: skip
     """Return the options of a training that is done when the budget is spent."""
-    eager = replace(options, compile=False)  # or a graph, which takes seconds
+    # A compiler's minutes are not the budget's; what it makes is timed as the eager update.
+    capture = False if options.compile else options.capture
+    trial = replace(options, compile=False, capture=capture)
     began = time.perf_counter()
-    launching = partial(launched, options=eager, compiles=True, reporter=reporter)
+    launching = partial(launched, options=trial, compiles=True, reporter=reporter)
     rehearsed = training.update(launching)
     recording = time.perf_counter() - began  # once more, for the run itself
     update = update_seconds(rehearsed, training.batches, training.state, budget, options.cycle)

@@ -155,10 +155,10 @@ def where(options: Evaluate, classifier: Classifier) -> Path:
 
 
 def _own_folder(classifier: Classifier) -> Path | None:
-    """Return the folder of the run that a classifier is of."""
+    """Return the folder of the run that a classifier is of, if it is what the run left."""
     file = classifier.file
     in_a_run = file.name == CHECKPOINT and (file.parent / CONFIG).is_file()
-    return file.parent if in_a_run else None
+    return file.parent if in_a_run and classifier.as_saved else None
 
 
 def compose(

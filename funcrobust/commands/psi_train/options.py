@@ -159,7 +159,8 @@ class PsiTrain(Walked, Restored, Drifting, Anchored, Run):
     checkpoint: CheckpointName | None = None
     """File, run folder, shipped name or robustbench:NAME; left out: the shipped classifier."""
     model: Annotated[str, Factory] | None = None
-    """Architecture of a foreign .pt file, or the factory of a checkpoint of your own network."""
+    """Architecture of a foreign .pt file, the factory of a checkpoint of your own network, or
+    NAME-flip of a checkpoint of NAME."""
     restore: Weight = 8.0
     updates: Annotated[Count, unless(minutes=...)] = 6000
     """Updates at most."""

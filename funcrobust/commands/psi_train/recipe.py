@@ -146,7 +146,7 @@ def _launched(
     update: Update, state: State, batch: Any, options: PsiTrain, reporter: Reporter
 ) -> Update:
     """Compile nothing unasked: compiled, ψ is unrolled, and its memory grows with the steps."""
-    if options.solves:
+    if options.solves and not options.compile:
         options = replace(options, capture=False)
     return launched(
         update, state=state, batch=batch, options=options, compiles=False, reporter=reporter

@@ -23,7 +23,7 @@ from funcrobust.core.evaluation.slopes import climbable
 from funcrobust.core.examples import at_least_single, flat
 from funcrobust.core.losses import Loss
 from funcrobust.core.network.functional import Params, Predict
-from funcrobust.core.randomness import generator, row_generators
+from funcrobust.core.randomness import generator, is_by_rows, row_generators
 
 AT_ONCE = 250
 """Images that are looked at together, where nobody says how many: what a CPU is quick with."""
@@ -52,10 +52,11 @@ class Run(NamedTuple):
         """Draw a random start around each of x (m, …), the examples of ``numbers`` (m,).
 
         Every example has a generator of its own, so that its start is its alone. Those of a
-        ``draw`` that is marked `by_rows` are drawn together, others one by one.
+        ``draw`` that is marked `by_rows` are drawn together, on the CPU, others one by one, on
+        x's device.
         """
         purpose = self.purpose if restart == 0 else f"{self.purpose}/{restart}"
-        if getattr(draw, "by_rows", False):
+        if is_by_rows(draw):
             return draw(x, row_generators(self.seed, purpose, numbers))  # type: ignore[arg-type]
         drawn = [
             draw(one.unsqueeze(0), generator(self.seed, purpose, number, x.device))
