@@ -40,7 +40,7 @@ def load(
             does not say; and for a checkpoint whose network is a ``package.module:factory``,
             since a file must not choose by itself which code is imported and called. Of a
             checkpoint of NAME it may be NAME-flip, where there is one: the same weights, and the
-            mean of the logits of both mirror images (`FlipAveraged`). The card is then that
+            mean of the logits of both mirror images. The card is then that
             network's, and holds no figures.
         verify: let the checkpoint prove itself, if its card has the means: the tensors by their
             SHA-256, and the network by its logits at a few fixed images. False is for what was

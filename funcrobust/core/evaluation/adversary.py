@@ -52,8 +52,8 @@ class Run(NamedTuple):
         """Draw a random start around each of x (m, …), the examples of ``numbers`` (m,).
 
         Every example has a generator of its own, so that its start is its alone. Those of a
-        ``draw`` that is marked for it (``by_rows``) are drawn together, on the CPU, others one by one, on
-        x's device.
+        ``draw`` that is marked for it (``by_rows``) are drawn together, on the CPU; others one by
+        one, on x's device.
         """
         purpose = self.purpose if restart == 0 else f"{self.purpose}/{restart}"
         if is_by_rows(draw):
