@@ -21,6 +21,7 @@ from funcrobust.checkpoints.state import read_network, step_of
 from funcrobust.checkpoints.zoo import fitted, is_zoo, locate, named, zoo_card
 from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.data.progress import Progress, silent
+from funcrobust.models.flip_averaged import FLIP
 from funcrobust.models.registry import is_factory, names_code
 from funcrobust.models.robustbench_zoo import ZooEntry, zoo_entry
 
@@ -40,8 +41,8 @@ def load(
             does not say; and for a checkpoint whose network is a ``package.module:factory``,
             since a file must not choose by itself which code is imported and called. Of a
             checkpoint of NAME it may be NAME-flip, where there is one: the same weights, and the
-            mean of the logits of both mirror images. The card is then that
-            network's, and holds no figures.
+            mean of the logits of both mirror images. The card is then that network's, and holds no
+            figures.
         verify: let the checkpoint prove itself, if its card has the means: the tensors by their
             SHA-256, and the network by its logits at a few fixed images. False is for what was
             changed knowingly. Other libraries' files have no card.
@@ -78,10 +79,6 @@ def load(
     if verify and card.fingerprint:
         _prove(network, card, path)
     return (network, card) if model in (None, card.model) else _flipped(network, card, path)
-
-
-FLIP = "-flip"
-"""What ends the name of a network that averages both mirror images."""
 
 
 def _flipped(network: nn.Module, card: Card, path: Path) -> tuple[nn.Module, Card]:

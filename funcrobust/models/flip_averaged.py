@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+FLIP = "-flip"
+"""What ends the name of such a network."""
+
 
 class FlipAveraged(nn.Sequential):
     """In evaluation mode ``(f(x) + f(mirrored x)) / 2``, logits; in training mode ``f(x)``.

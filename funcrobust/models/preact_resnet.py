@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from funcrobust.core.errors import FuncrobustError
-from funcrobust.models.flip_averaged import FlipAveraged
+from funcrobust.models.flip_averaged import FLIP, FlipAveraged
 from funcrobust.models.network import Network
 
 Stem = Literal["3x3", "4x4-stride2"]
@@ -129,5 +129,5 @@ NETWORKS = {
     # The same weights, evaluated on both mirror images: a point of robust accuracy for twice the
     # time of an evaluation and none of training.
     for smooth in ("", "-silu")
-    for flip in ("", "-flip")
+    for flip in ("", FLIP)
 }

@@ -12,7 +12,7 @@ from torch import nn
 
 from funcrobust import checkpoints
 from funcrobust.checkpoints import Card, save
-from funcrobust.checkpoints.loading import FLIP, card_of
+from funcrobust.checkpoints.loading import card_of
 from funcrobust.checkpoints.locate import CHECKPOINT
 from funcrobust.checkpoints.zoo import is_zoo, locate
 from funcrobust.core.errors import FuncrobustError
@@ -20,6 +20,7 @@ from funcrobust.core.network.functional import Buffers, Functional, Params, func
 from funcrobust.data.progress import Progress, silent
 from funcrobust.files import sha256_of
 from funcrobust.judging import Judge, as_judge
+from funcrobust.models.flip_averaged import FLIP
 from funcrobust.models.registry import is_factory
 from funcrobust.report.console import Reporter
 from funcrobust.report.records import shortest

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from funcrobust import data, models
 from funcrobust.checkpoints import Card
-from funcrobust.checkpoints.loading import FLIP
 from funcrobust.core.errors import FuncrobustError, one_line
 from funcrobust.core.network.functional import Functional, Params, Predict
 from funcrobust.core.randomness import generator, key
 from funcrobust.core.starts import Indexed
+from funcrobust.models.flip_averaged import FLIP
 from funcrobust.reading import user_path
 from funcrobust.report.console import Reporter
 from funcrobust.running.groups import Images

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,8 +14,11 @@ from funcrobust.core.training.capturing import capture_checked
 from funcrobust.core.training.compiling import compile_checked
 from funcrobust.core.training.updates import State, Update, device_of
 from funcrobust.report.console import Reporter
-from funcrobust.running.groups import Precision
+from funcrobust.running.groups import Precision, Run
 from funcrobust.running.processes import processes
+
+Training = TypeVar("Training", bound=Run)
+"""A training's options."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -69,18 +73,8 @@ def to_device(model: Functional, device: torch.device) -> Functional:
     return model.to(device, torch.channels_last)
 
 
-class Launching(Protocol):
-    """The options of a training that `launched` asks."""
-
-    @property
-    def compile(self) -> bool | None: ...
-
-    @property
-    def capture(self) -> bool | None: ...
-
-
 def launched(
-    update: Update, *, state: State, batch: Any, options: Launching, compiles: bool,
+    update: Update, *, state: State, batch: Any, options: Run, compiles: bool,
     reporter: Reporter,
 ) -> Update:  # fmt: skip
     """Compile the update, or record it, or leave it as it is: as asked, or as the machine likes.
@@ -97,6 +91,14 @@ def launched(
     return maybe_capture(
         update, state=state, batch=batch, reporter=reporter, asked=options.capture, default=on_gpu
     )
+
+
+def rehearsed(options: Training) -> Training:
+    """Return the options that a training of so many minutes is timed with: nothing is compiled.
+
+    A compiler's minutes are not the budget's, and what it will make is timed as the eager update.
+    """
+    return replace(options, compile=False, capture=False if options.compile else options.capture)
 
 
 def maybe_compile(

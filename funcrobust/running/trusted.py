@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from funcrobust.checkpoints.loading import FLIP, card_of, model_of, needs_model
+from funcrobust.checkpoints.loading import card_of, model_of, needs_model
 from funcrobust.checkpoints.zoo import is_zoo
 from funcrobust.core.errors import FuncrobustError
+from funcrobust.models.flip_averaged import FLIP
 from funcrobust.models.registry import names_code
 from funcrobust.running.dataset import is_own_data
 from funcrobust.running.groups import Images
@@ -48,7 +49,8 @@ def shared_out(models: Sequence[str], names: Sequence[str]) -> list[str | None]:
         return [None] * len(names)
     needy = [name for name in names if needs_model(name)] or list(names)
     found = [
-        _own(models, name, len(needy)) if name in needy else _named(models, name) for name in names
+        _own(models, name, len(needy)) if name in needy else _said(models, model_of(name))
+        for name in names
     ]
     unused = [model for model in models if model not in found]
     said = [model for name, model in zip(names, found, strict=True) if name in needy]
@@ -69,10 +71,6 @@ def _own(models: Sequence[str], name: str, needy: int) -> str | None:
         )
     only = own is None or needy == 1 or not names_code(own)
     return models[0] if only else None
-
-
-def _named(models: Sequence[str], name: str) -> str | None:
-    return _said(models, model_of(name))
 
 
 def _said(models: Sequence[str], own: str | None) -> str | None:

@@ -48,6 +48,7 @@ from funcrobust.running.machine import (
     launched,
     pick_device,
     pick_precision,
+    rehearsed,
     require_capture,
     warn_if_emulated,
 )
@@ -135,14 +136,11 @@ def _within(
     reporter: Reporter,
 ) -> CureTrain:  # fmt: skip
     """Return the options of a training that is done when the budget is spent."""
-    # A compiler's minutes are not the budget's; what it makes is timed as the eager update.
-    capture = False if options.compile else options.capture
-    trial = replace(options, compile=False, capture=capture)
     began = time.perf_counter()
-    launching = partial(launched, options=trial, compiles=True, reporter=reporter)
-    rehearsed = training.update(launching)
+    launching = partial(launched, options=rehearsed(options), compiles=True, reporter=reporter)
+    trial = training.update(launching)
     recording = time.perf_counter() - began  # once more, for the run itself
-    update = update_seconds(rehearsed, training.batches, training.state, budget, options.cycle)
+    update = update_seconds(trial, training.batches, training.state, budget, options.cycle)
     model = training.model
     # A GPU takes as long for a few images as for many, and longer the first time.
     on_gpu = dataset.y_test.is_cuda

@@ -42,6 +42,7 @@ from funcrobust.running.machine import (
     pick_device,
     pick_dtype,
     pick_precision,
+    rehearsed,
     require_capture,
     warn_if_emulated,
 )
@@ -161,10 +162,7 @@ def _within(
     update, state = make_training(options, ball, model, dataset, dtype)
     batches = make_batches(options, dataset)
     began = time.perf_counter()
-    # A compiler's minutes are not the budget's; what it makes is timed as the eager update.
-    capture = False if options.compile else options.capture
-    trial = replace(options, compile=False, capture=capture)
-    update = _launched(update, state, batches(0), trial, reporter)
+    update = _launched(update, state, batches(0), rehearsed(options), reporter)
     recording = time.perf_counter() - began  # once more, for the run itself
     each = update_seconds(update, batches, state, budget)
     images = chosen_test_images(dataset, SAMPLE, options.seed)
